@@ -1,0 +1,70 @@
+-- What CREATE FUNCTION does not say: who may call the functions, what they do, and the names that
+-- Citus has for some of them.  Runs last in CREATE EXTENSION.
+
+-- A backup role needs EXECUTE on these and no more: GRANT EXECUTE ON FUNCTION ... TO backup_role;
+REVOKE ALL ON FUNCTION citus_block_writes_for_backup(int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_unblock_writes_for_backup() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_extend_backup_block(int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_backup_block_nodes() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_backup_block_waiters() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_backup_restore_point(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_fence.flush_wal() FROM PUBLIC;
+GRANT USAGE ON SCHEMA citus_fence TO PUBLIC;
+
+COMMENT ON SCHEMA citus_fence IS
+'helpers of the citus_fence extension; users need none of them';
+
+COMMENT ON FUNCTION citus_block_writes_for_backup(int) IS
+'hold back two-phase commits, DDL and node changes on all nodes until citus_unblock_writes_for_backup(), so that copies of all nodes taken meanwhile restore to one consistent cluster; timeout_ms (1 to 1800000, default 300000) is the longest life of the block; returns true once every node is held and its WAL is on disk; coordinator only; errors: 22023 timeout out of range, 22004 null, 55000 wrong node, wrong state or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
+COMMENT ON FUNCTION citus_unblock_writes_for_backup() IS
+'release the backup block of this database, from any session; true when a block was released or a lost one was cleared (with a warning), false when there was none; returns once no node that answers holds a lock any more';
+COMMENT ON FUNCTION citus_extend_backup_block(int) IS
+'let the active backup block live for timeout_ms (1 to 1800000) from now; returns the new deadline';
+COMMENT ON FUNCTION citus_backup_block_status() IS
+'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block ended, where nobody had asked for its end';
+COMMENT ON FUNCTION citus_backup_block_nodes() IS
+'the nodes under the active backup block, a row each: the process that holds its locks, since when, the data directory''s system identifier and timeline, and wal_lsn, the position that a backup of the node has to reach';
+COMMENT ON FUNCTION citus_backup_block_waiters() IS
+'the sessions on any node that wait because of the active backup block, directly or behind one that does';
+COMMENT ON FUNCTION citus_backup_restore_point(text) IS
+'write a restore point of this name (1 to 63 bytes) on every node under the active backup block; a row per node with its position';
+COMMENT ON FUNCTION citus_fence.flush_wal() IS
+'bring all WAL written so far to disk; returns the position up to which that is';
+
+-- Citus' own block has other names for the same calls; scripts written for it work where it is absent.
+DO $aliases$
+DECLARE
+    alias record;
+BEGIN
+    FOR alias IN
+        SELECT * FROM (VALUES
+            ('citus_cluster_changes_block', 'timeout_ms int DEFAULT 300000', 'int', 'boolean',
+             'citus_block_writes_for_backup', true),
+            ('citus_cluster_changes_unblock', '', '', 'boolean',
+             'citus_unblock_writes_for_backup', true),
+            ('citus_cluster_changes_block_status',
+             'OUT state text, OUT worker_pid int, OUT requestor_pid int, '
+             'OUT block_start_time timestamptz, OUT timeout_ms int, OUT node_count int, '
+             'OUT expires_at timestamptz, OUT error text',
+             '', 'SETOF record', 'citus_backup_block_status', false))
+            AS a(name, arguments, types, returns, target, restricted)
+    LOOP
+        IF EXISTS (SELECT FROM pg_catalog.pg_proc
+                    WHERE proname = alias.name AND pronamespace = 'pg_catalog'::regnamespace) THEN
+            RAISE NOTICE 'Citus has a function %() of its own, which unqualified calls reach', alias.name
+                USING HINT = format('The one of citus_fence is: SELECT @extschema@.%I();', alias.target);
+            CONTINUE;
+        END IF;
+        EXECUTE format(
+            'CREATE FUNCTION @extschema@.%I(%s) RETURNS %s LANGUAGE c VOLATILE PARALLEL UNSAFE '
+            'SET search_path TO pg_catalog, pg_temp AS ''MODULE_PATHNAME'', %L',
+            alias.name, alias.arguments, alias.returns, alias.target || '_wrapper');
+        IF alias.restricted THEN
+            EXECUTE format('REVOKE ALL ON FUNCTION @extschema@.%I(%s) FROM PUBLIC',
+                           alias.name, alias.types);
+        END IF;
+        EXECUTE format('COMMENT ON FUNCTION @extschema@.%I(%s) IS %L', alias.name, alias.types,
+                       format('the same as %s(), under the name that Citus gives it', alias.target));
+    END LOOP;
+END
+$aliases$;

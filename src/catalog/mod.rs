@@ -1,0 +1,87 @@
+//! The `pg_dist_*` tables, as typed rows of named columns.
+//!
+//! Whether Citus made the tables or the embedded catalog did makes no difference here.  Columns are
+//! always named: they differ between Citus' releases, and up- and downgrades leave dropped ones behind.
+//! Everything here runs inside a transaction of a backend, as a role that may read the tables.
+
+mod connection;
+mod node;
+
+pub use connection::{Access, Dialer};
+pub use node::{Node, local_group, nodes};
+
+use crate::pg::lock;
+
+/// What can go wrong with the catalog.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Neither Citus nor the embedded catalog is in this database.
+    #[error("this database has no Citus catalog")]
+    Missing,
+    /// The function works on the coordinator only.
+    #[error("this node is not the coordinator")]
+    NotCoordinator {
+        /// Where the coordinator is, as far as this node knows.
+        coordinator: Option<String>,
+    },
+    /// Connection parameters that libpq cannot read.
+    #[error("invalid connection parameters in {place} for {node}: {error}")]
+    BadConnInfo {
+        /// The setting or table they stand in.
+        place: &'static str,
+        /// The node they are for.
+        node: String,
+        /// What is wrong; never the text itself.
+        error: String,
+    },
+    /// A query on the tables failed in a way that raised no error of its own.
+    #[error("could not read {table}: {error}")]
+    Read {
+        /// The table.
+        table: &'static str,
+        /// What the query interface says.
+        error: String,
+    },
+}
+
+/// The relations that a fence locks.
+#[derive(Clone, Copy, Debug)]
+pub struct FenceRelations {
+    /// `pg_dist_node`.
+    pub node: pgrx::pg_sys::Oid,
+    /// `pg_dist_partition`.
+    pub partition: pgrx::pg_sys::Oid,
+    /// `pg_dist_transaction`.
+    pub transaction: pgrx::pg_sys::Oid,
+}
+
+/// The relations that a fence locks, or the error that there is no catalog.
+pub fn fence_relations() -> Result<FenceRelations, CatalogError> {
+    let find = |name| lock::catalog_relation(name).ok_or(CatalogError::Missing);
+    Ok(FenceRelations {
+        node: find(c"pg_dist_node")?,
+        partition: find(c"pg_dist_partition")?,
+        transaction: find(c"pg_dist_transaction")?,
+    })
+}
+
+/// Whether Citus itself is in this database, and not only its tables.
+pub fn is_citus() -> bool {
+    lock::extension(c"citus").is_some()
+}
+
+/// An error unless this node is the coordinator.
+pub fn require_coordinator() -> Result<(), CatalogError> {
+    fence_relations()?;
+    if local_group()? == COORDINATOR_GROUP {
+        return Ok(());
+    }
+    let coordinator = nodes()?
+        .into_iter()
+        .find(|node| node.groupid == COORDINATOR_GROUP)
+        .map(|node| format!("{}:{}", node.host, node.port));
+    Err(CatalogError::NotCoordinator { coordinator })
+}
+
+/// Node group of the coordinator.
+pub const COORDINATOR_GROUP: i32 = 0;

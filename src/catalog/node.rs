@@ -1,0 +1,70 @@
+//! `pg_dist_node` and `pg_dist_local_group`.
+
+use pgrx::spi::{self, Spi};
+
+use super::CatalogError;
+use crate::remote::NodeLabel;
+
+/// A primary: a node that can take writes, and so can coordinate a distributed transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `nodeid`.
+    pub nodeid: i32,
+    /// `groupid`.
+    pub groupid: i32,
+    /// `nodename`.
+    pub host: String,
+    /// `nodeport`.
+    pub port: i32,
+    /// `isactive`: an inactive node may still answer and write.
+    pub active: bool,
+}
+
+impl Node {
+    /// What messages call it.
+    pub fn label(&self) -> NodeLabel {
+        NodeLabel::new(self.nodeid, self.host.clone(), self.port)
+    }
+}
+
+/// Node group of this server.
+pub fn local_group() -> Result<i32, CatalogError> {
+    const TABLE: &str = "pg_dist_local_group";
+    let read = |error: spi::Error| CatalogError::Read { table: TABLE, error: error.to_string() };
+    Spi::get_one::<i32>("SELECT groupid FROM pg_catalog.pg_dist_local_group")
+        .map_err(read)?
+        .ok_or_else(|| CatalogError::Read { table: TABLE, error: "no row".into() })
+}
+
+/// All primaries, by `nodeid`.
+///
+/// `hasmetadata` is no condition: a worker whose metadata sync was stopped still plans and records
+/// two-phase commits.  A registered clone (Citus 13.2 and later) is a standby and writes nothing; its
+/// columns do not exist everywhere, hence the detour over JSON, in which a missing key is a null.
+pub fn nodes() -> Result<Vec<Node>, CatalogError> {
+    let read =
+        |error: spi::Error| CatalogError::Read { table: "pg_dist_node", error: error.to_string() };
+    Spi::connect(|client| {
+        let mut nodes = Vec::new();
+        let rows = client.select(
+            "SELECT n.nodeid, n.groupid, n.nodename, n.nodeport, n.isactive
+               FROM pg_catalog.pg_dist_node n
+              WHERE n.noderole::pg_catalog.text = 'primary'
+                AND NOT COALESCE((pg_catalog.to_jsonb(n) ->> 'nodeisclone')::boolean, false)
+              ORDER BY n.nodeid",
+            None,
+            &[],
+        )?;
+        for row in rows {
+            nodes.push(Node {
+                nodeid: row.get::<i32>(1)?.unwrap_or_default(),
+                groupid: row.get::<i32>(2)?.unwrap_or_default(),
+                host: row.get::<String>(3)?.unwrap_or_default(),
+                port: row.get::<i32>(4)?.unwrap_or_default(),
+                active: row.get::<bool>(5)?.unwrap_or(true),
+            });
+        }
+        Ok(nodes)
+    })
+    .map_err(read)
+}

@@ -1,0 +1,147 @@
+//! Commands on shards.
+
+use pgrx::pg_sys::Oid;
+
+use super::catalog::{Relation, Row, local_group, oid_text, relation};
+use super::error::EmbeddedError;
+use super::quote::qualified;
+use super::transaction::{Peer, Writes, run};
+use crate::pg::distribution::{ColumnType, hash_text};
+use crate::pg::text_sql;
+use crate::remote::{Command, NodeLabel};
+
+/// Stands for the shard's name in a command.
+const SHARD: &str = "%s";
+
+/// A shard and where it is.
+struct Placement {
+    shard: String,
+    peer: Peer,
+}
+
+/// Runs a command on the shard that a key belongs to.
+pub fn on_key(rel: Oid, key: &str, command: &str) -> Result<u64, EmbeddedError> {
+    let table = relation(rel)?;
+    let column = distribution_column(rel, &table)?;
+    let hash = hash_text(column, key)
+        .ok_or_else(|| EmbeddedError::NotDistributed { table: table.shown.clone() })?;
+    let mut found = placements(rel, &table, Some(hash))?;
+    match found.pop() {
+        Some(placement) => on_placement(&placement, local_group()?, command),
+        None => Err(EmbeddedError::NoPlacement {
+            table: table.shown,
+            what: format!("key \"{key}\""),
+        }),
+    }
+}
+
+/// Runs a command on every shard: at all nodes at once, on each shard of a node in turn.
+pub fn on_all(rel: Oid, command: &str) -> Result<u64, EmbeddedError> {
+    let table = relation(rel)?;
+    distribution_column(rel, &table)?;
+    let own_group = local_group()?;
+    let mut affected = 0;
+    let (mut here, mut elsewhere): (Vec<_>, Vec<_>) = placements(rel, &table, None)?
+        .into_iter()
+        .partition(|placement| placement.peer.group == own_group);
+    while !elsewhere.is_empty() {
+        let mut round: Vec<Placement> = Vec::new();
+        let mut later = Vec::new();
+        for placement in elsewhere {
+            if round.iter().any(|other| other.peer == placement.peer) {
+                later.push(placement);
+            } else {
+                round.push(placement);
+            }
+        }
+        elsewhere = later;
+        let peers: Vec<Peer> = round.iter().map(|placement| placement.peer.clone()).collect();
+        let replies =
+            run(&peers, Writes::Ask, |position| shard_command(&round[position].shard, command))?;
+        for reply in &replies {
+            affected += last_affected(reply);
+        }
+    }
+    for placement in here.drain(..) {
+        affected += on_placement(&placement, own_group, command)?;
+    }
+    Ok(affected)
+}
+
+/// Runs a command on one placement: here, or over there.
+fn on_placement(
+    placement: &Placement,
+    own_group: i32,
+    command: &str,
+) -> Result<u64, EmbeddedError> {
+    if placement.peer.group == own_group {
+        return Ok(text_sql::execute(&command.replace(SHARD, &placement.shard), &[])?);
+    }
+    let peers = [placement.peer.clone()];
+    let replies = run(&peers, Writes::Ask, |_| shard_command(&placement.shard, command))?;
+    Ok(replies.iter().map(last_affected).sum())
+}
+
+fn shard_command(shard: &str, command: &str) -> Command<'static> {
+    Command::new("command on a shard", command.replace(SHARD, shard))
+}
+
+/// Rows of the last statement that was one.
+fn last_affected(reply: &crate::remote::Reply) -> u64 {
+    reply.sets.iter().rev().find(|set| !set.command_tag.is_empty()).map_or(0, |set| set.affected)
+}
+
+/// The type of the column that a table is distributed by.
+fn distribution_column(rel: Oid, table: &Relation) -> Result<ColumnType, EmbeddedError> {
+    let rows = text_sql::query(
+        "SELECT a.atttypid::oid, a.atttypmod, a.attcollation::oid
+           FROM pg_catalog.pg_dist_partition p
+           JOIN pg_catalog.pg_attribute a
+             ON a.attrelid OPERATOR(pg_catalog.=) p.logicalrelid
+            AND a.attname::text OPERATOR(pg_catalog.=)
+                pg_catalog.column_to_column_name(p.logicalrelid, p.partkey)
+          WHERE p.logicalrelid OPERATOR(pg_catalog.=) $1::oid
+            AND p.partmethod OPERATOR(pg_catalog.=) 'h'",
+        &[&oid_text(rel)],
+    )?;
+    let Some(row) = rows.first() else {
+        return Err(EmbeddedError::NotDistributed { table: table.shown.clone() });
+    };
+    let mut row = Row::new(row, "pg_dist_partition");
+    Ok(ColumnType { oid: row.oid()?, typmod: row.number()?, collation: row.oid()? })
+}
+
+/// The active placements of a table's shards, or of the shard that holds a hash.
+fn placements(
+    rel: Oid,
+    table: &Relation,
+    hash: Option<i32>,
+) -> Result<Vec<Placement>, EmbeddedError> {
+    let hash = hash.map_or_else(String::new, |hash| hash.to_string());
+    let rows = text_sql::query(
+        "SELECT s.shardid, p.groupid, n.nodeid, n.nodename, n.nodeport
+           FROM pg_catalog.pg_dist_shard s
+           JOIN pg_catalog.pg_dist_placement p ON p.shardid OPERATOR(pg_catalog.=) s.shardid
+           JOIN pg_catalog.pg_dist_node n ON n.groupid OPERATOR(pg_catalog.=) p.groupid
+          WHERE s.logicalrelid OPERATOR(pg_catalog.=) $1::oid
+            AND ($2 OPERATOR(pg_catalog.=) ''
+                 OR NULLIF($2, '')::int4 BETWEEN s.shardminvalue::int4 AND s.shardmaxvalue::int4)
+            AND p.shardstate OPERATOR(pg_catalog.=) 1
+            AND n.noderole OPERATOR(pg_catalog.=) 'primary' AND n.isactive AND NOT n.nodeisclone
+          ORDER BY s.shardid",
+        &[&oid_text(rel), &hash],
+    )?;
+    rows.iter()
+        .map(|row| {
+            let mut row = Row::new(row, "pg_dist_placement");
+            let shardid: i64 = row.number()?;
+            let group = row.number()?;
+            let nodeid = row.number()?;
+            let host = row.text()?;
+            Ok(Placement {
+                shard: qualified(&table.schema, &format!("{}_{shardid}", table.name)),
+                peer: Peer { label: NodeLabel::new(nodeid, host, row.number()?), group },
+            })
+        })
+        .collect()
+}

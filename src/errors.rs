@@ -1,0 +1,245 @@
+//! From each module's error enum to SQLSTATE, message, detail and hint: one exhaustive match each,
+//! so that a new kind of error does not compile until somebody has decided what a user is told.
+
+use pgrx::PgSqlErrorCode;
+
+use crate::catalog::CatalogError;
+use crate::fence::error::FenceError;
+use crate::remote::RemoteError;
+
+/// What a user is told.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The code.
+    pub sqlstate: PgSqlErrorCode,
+    /// One line: lower case, no full stop.
+    pub message: String,
+    /// The facts, in sentences.
+    pub detail: Option<String>,
+    /// What to do, in sentences, with SQL that can be pasted.
+    pub hint: Option<String>,
+}
+
+impl Report {
+    /// A report without detail and hint.
+    pub fn new(sqlstate: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        Self { sqlstate, message: message.into(), detail: None, hint: None }
+    }
+
+    /// The same with a detail.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The five characters of a SQLSTATE in the server's packed form.
+pub fn parse_sqlstate(text: &str) -> Option<PgSqlErrorCode> {
+    let bytes: [u8; 5] = text.as_bytes().try_into().ok()?;
+    let packed = bytes
+        .iter()
+        .rev()
+        .fold(0i32, |packed, byte| (packed << 6) | i32::from(byte.wrapping_sub(b'0') & 0x3f));
+    Some(PgSqlErrorCode::from(packed))
+}
+
+impl From<&RemoteError> for Report {
+    fn from(error: &RemoteError) -> Self {
+        use PgSqlErrorCode::*;
+        let node = error.node();
+        let theirs = error.sqlstate().and_then(parse_sqlstate);
+        let message = error.to_string();
+        let look = format!("Check that the server at {node} runs and accepts connections from this host.");
+        match error {
+            RemoteError::BadConnInfo { .. } => {
+                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
+                    "Correct citus_fence.node_conninfo, citus.node_conninfo, or the node's rows in \
+                     pg_dist_authinfo and pg_dist_poolinfo.",
+                )
+            }
+            RemoteError::Connect { .. } => {
+                Report::new(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION, message).hint(look)
+            }
+            RemoteError::Refused { .. } => Report::new(
+                theirs.unwrap_or(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+                message,
+            )
+            .hint(
+                "Give the password in pg_dist_authinfo or in the .pgpass file of the server's \
+                 operating system user, and let this host in through the node's pg_hba.conf.",
+            ),
+            RemoteError::ConnectTimeout { .. } => {
+                Report::new(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION, message)
+                    .hint(format!("{look} citus_fence.connect_timeout is the bound."))
+            }
+            RemoteError::Query { error: server, .. } => Report {
+                sqlstate: theirs.unwrap_or(ERRCODE_CONNECTION_EXCEPTION),
+                message,
+                detail: server.detail.clone(),
+                hint: server.hint.clone(),
+            },
+            RemoteError::Lost { .. } => {
+                Report::new(ERRCODE_CONNECTION_FAILURE, message).hint(look)
+            }
+            RemoteError::Timeout { .. } => Report::new(ERRCODE_CONNECTION_FAILURE, message)
+                .hint(format!("Check whether the server at {node} is frozen or overloaded.")),
+            RemoteError::Resources { .. } => Report::new(ERRCODE_OUT_OF_MEMORY, message),
+            RemoteError::Stopped { .. } => Report::new(ERRCODE_QUERY_CANCELED, message),
+            RemoteError::StillBusy { .. }
+            | RemoteError::Closed { .. }
+            | RemoteError::Unexpected { .. }
+            | RemoteError::ZeroByte { .. } => Report::new(ERRCODE_CONNECTION_EXCEPTION, message),
+        }
+    }
+}
+
+impl From<&CatalogError> for Report {
+    fn from(error: &CatalogError) -> Self {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        match error {
+            CatalogError::Missing => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The pg_dist_* tables are not in this database.")
+                .hint("Connect to the database that Citus is used in, or run: CREATE EXTENSION citus;"),
+            CatalogError::NotCoordinator { coordinator } => {
+                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+                match coordinator {
+                    Some(place) => report
+                        .detail(format!("This node is a worker; the coordinator is {place}."))
+                        .hint(format!("Connect to {place} and call the function there.")),
+                    None => report
+                        .detail("This node is a worker, and its copy of pg_dist_node has no coordinator.")
+                        .hint("Connect to the coordinator and call the function there."),
+                }
+            }
+            CatalogError::BadConnInfo { .. } => {
+                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
+                    "Correct citus_fence.node_conninfo, citus.node_conninfo, or the node's rows in \
+                     pg_dist_authinfo and pg_dist_poolinfo.",
+                )
+            }
+            CatalogError::Read { .. } => Report::new(ERRCODE_INTERNAL_ERROR, message),
+        }
+    }
+}
+
+impl From<&FenceError> for Report {
+    fn from(error: &FenceError) -> Self {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup();";
+        match error {
+            FenceError::NullArgument { .. } => Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message),
+            FenceError::TimeoutOutOfRange { given } => {
+                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                    .detail(format!("timeout_ms is {given}; it is a number of milliseconds from 1 to {}.", crate::fence::MAX_TIMEOUT_MS))
+            }
+            FenceError::RestorePointName => {
+                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                    .hint("Choose a name of 1 to 63 bytes.")
+            }
+            FenceError::WalLevel => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .hint("wal_level must be set to \"replica\" or \"logical\" at server start."),
+            FenceError::NotPreloaded => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("The block lives in shared memory that is set up when the server starts.")
+                    .hint("Add citus_fence to shared_preload_libraries, after citus, and restart the server.")
+            }
+            FenceError::InRecovery => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("This server is a standby or still recovering; it holds no write back.")
+                .hint("Call the function on the coordinator's primary."),
+            FenceError::Starting => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("Another session has begun a block of this database and waits for its locks.")
+                .hint(format!("See: SELECT * FROM citus_backup_block_status(); to give it up: {UNBLOCK}")),
+            FenceError::Active => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The block of this database is held by a background worker.")
+                .hint(format!("See: SELECT * FROM citus_backup_block_status(); to release it: {UNBLOCK}")),
+            FenceError::Releasing => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The block of this database lets go of its locks.")
+                .hint(format!("To wait for it: {UNBLOCK}")),
+            FenceError::PreviousFailed { what } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("It ended with: {what}. Backups taken under it may be inconsistent."))
+                    .hint(format!("To clear the error: {UNBLOCK}"))
+            }
+            FenceError::TooManyBlocks { max } => {
+                Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+                    .detail(format!("citus_fence.max_blocks is {max}, and that many databases have a block."))
+                    .hint("Release a block in another database, or raise citus_fence.max_blocks and restart the server.")
+            }
+            FenceError::NoWorkerSlot => Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
+                .detail("All of max_worker_processes are in use.")
+                .hint("Raise max_worker_processes and restart the server, or wait until other background workers have ended."),
+            FenceError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("Its background worker ended without a word; its locks went with it.")
+                .hint("See the server's log for the reason, then try again."),
+            FenceError::ReleasedWhileStarting => Report::new(ERRCODE_QUERY_CANCELED, message)
+                .detail("Another session called citus_unblock_writes_for_backup()."),
+            FenceError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
+            FenceError::TooManyNodes { count, max } => {
+                Report::new(ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
+                    .detail(format!("pg_dist_node has {count} primaries; citus_fence.max_nodes is {max}."))
+                    .hint(format!("Set citus_fence.max_nodes to at least {count} and restart the coordinator."))
+            }
+            FenceError::NoDescriptors { count } => {
+                Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
+                    .detail(format!("{count} connections are needed; the server lends out a third of its file descriptors."))
+                    .hint("Raise max_files_per_process and the operating system's limit, and restart the server.")
+            }
+            FenceError::Remote(remote) => Report::from(remote),
+            FenceError::Catalog(catalog) => Report::from(catalog),
+            FenceError::LocksNotHeld { after_ms, last, blockers } => {
+                let report = Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message);
+                let mut detail = format!("The last attempt ended with: {last}.");
+                for blocker in blockers {
+                    detail.push_str(&format!(" In the way: {blocker}."));
+                }
+                report.detail(detail).hint(format!(
+                    "End the sessions in the way or wait for them, then try again; citus_fence.acquire_timeout \
+                     ({after_ms} ms here) is how long a call tries, citus_fence.lock_timeout bounds each attempt.",
+                ))
+            }
+            FenceError::NodesChanged => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .hint("Try again once no node is being added or removed."),
+            FenceError::Expired { timeout_ms } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("Its timeout of {timeout_ms} ms was reached."))
+                    .hint("Give citus_block_writes_for_backup a longer timeout_ms, or move the deadline with citus_extend_backup_block(timeout_ms) while the block is active.")
+            }
+            FenceError::Unconfirmed { node } => Report::new(ERRCODE_WARNING, message)
+                .detail(format!("{node}. Its locks end when it notices that the session is closed."))
+                .hint("See pg_locks on that node."),
+            FenceError::Terminated => Report::new(ERRCODE_ADMIN_SHUTDOWN, message)
+                .detail("The background worker was terminated by an administrator or by the server's shutdown."),
+            FenceError::NoBlock => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .hint("Begin one: SELECT citus_block_writes_for_backup();"),
+            FenceError::Local { sqlstate, detail, hint, .. } => Report {
+                sqlstate: *sqlstate,
+                message,
+                detail: detail.clone(),
+                hint: hint.clone(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_sqlstate;
+    use pgrx::PgSqlErrorCode;
+
+    #[test]
+    fn sqlstates_are_packed_as_the_server_packs_them() {
+        assert_eq!(parse_sqlstate("55P03"), Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE));
+        assert_eq!(parse_sqlstate("22023"), Some(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE));
+        assert_eq!(parse_sqlstate("2202"), None);
+    }
+}

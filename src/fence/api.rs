@@ -1,0 +1,436 @@
+//! The SQL functions of the backup fence.  Glue only: arguments are checked, the control block is
+//! asked, answers are waited for.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::iter::TableIterator;
+use pgrx::{Spi, default, name, pg_extern, pg_sys, search_path};
+
+use super::control::{self, CONTROL};
+use super::error::FenceError;
+use super::state::{Block, Errand, Failure, Moment, Release, State, Terms, Token};
+use super::text::Text;
+use super::{MAX_TIMEOUT_MS, waiters, worker};
+use crate::catalog;
+use crate::errors::Report;
+use crate::guc;
+use crate::pg::elog;
+use crate::pg::ident;
+use crate::pg::types::Lsn;
+use crate::pg::wait::wait_latch_or_client_gone;
+use crate::pg::wal;
+use crate::pg::worker::{Status, before_exit};
+
+/// How often a waiting caller looks for a worker that died without a word.  Everything else wakes it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_block_writes_for_backup(timeout_ms: default!(Option<i32>, "300000")) -> bool {
+    or_raise(block(timeout_ms))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_unblock_writes_for_backup() -> bool {
+    or_raise(unblock())
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_extend_backup_block(timeout_ms: Option<i32>) -> TimestampWithTimeZone {
+    or_raise(extend(timeout_ms))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn citus_backup_block_status() -> TableIterator<
+    'static,
+    (
+        name!(state, String),
+        name!(worker_pid, Option<i32>),
+        name!(requestor_pid, Option<i32>),
+        name!(block_start_time, Option<TimestampWithTimeZone>),
+        name!(timeout_ms, Option<i32>),
+        name!(node_count, Option<i32>),
+        name!(expires_at, Option<TimestampWithTimeZone>),
+        name!(error, Option<String>),
+    ),
+> {
+    or_raise(require_preload());
+    let block = control::look(database()).map_or(Block::UNUSED, |(_, block)| block);
+    let is_live = !matches!(block.state, State::Inactive | State::Error);
+    let started = if block.active_at != 0 { block.active_at } else { block.begun_at };
+    TableIterator::once((
+        block.state.name().to_owned(),
+        block.worker.map(|process| process.pid),
+        block.requestor.map(|process| process.pid),
+        moment(started),
+        is_live.then_some(block.terms.timeout_ms),
+        (block.active_at != 0).then_some(block.node_count as i32),
+        moment(block.expires_at),
+        error_text(&block.failure),
+    ))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn citus_backup_block_nodes() -> TableIterator<
+    'static,
+    (
+        name!(nodeid, Option<i32>),
+        name!(groupid, i32),
+        name!(nodename, String),
+        name!(nodeport, i32),
+        name!(backend_pid, i32),
+        name!(locked_at, Option<TimestampWithTimeZone>),
+        name!(system_identifier, i64),
+        name!(timeline_id, i32),
+        name!(wal_lsn, Lsn),
+    ),
+> {
+    or_raise(require_preload());
+    let rows: Vec<_> = control::manifest(database())
+        .into_iter()
+        .map(|row| {
+            (
+                (row.nodeid != 0).then_some(row.nodeid),
+                row.groupid,
+                row.host.as_str().to_owned(),
+                row.port,
+                row.backend_pid,
+                moment(row.locked_at),
+                row.system_identifier as i64,
+                row.timeline as i32,
+                Lsn(row.wal_lsn),
+            )
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn citus_backup_block_waiters() -> TableIterator<
+    'static,
+    (
+        name!(nodeid, Option<i32>),
+        name!(nodename, String),
+        name!(nodeport, i32),
+        name!(pid, i32),
+        name!(usename, Option<String>),
+        name!(waiting_since, Option<TimestampWithTimeZone>),
+        name!(query, Option<String>),
+    ),
+> {
+    or_raise(require_preload());
+    let manifest = control::manifest(database());
+    let rows: Vec<_> = if manifest.is_empty() {
+        Vec::new()
+    } else {
+        or_raise(waiters::find(&manifest, owner()))
+            .into_iter()
+            .map(|waiter| {
+                (
+                    (waiter.nodeid != 0).then_some(waiter.nodeid),
+                    waiter.host,
+                    waiter.port,
+                    waiter.pid,
+                    waiter.user,
+                    waiter.since.and_then(moment),
+                    waiter.query,
+                )
+            })
+            .collect()
+    };
+    TableIterator::new(rows)
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn citus_backup_restore_point(
+    name: Option<&str>,
+) -> TableIterator<
+    'static,
+    (
+        name!(nodeid, Option<i32>),
+        name!(groupid, i32),
+        name!(nodename, String),
+        name!(nodeport, i32),
+        name!(restore_lsn, Lsn),
+    ),
+> {
+    or_raise(restore_point(name));
+    let rows: Vec<_> = control::manifest(database())
+        .into_iter()
+        .map(|row| {
+            (
+                (row.nodeid != 0).then_some(row.nodeid),
+                row.groupid,
+                row.host.as_str().to_owned(),
+                row.port,
+                Lsn(row.restore_lsn),
+            )
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// Helpers that the extension calls on other nodes; users need none of them.
+#[pgrx::pg_schema]
+mod citus_fence {
+    use super::{Lsn, ident, or_raise, wal};
+    use crate::fence::error::FenceError;
+    use pgrx::{pg_extern, search_path};
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn flush_wal() -> Lsn {
+        if ident::in_recovery() {
+            or_raise(Err::<(), _>(FenceError::InRecovery));
+        }
+        Lsn(wal::flush())
+    }
+}
+
+fn or_raise<T>(result: Result<T, FenceError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => elog::raise(&Report::from(&error)),
+    }
+}
+
+fn database() -> u32 {
+    ident::database().to_u32()
+}
+
+fn moment(moment: Moment) -> Option<TimestampWithTimeZone> {
+    if moment == 0 { None } else { TimestampWithTimeZone::try_from(moment).ok() }
+}
+
+fn error_text(failure: &Failure) -> Option<String> {
+    failure.is_some().then(|| match failure.detail.non_empty() {
+        Some(detail) => format!("{}: {detail}", failure.message.as_str()),
+        None => failure.message.as_str().to_owned(),
+    })
+}
+
+fn require_preload() -> Result<(), FenceError> {
+    if CONTROL.is_ready() { Ok(()) } else { Err(FenceError::NotPreloaded) }
+}
+
+/// What every function that changes something asks for first.
+fn require_usable() -> Result<(), FenceError> {
+    require_preload()?;
+    if ident::in_recovery() {
+        return Err(FenceError::InRecovery);
+    }
+    catalog::require_coordinator().map_err(FenceError::from)
+}
+
+/// A timeout argument, checked.
+fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
+    let given = timeout_ms.ok_or(FenceError::NullArgument { argument: "timeout_ms" })?;
+    if (1..=MAX_TIMEOUT_MS).contains(&given) {
+        Ok(given)
+    } else {
+        Err(FenceError::TimeoutOutOfRange { given })
+    }
+}
+
+/// The role that the extension's own sessions act as.
+fn owner() -> pg_sys::Oid {
+    Spi::get_one::<pg_sys::Oid>(
+        "SELECT extowner FROM pg_catalog.pg_extension WHERE extname = 'citus_fence'",
+    )
+    .ok()
+    .flatten()
+    .unwrap_or_else(ident::current_role)
+}
+
+thread_local! {
+    /// The block that this session has begun and not yet been told of.
+    static PENDING: Cell<Option<Token>> = const { Cell::new(None) };
+    /// Whether the exit callback has been registered.
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, every way out of this session gives the block up: an error drops it, and the end of
+/// the process (termination, FATAL) runs the callback.
+struct Pending(Token);
+
+impl Pending {
+    fn new(token: Token) -> Self {
+        PENDING.set(Some(token));
+        if !WATCHED.replace(true) {
+            before_exit(on_exit);
+        }
+        Self(token)
+    }
+
+    /// The caller is about to be told; the block lives on without it.
+    fn told(self) {
+        PENDING.set(None);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if PENDING.take().is_some() {
+            control::abandon(self.0);
+        }
+    }
+}
+
+fn on_exit() {
+    if let Some(token) = PENDING.take() {
+        control::abandon(token);
+    }
+}
+
+fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
+    let timeout_ms = timeout(timeout_ms)?;
+    require_usable()?;
+    let terms = Terms {
+        timeout_ms,
+        acquire_timeout_ms: guc::ACQUIRE_TIMEOUT.get(),
+        lock_timeout_ms: guc::LOCK_TIMEOUT.get(),
+        connect_timeout_ms: guc::CONNECT_TIMEOUT.get(),
+        owner: owner().to_u32(),
+    };
+    let token = control::begin(database(), terms)?;
+    let pending = Pending::new(token);
+    let handle = worker::start(token).ok_or(FenceError::NoWorkerSlot)?;
+    loop {
+        let _listening = control::listen(token);
+        // Before the state: a worker that has stopped by now has written its last word there.
+        let status = handle.status();
+        let block = control::read(token);
+        if let Some(failure) = block.outcome(token.generation) {
+            pending.told();
+            if failure.is_some() {
+                elog::raise(&Report::from(&failure));
+            }
+            return Err(FenceError::ReleasedWhileStarting);
+        }
+        if block.state == State::Active {
+            pending.told();
+            if let Some(warning) = block.warning.non_empty() {
+                elog::emit(
+                    pgrx::PgLogLevel::WARNING,
+                    &Report::new(pgrx::PgSqlErrorCode::ERRCODE_WARNING, warning),
+                );
+            }
+            return Ok(true);
+        }
+        match status {
+            Status::Stopped => return Err(FenceError::WorkerVanished),
+            Status::NotYetStarted | Status::Started | Status::PostmasterDied => {}
+        }
+        if wait_latch_or_client_gone(LOOK_AGAIN) {
+            return Err(FenceError::ClientGone);
+        }
+    }
+}
+
+fn unblock() -> Result<bool, FenceError> {
+    require_usable()?;
+    let (release, token, failure) = control::ask_release(database());
+    match (release, token) {
+        (Release::Nothing, _) | (_, None) => {
+            warn_of_end("the last backup block ended by itself", &failure);
+            Ok(false)
+        }
+        (Release::Cleared, _) => {
+            warn_of_end("the backup block had been lost", &failure);
+            Ok(true)
+        }
+        (Release::Asked(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation);
+            warn_of_end("the backup block did not end in order", &failure);
+            Ok(true)
+        }
+    }
+}
+
+fn wait_for_end(token: Token, generation: u64) -> Failure {
+    loop {
+        let _listening = control::listen(token);
+        // look() also clears a block whose worker is gone.
+        control::look(database());
+        if let Some(failure) = control::read(token).outcome(generation) {
+            return failure;
+        }
+        wait_latch_or_client_gone(LOOK_AGAIN);
+    }
+}
+
+/// An operator who ends a backup must hear that it was not under the block all the time.
+fn warn_of_end(what: &str, failure: &Failure) {
+    if failure.is_some() {
+        let mut report = Report::new(
+            pgrx::PgSqlErrorCode::ERRCODE_WARNING,
+            format!("{what}: {}", failure.message.as_str()),
+        )
+        .hint("Do not rely on copies that were being taken under it.");
+        report.detail = failure.detail.non_empty().map(str::to_owned);
+        elog::emit(pgrx::PgLogLevel::WARNING, &report);
+    }
+}
+
+fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, FenceError> {
+    let timeout_ms = timeout(timeout_ms)?;
+    require_usable()?;
+    let block = run_errand(Errand::Extend(timeout_ms))?;
+    moment(block.expires_at).ok_or(FenceError::NoBlock)
+}
+
+fn restore_point(name: Option<&str>) -> Result<(), FenceError> {
+    let name = name.ok_or(FenceError::NullArgument { argument: "name" })?;
+    if name.is_empty() || name.len() > LONGEST_RESTORE_POINT_NAME {
+        return Err(FenceError::RestorePointName);
+    }
+    require_usable()?;
+    if !wal::is_enough_for_recovery() {
+        return Err(FenceError::WalLevel);
+    }
+    run_errand(Errand::RestorePoint(Text::new(name))).map(drop)
+}
+
+/// The server's own bound, without the byte that ends the text.
+const LONGEST_RESTORE_POINT_NAME: usize = pg_sys::MAXFNAMELEN as usize - 1;
+
+/// Has the worker of this database's block do something, and waits until it is done.
+fn run_errand(errand: Errand) -> Result<Block, FenceError> {
+    let (token, _) = control::look(database()).ok_or(FenceError::NoBlock)?;
+    let mut number = None;
+    loop {
+        let _listening = control::listen(token);
+        if number.is_none() {
+            number = control::post(token, errand)?;
+        }
+        let block = control::read(token);
+        if let Some(failure) = block.outcome(token.generation) {
+            if failure.is_some() {
+                elog::raise(&Report::from(&failure));
+            }
+            return Err(FenceError::NoBlock);
+        }
+        if number.is_some_and(|number| block.errands.done >= number) {
+            if block.errands.done == number.unwrap_or_default() && block.errands.answer.is_some() {
+                elog::raise(&Report::from(&block.errands.answer));
+            }
+            return Ok(block);
+        }
+        control::look(database());
+        if wait_latch_or_client_gone(LOOK_AGAIN) {
+            return Err(FenceError::ClientGone);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The control block: every database's block, in shared memory, under one lightweight lock.
+//!
+//! Each function takes the lock once, decides and acts through [`Block`]'s own steps, copies out what
+//! its caller needs and lets go.  Nothing between may raise an error or wait: the steps are plain
+//! code, waking a process sets a latch.
+
+use super::error::FenceError;
+use super::state::{
+    Block, Errand, Failure, Moment, ProcessId, Refusal, Release, State, Terms, Token,
+};
+use super::text::Text;
+use crate::errors::Report;
+use crate::guc;
+use crate::pg::clock::now;
+use crate::pg::process;
+use crate::pg::shmem::{Guard, Listening, Slots};
+
+/// A row of the manifest: one node under the block.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct NodeRow {
+    /// `nodeid`; 0 for a coordinator that is not in `pg_dist_node`.
+    pub nodeid: i32,
+    /// `groupid`.
+    pub groupid: i32,
+    /// `nodename`.
+    pub host: Text<256>,
+    /// `nodeport`.
+    pub port: i32,
+    /// Process on that node that holds the locks.
+    pub backend_pid: i32,
+    /// When it had them, by that node's clock.
+    pub locked_at: Moment,
+    /// Of that node's data directory.
+    pub system_identifier: u64,
+    /// That the node writes.
+    pub timeline: u32,
+    /// Flushed up to here once all locks were held.
+    pub wal_lsn: u64,
+    /// Of the last restore point written under this block; 0 for none.
+    pub restore_lsn: u64,
+}
+
+impl NodeRow {
+    /// An unused row.
+    pub const UNUSED: Self = Self {
+        nodeid: 0,
+        groupid: 0,
+        host: Text::EMPTY,
+        port: 0,
+        backend_pid: 0,
+        locked_at: 0,
+        system_identifier: 0,
+        timeline: 0,
+        wal_lsn: 0,
+        restore_lsn: 0,
+    };
+}
+
+/// The control block itself.
+pub static CONTROL: Slots<Block, NodeRow> =
+    Slots::new(c"citus_fence", sizes, (Block::UNUSED, NodeRow::UNUSED));
+
+fn sizes() -> (usize, usize) {
+    (guc::MAX_BLOCKS.get().max(1) as usize, guc::MAX_NODES.get().max(1) as usize)
+}
+
+impl From<Report> for Failure {
+    fn from(report: Report) -> Self {
+        Self {
+            sqlstate: report.sqlstate as i32,
+            message: Text::new(&report.message),
+            detail: report.detail.as_deref().map_or(Text::EMPTY, Text::new),
+            hint: report.hint.as_deref().map_or(Text::EMPTY, Text::new),
+        }
+    }
+}
+
+impl From<&FenceError> for Failure {
+    fn from(error: &FenceError) -> Self {
+        Report::from(error).into()
+    }
+}
+
+impl From<&Failure> for Report {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            sqlstate: pgrx::PgSqlErrorCode::from(failure.sqlstate),
+            message: failure.message.as_str().to_owned(),
+            detail: failure.detail.non_empty().map(str::to_owned),
+            hint: failure.hint.non_empty().map(str::to_owned),
+        }
+    }
+}
+
+/// Begins a block of this database, and registers the requestor.
+pub fn begin(database: u32, terms: Terms) -> Result<Token, FenceError> {
+    let mut refused = None;
+    // Twice at most: a full table is looked through for databases that are gone, which takes a look
+    // at the catalog and so cannot be done under the lock.
+    for round in 0..2 {
+        let mut control = CONTROL.lock();
+        reap(&mut control, database);
+        let Some(slot) = choose(&mut control, database) else {
+            drop(control);
+            if round == 0 && clear_dropped_databases() {
+                continue;
+            }
+            break;
+        };
+        let token = control
+            .slot(slot)
+            .begin(database, process::me(), terms, now())
+            .map(|generation| Token { slot: slot as u32, generation });
+        let failure = control.slot(slot).failure;
+        drop(control);
+        match token {
+            Ok(token) => return Ok(token),
+            Err(refusal) => {
+                refused = Some(refusal_error(refusal, &failure));
+                break;
+            }
+        }
+    }
+    Err(refused.unwrap_or(FenceError::TooManyBlocks { max: guc::MAX_BLOCKS.get() as usize }))
+}
+
+fn refusal_error(refusal: Refusal, failure: &Failure) -> FenceError {
+    match refusal {
+        Refusal::Starting => FenceError::Starting,
+        Refusal::Active => FenceError::Active,
+        Refusal::Releasing => FenceError::Releasing,
+        Refusal::Failed => {
+            FenceError::PreviousFailed { what: failure.message.as_str().to_owned() }
+        }
+        Refusal::ReleaseAsked => FenceError::ReleasedWhileStarting,
+        Refusal::NoBlock => FenceError::NoBlock,
+        Refusal::Stale => FenceError::WorkerVanished,
+    }
+}
+
+/// The slot of a database: the one it has, else one nobody uses, preferring its own last one and one
+/// that tells no other database why its last block ended.
+fn choose(control: &mut Guard<'_, Block, NodeRow>, database: u32) -> Option<usize> {
+    let mut best: Option<(u8, usize)> = None;
+    for slot in 0..control.len() {
+        let block = control.slot(slot);
+        let rank = match (block.state, block.database == database) {
+            (State::Inactive, true) => 1,
+            (State::Inactive, false) if !block.failure.is_some() => 2,
+            (State::Inactive, false) => 3,
+            (_, true) => 0,
+            (_, false) => continue,
+        };
+        if best.is_none_or(|(known, _)| rank < known) {
+            best = Some((rank, slot));
+        }
+    }
+    best.map(|(_, slot)| slot)
+}
+
+/// The slot that holds or last held a block of the database.
+fn find(control: &mut Guard<'_, Block, NodeRow>, database: u32) -> Option<usize> {
+    let mut last = None;
+    for slot in 0..control.len() {
+        let block = control.slot(slot);
+        if block.database == database && block.generation > 0 {
+            if block.state != State::Inactive {
+                return Some(slot);
+            }
+            last = Some(slot);
+        }
+    }
+    last
+}
+
+fn reap(control: &mut Guard<'_, Block, NodeRow>, database: u32) {
+    if let Some(slot) = find(control, database) {
+        // The reason is made of constants: making it cannot fail.
+        let reason = Failure {
+            sqlstate: pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE as i32,
+            message: Text::new("the backup block was lost: its background worker is gone"),
+            ..Failure::NONE
+        };
+        control.slot(slot).reap(process::is_alive, reason);
+    }
+}
+
+/// Clears errors that no session can clear any more.  True when a slot became free.
+fn clear_dropped_databases() -> bool {
+    let mut failed = Vec::new();
+    let mut control = CONTROL.lock();
+    let slots = control.len();
+    drop(control);
+    failed.reserve(slots);
+    control = CONTROL.lock();
+    for slot in 0..slots {
+        let block = control.slot(slot);
+        if block.state == State::Error {
+            failed.push((slot, block.generation, block.database));
+        }
+    }
+    drop(control);
+    failed.retain(|(_, _, database)| !crate::pg::ident::database_exists(*database));
+    let mut control = CONTROL.lock();
+    for (slot, generation, _) in &failed {
+        let block = control.slot(*slot);
+        if block.generation == *generation && block.state == State::Error {
+            block.ask_release();
+        }
+    }
+    drop(control);
+    !failed.is_empty()
+}
+
+/// A copy of the block of this database, if it has or had one, cleared of a worker that is gone.
+pub fn look(database: u32) -> Option<(Token, Block)> {
+    let mut control = CONTROL.lock();
+    reap(&mut control, database);
+    let slot = find(&mut control, database)?;
+    let block = *control.slot(slot);
+    Some((Token { slot: slot as u32, generation: block.generation }, block))
+}
+
+/// A copy of the manifest of the block of this database; empty unless it is active.
+pub fn manifest(database: u32) -> Vec<NodeRow> {
+    let Some((token, block)) = look(database) else {
+        return Vec::new();
+    };
+    let mut rows = Vec::with_capacity(block.node_count as usize);
+    let mut control = CONTROL.lock();
+    let slot = token.slot as usize;
+    let current = *control.slot(slot);
+    if current.generation == token.generation && current.state == State::Active {
+        let count = (current.node_count as usize).min(rows.capacity());
+        rows.extend_from_slice(&control.rows(slot)[..count]);
+    }
+    drop(control);
+    rows
+}
+
+/// A copy of the token's slot, whoever's block it holds now.
+pub fn read(token: Token) -> Block {
+    let mut control = CONTROL.lock();
+    *control.slot(token.slot as usize)
+}
+
+/// Listens for the next change of the token's slot.
+pub fn listen(token: Token) -> Listening {
+    CONTROL.listen(token.slot as usize)
+}
+
+/// One step of a block under the lock; afterwards whoever waits for the slot is woken.
+fn step<R>(token: Token, act: impl FnOnce(&mut Block) -> R) -> R {
+    let mut control = CONTROL.lock();
+    let result = act(control.slot(token.slot as usize));
+    drop(control);
+    CONTROL.notify(token.slot as usize);
+    result
+}
+
+/// The requestor leaves before it was told that the block is active.
+pub fn abandon(token: Token) {
+    let worker = step(token, |block| if block.abandon(token.generation) { block.worker } else { None });
+    if let Some(worker) = worker {
+        process::wake(worker);
+        process::interrupt(worker);
+    }
+}
+
+/// Asks for the release of the block of this database.
+pub fn ask_release(database: u32) -> (Release, Option<Token>, Failure) {
+    let mut control = CONTROL.lock();
+    reap(&mut control, database);
+    let Some(slot) = find(&mut control, database) else {
+        return (Release::Nothing, None, Failure::NONE);
+    };
+    let block = control.slot(slot);
+    let starting = block.state == State::Starting;
+    let failure = if block.state == State::Inactive { block.take_end_reason() } else { block.failure };
+    let worker = block.worker;
+    let token = Token { slot: slot as u32, generation: block.generation };
+    let release = block.ask_release();
+    drop(control);
+    CONTROL.notify(slot);
+    if let (Release::Asked(_), Some(worker)) = (release, worker) {
+        process::wake(worker);
+        if starting {
+            process::interrupt(worker);
+        }
+    }
+    (release, Some(token), failure)
+}
+
+/// Posts an errand to the worker of the active block; `None` while another is under way.
+pub fn post(token: Token, errand: Errand) -> Result<Option<u64>, FenceError> {
+    let mut control = CONTROL.lock();
+    let block = control.slot(token.slot as usize);
+    let posted = if block.generation == token.generation {
+        block.post(errand)
+    } else {
+        Err(Refusal::NoBlock)
+    };
+    let worker = block.worker;
+    drop(control);
+    if let (Ok(Some(_)), Some(worker)) = (posted, worker) {
+        process::wake(worker);
+    }
+    posted.map_err(|refusal| refusal_error(refusal, &Failure::NONE))
+}
+
+/// The worker's side: the steps it takes on its own block.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    token: Token,
+    me: ProcessId,
+}
+
+impl Owner {
+    /// Takes the block over from its requestor.  `None` when there is nothing to take: the requestor
+    /// has gone and somebody has cleared up, or a crash has reset everything.
+    pub fn adopt(token: Token) -> Option<(Self, Block)> {
+        let me = process::me();
+        let block = step(token, |block| block.adopt(token.generation, me).map(|()| *block));
+        block.ok().map(|block| (Self { token, me }, block))
+    }
+
+    /// A copy of the own block; `None` when it is not this worker's any more.
+    pub fn read(&self) -> Option<Block> {
+        let block = read(self.token);
+        (block.generation == self.token.generation && block.worker == Some(self.me)).then_some(block)
+    }
+
+    /// Whether somebody wants the block to end, or the block is not this worker's any more.
+    pub fn release_asked(&self) -> bool {
+        self.read().is_none_or(|block| block.release_asked)
+    }
+
+    /// starting → active, with the manifest.
+    pub fn activate(&self, rows: &[NodeRow], warning: &str) -> Result<(), FenceError> {
+        let mut control = CONTROL.lock();
+        let slot = self.token.slot as usize;
+        let count = rows.len().min(control.rows_per_slot());
+        control.rows(slot)[..count].copy_from_slice(&rows[..count]);
+        let block = control.slot(slot);
+        let result = block.activate(self.token.generation, self.me, count as u32, now());
+        block.warning = Text::new(warning);
+        drop(control);
+        CONTROL.notify(slot);
+        result.map_err(|refusal| refusal_error(refusal, &Failure::NONE))
+    }
+
+    /// active → releasing.
+    pub fn begin_release(&self) {
+        let _ = step(self.token, |block| block.begin_release(self.token.generation, self.me));
+    }
+
+    /// → inactive, all locks gone.
+    pub fn finish(&self, reason: Failure) {
+        let _ = step(self.token, |block| block.finish(self.token.generation, self.me, reason));
+    }
+
+    /// → error (or inactive where somebody waits for the answer), all locks gone.
+    pub fn fail(&self, failure: Failure) {
+        let _ = step(self.token, |block| block.fail(self.token.generation, self.me, failure));
+    }
+
+    /// Answers an errand.
+    pub fn answer(&self, number: u64, expires_at: Option<Moment>, answer: Failure) {
+        let _ = step(self.token, |block| {
+            block.answer(self.token.generation, self.me, number, expires_at, answer)
+        });
+    }
+
+    /// Notes the positions of a restore point in the manifest.
+    pub fn note_restore_point(&self, positions: &[u64]) {
+        let mut control = CONTROL.lock();
+        for (row, position) in control.rows(self.token.slot as usize).iter_mut().zip(positions) {
+            row.restore_lsn = *position;
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! While the fence is held: one wait over everything that can happen.
+//!
+//! The worker sleeps until its latch is set (a release, an errand, a signal), a socket stirs (a node
+//! is lost), the deadline comes, or it is time to look for deadlocks.
+//!
+//! # Deadlocks
+//!
+//! Citus' maintenance daemon looks for distributed deadlocks *and* recovers two-phase commits, in one
+//! process.  Under the fence it waits in the recovery, for our lock, and with it the search for
+//! deadlocks stands still, on every node.  So this worker keeps one more session on each node, which
+//! holds nothing, and has Citus' own search run there at Citus' own interval.  What it finds, it ends:
+//! the victim is a user's transaction, as always, and the locks of the fence are no part of a cycle
+//! that it can see, since nobody waits for a fence in a circle.
+
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+use super::HELPER_NAME;
+use super::acquire::{HeldFence, parse_lsn};
+use super::control::Owner;
+use super::error::FenceError;
+use super::state::{Block, Errand, Failure};
+use super::statements;
+use crate::catalog::{self, Access, CatalogError, Dialer};
+use crate::pg::clock::now;
+use crate::pg::elog;
+use crate::pg::interrupts;
+use crate::pg::wait::BackendWaiter;
+use crate::pg::wal;
+use crate::pg::worker;
+use crate::remote::{
+    Command, Deadline, RemoteError, Session, SessionState, WatchEnd, Waiter, cancel_and_drain,
+    connect_all, run_all, watch,
+};
+
+/// Why a hold ended in order.
+pub enum End {
+    /// Somebody asked.
+    Asked,
+    /// The deadline came.
+    Expired,
+}
+
+/// Holds until somebody asks, the deadline comes, or the fence is lost.
+pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, FenceError> {
+    let stirred = || {
+        interrupts::terminated()
+            || owner.read().is_none_or(|block| block.release_asked || block.pending_errand().is_some())
+    };
+    let mut waiter = BackendWaiter::new(stirred);
+    let mut search = DeadlockSearch::begin(&mut waiter, held, block);
+    loop {
+        worker::reload_settings();
+        if interrupts::terminated() {
+            return Err(FenceError::Terminated);
+        }
+        let Some(block) = owner.read() else {
+            return Err(FenceError::WorkerVanished);
+        };
+        if block.release_asked {
+            return Ok(End::Asked);
+        }
+        let now = now();
+        if block.expired(now) {
+            return Ok(End::Expired);
+        }
+        if let Some((number, errand)) = block.pending_errand() {
+            run_errand(owner, held, &block, number, errand)?;
+            continue;
+        }
+        let to_deadline = Duration::from_micros((block.expires_at - now).max(0) as u64);
+        let timeout = to_deadline.min(search.due_in(&waiter));
+        let holders = held.sessions.len();
+        let mut sessions: Vec<&mut Session> =
+            held.sessions.iter_mut().chain(search.sessions.iter_mut()).collect();
+        match watch(&mut waiter, &mut sessions, timeout) {
+            WatchEnd::Quiet | WatchEnd::Stopped => {}
+            WatchEnd::Lost { index, error } if index < holders => return Err(error.into()),
+            WatchEnd::Lost { index, error } => search.lose(index - holders, &error),
+            WatchEnd::Answered { index, result } if index >= holders => search.note(&result),
+            // A holder is only ever busy within run_all.
+            WatchEnd::Answered { .. } => {}
+        }
+        search.run_if_due(&waiter);
+    }
+}
+
+/// The sessions that look for deadlocks, and when they next do.
+struct DeadlockSearch {
+    sessions: Vec<Session>,
+    interval: Duration,
+    next: Duration,
+}
+
+impl DeadlockSearch {
+    /// Connects to each node once more.  Without Citus, or where Citus' own search is switched off,
+    /// there is nothing to do.  A node that cannot be reached a second time is logged and left out:
+    /// the fence itself does not need it.
+    fn begin<W: Waiter>(waiter: &mut W, held: &HeldFence, block: &Block) -> Self {
+        let mut search =
+            Self { sessions: Vec::new(), interval: Duration::MAX, next: Duration::MAX };
+        let Some(interval) = citus_interval() else { return search };
+        let dialer = Dialer {
+            role: pg_sys::Oid::from(block.terms.owner),
+            application_name: HELPER_NAME,
+            connect_timeout: CONNECT_BOUND,
+        };
+        let loopback = held.local.with_latest_snapshot(|| -> Result<_, CatalogError> {
+            if !catalog::is_citus() {
+                return Ok(None);
+            }
+            Access::read(dialer)?.loopback().map(Some)
+        });
+        let mut targets = match loopback {
+            Ok(Some(loopback)) => vec![loopback],
+            Ok(None) => return search,
+            Err(error) => {
+                elog::log(&format!("citus_fence: no deadlock detection under the block: {error}"));
+                return search;
+            }
+        };
+        for session in &held.sessions {
+            targets.push(crate::remote::Target {
+                node: session.node().clone(),
+                params: session.params().clone(),
+            });
+        }
+        search.interval = interval;
+        search.next = waiter.now().saturating_add(interval);
+        let deadline = Deadline::after(waiter, CONNECT_BOUND);
+        for session in connect_all(waiter, &targets, deadline) {
+            match session {
+                Ok(session) => search.sessions.push(session),
+                Err(RemoteError::Stopped { .. }) => {}
+                Err(error) => elog::log(&format!(
+                    "citus_fence: no deadlock detection on one node under the block: {error}"
+                )),
+            }
+        }
+        search
+    }
+
+    fn due_in<W: Waiter>(&self, waiter: &W) -> Duration {
+        self.next.saturating_sub(waiter.now())
+    }
+
+    /// Starts a search on every node that is not still at the last one; nobody waits for it here.
+    fn run_if_due<W: Waiter>(&mut self, waiter: &W) {
+        if waiter.now() < self.next {
+            return;
+        }
+        self.next = waiter.now().saturating_add(self.interval);
+        for session in &mut self.sessions {
+            if session.state() == SessionState::Idle {
+                let check = Command::new("search for deadlocks", statements::CHECK_DEADLOCKS);
+                if let Err(error) = session.send(&check) {
+                    elog::log(&format!("citus_fence: {error}"));
+                }
+            }
+        }
+    }
+
+    fn note(&self, result: &Result<crate::remote::Reply, RemoteError>) {
+        if let Err(error) = result {
+            elog::log(&format!("citus_fence: {error}"));
+        }
+    }
+
+    fn lose(&mut self, index: usize, error: &RemoteError) {
+        elog::log(&format!("citus_fence: no deadlock detection on one node any more: {error}"));
+        drop(self.sessions.remove(index));
+    }
+}
+
+/// Bound on connecting a session that the fence does not need.
+const CONNECT_BOUND: Duration = Duration::from_secs(2);
+
+/// How often Citus looks for distributed deadlocks; `None` where it does not.
+fn citus_interval() -> Option<Duration> {
+    let factor = crate::pg::guc::read_number("citus.distributed_deadlock_detection_factor")?;
+    let deadlock_timeout_ms = crate::pg::guc::read_number("deadlock_timeout")?;
+    (factor > 0.0).then(|| Duration::from_millis((factor * deadlock_timeout_ms).max(50.0) as u64))
+}
+
+/// Does what a caller asked for over the held sessions.  An error means that the fence is lost; an
+/// errand that merely failed is answered.
+fn run_errand(
+    owner: &Owner,
+    held: &mut HeldFence,
+    block: &Block,
+    number: u64,
+    errand: Errand,
+) -> Result<(), FenceError> {
+    // Deaf to the letter box, which is what is being emptied, and to the release, which can wait for
+    // the seconds an errand may take.
+    let mut waiter = BackendWaiter::new(interrupts::terminated);
+    let deadline =
+        Deadline::after(&waiter, Duration::from_millis(statements::STATEMENT_GRACE_MS as u64));
+    match errand {
+        Errand::Extend(timeout_ms) => {
+            let sql =
+                statements::set_idle_timeout(i64::from(timeout_ms) + statements::IDLE_GRACE_MS);
+            let mut sessions: Vec<&mut Session> = held.sessions.iter_mut().collect();
+            let extend = |_| Command::new("extension of the block", sql.as_str());
+            for reply in run_all(&mut waiter, &mut sessions, extend, deadline) {
+                // A plain SET does not fail on a node that is well: whatever is wrong, a hold whose
+                // own end is unknown is no hold.
+                reply?;
+            }
+            let expires_at = now() + i64::from(timeout_ms) * 1000;
+            owner.answer(number, Some(expires_at), Failure::NONE);
+        }
+        Errand::RestorePoint(name) => {
+            let left_ms = (block.expires_at - now()) / 1000;
+            let sql = statements::restore_point(
+                name.as_str(),
+                left_ms.max(1) + statements::IDLE_GRACE_MS,
+            );
+            let mut sessions: Vec<&mut Session> = held.sessions.iter_mut().collect();
+            let write = |_| Command::new("restore point", sql.as_str());
+            let replies = run_all(&mut waiter, &mut sessions, write, deadline);
+            let mut positions = vec![wal::restore_point(name.as_str()).unwrap_or_default()];
+            let mut failure = None;
+            for (index, reply) in replies.into_iter().enumerate() {
+                match reply {
+                    Ok(reply) => {
+                        let position = reply
+                            .sets
+                            .iter()
+                            .find_map(|set| set.value(0, "lsn").and_then(parse_lsn));
+                        positions.push(position.unwrap_or_default());
+                    }
+                    // The server refused; the subtransaction is undone and the locks stay.
+                    Err(error @ RemoteError::Query { .. }) => {
+                        let undo = Command::new("undo of an errand", statements::ERRAND_FAILED);
+                        held.sessions[index].run(&mut waiter, undo, deadline)?;
+                        positions.push(0);
+                        failure = failure.or(Some(Failure::from(&FenceError::from(error))));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if failure.is_none() {
+                owner.note_restore_point(&positions);
+            }
+            owner.answer(number, None, failure.unwrap_or(Failure::NONE));
+        }
+    }
+    Ok(())
+}
+
+/// Lets go everywhere, and comes back once every node that answers has no lock left.  The nodes that
+/// did not answer are returned; their locks end when they notice that the session is closed.
+pub fn release(held: HeldFence) -> Vec<String> {
+    let mut waiter = BackendWaiter::new(|| false);
+    let HeldFence { mut sessions, local, .. } = held;
+    let deadline = Deadline::after(&waiter, RELEASE_BOUND);
+    let mut open: Vec<&mut Session> = sessions.iter_mut().collect();
+    let rollback = |_| Command::new("release", statements::ROLLBACK);
+    let replies = run_all(&mut waiter, &mut open, rollback, deadline);
+    drop(local);
+    let silent: Vec<String> =
+        replies.into_iter().filter_map(|reply| reply.err().map(|error| error.to_string())).collect();
+    if !silent.is_empty() {
+        let deadline = Deadline::after(&waiter, CONNECT_BOUND);
+        let _ = cancel_and_drain(&mut waiter, &mut open, deadline);
+    }
+    silent
+}
+
+/// How long the release waits for a node's answer.
+const RELEASE_BOUND: Duration = Duration::from_secs(5);

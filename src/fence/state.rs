@@ -1,0 +1,514 @@
+//! The states of a block, and every step between them.
+//!
+//! ```text
+//!              begin            activate            release, deadline, abandon
+//!   inactive ─────────▶ starting ─────────▶ active ─────────▶ releasing
+//!      ▲                   │                   │                  │
+//!      │   finish, told    │                   │                  │
+//!      ├───────────────────┘                   │                  │
+//!      │   finish                              │                  │
+//!      ├──────────────────────────────────────────────────────────┤
+//!      │   clear (unblock)                     ▼                  ▼
+//!      └────────────────────────────────── error ◀── fail ────────┘
+//! ```
+//!
+//! A block is *begun* by its requestor, *adopted* and *activated* by its worker, and only the worker
+//! ends it, so that `inactive` and `error` always mean: no lock is held.  The exception is
+//! [`Block::reap`], for a worker that is gone without a word, whose locks went with its process.
+//!
+//! Everything here is plain data and plain functions: no server, no lock, no clock of its own.  The
+//! control block ([`super::control`]) calls it under its lightweight lock, so to check and to act are
+//! one step.  Who acts for a block shows the [`Token`] that `begin` gave out; once the block has
+//! ended and another has begun in its place, an old token opens nothing.
+
+use super::text::Text;
+
+/// A moment, in microseconds as PostgreSQL's `timestamptz` counts them.
+pub type Moment = i64;
+
+/// A server process, by its place in the array of processes *and* its pid: a recycled pid in another
+/// place, or a place with another pid, is another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessId {
+    /// Index in the server's array of processes.
+    pub place: i32,
+    /// Operating system's number.
+    pub pid: i32,
+}
+
+/// Shown to act for one particular block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Token {
+    /// Which slot of the control block.
+    pub slot: u32,
+    /// Which of the blocks that this slot has held.
+    pub generation: u64,
+}
+
+/// Where a block is; see the picture above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// No block.  Nothing is held.
+    Inactive = 0,
+    /// The worker connects and locks; the requestor waits.
+    Starting,
+    /// Every lock is held and every node's WAL is on disk.
+    Active,
+    /// The worker lets go.
+    Releasing,
+    /// The block was lost.  Nothing is held; the reason waits to be read.
+    Error,
+}
+
+impl State {
+    /// The word that SQL shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Inactive => "inactive",
+            State::Starting => "starting",
+            State::Active => "active",
+            State::Releasing => "releasing",
+            State::Error => "error",
+        }
+    }
+}
+
+/// What a requestor asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Terms {
+    /// Longest life of the active block, in milliseconds.
+    pub timeout_ms: i32,
+    /// Longest time to get there, in milliseconds.
+    pub acquire_timeout_ms: i32,
+    /// Longest time that one attempt waits for a lock, in milliseconds.
+    pub lock_timeout_ms: i32,
+    /// Longest time to connect to the nodes, in milliseconds.
+    pub connect_timeout_ms: i32,
+    /// Role that the worker acts as: the extension's owner.
+    pub owner: u32,
+}
+
+/// An error on its way from the worker to a caller.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Failure {
+    /// SQLSTATE in the server's packed form; 0 where there is no failure.
+    pub sqlstate: i32,
+    /// One line.
+    pub message: Text<512>,
+    /// The facts.
+    pub detail: Text<1024>,
+    /// What to do.
+    pub hint: Text<512>,
+}
+
+impl Failure {
+    /// No failure.
+    pub const NONE: Self = Self {
+        sqlstate: 0,
+        message: Text::EMPTY,
+        detail: Text::EMPTY,
+        hint: Text::EMPTY,
+    };
+
+    /// Whether there is one.
+    pub fn is_some(&self) -> bool {
+        self.sqlstate != 0
+    }
+}
+
+/// What a caller asks of the worker of an active block.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub enum Errand {
+    /// Live for so many milliseconds from now.
+    Extend(i32),
+    /// Write a restore point of this name on every node.
+    RestorePoint(Text<64>),
+}
+
+/// The one errand under way, and the answer to the last.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Errands {
+    /// Number of the last errand posted.
+    pub posted: u64,
+    /// Number of the last errand done; equal to `posted` when nothing is under way.
+    pub done: u64,
+    /// The errand numbered `posted`.
+    pub errand: Option<Errand>,
+    /// How the errand numbered `done` ended.
+    pub answer: Failure,
+}
+
+/// Why a step was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A block is being started.
+    Starting,
+    /// A block is active.
+    Active,
+    /// A block is being released.
+    Releasing,
+    /// The last block ended in an error that nobody has cleared.
+    Failed,
+    /// There is no active block to act on.
+    NoBlock,
+    /// Somebody has asked for the release.
+    ReleaseAsked,
+    /// The token is of another block than the one here.
+    Stale,
+}
+
+/// What asking for the release found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Nothing to release.
+    Nothing,
+    /// An error was cleared.
+    Cleared,
+    /// The worker has been asked, and will end the block that has this token's generation.
+    Asked(u64),
+}
+
+/// One block: a slot of the control block.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Block {
+    /// Where it is.
+    pub state: State,
+    /// Somebody asked for its end.
+    pub release_asked: bool,
+    /// Counts the blocks of this slot; part of every token.
+    pub generation: u64,
+    /// Database it belongs to.
+    pub database: u32,
+    /// Session that asked for it.
+    pub requestor: Option<ProcessId>,
+    /// Background worker that holds it.
+    pub worker: Option<ProcessId>,
+    /// When it was asked for.
+    pub begun_at: Moment,
+    /// When all locks were held; 0 before.
+    pub active_at: Moment,
+    /// When an active block ends by itself; 0 before.
+    pub expires_at: Moment,
+    /// What was asked for.
+    pub terms: Terms,
+    /// How many nodes it holds (rows of the manifest).
+    pub node_count: u32,
+    /// In `error`: what went wrong.  In `inactive`: why the last block ended, where its end was not
+    /// asked for.
+    pub failure: Failure,
+    /// How the block before this one in the same slot ended, for a requestor that has yet to read it.
+    pub previous: Failure,
+    /// What the requestor should be warned of, once active.
+    pub warning: Text<1024>,
+    /// The worker's letter box.
+    pub errands: Errands,
+}
+
+impl Block {
+    /// A slot that has never been used.
+    pub const UNUSED: Self = Self {
+        state: State::Inactive,
+        release_asked: false,
+        generation: 0,
+        database: 0,
+        requestor: None,
+        worker: None,
+        begun_at: 0,
+        active_at: 0,
+        expires_at: 0,
+        terms: Terms {
+            timeout_ms: 0,
+            acquire_timeout_ms: 0,
+            lock_timeout_ms: 0,
+            connect_timeout_ms: 0,
+            owner: 0,
+        },
+        node_count: 0,
+        failure: Failure::NONE,
+        previous: Failure::NONE,
+        warning: Text::EMPTY,
+        errands: Errands {
+            posted: 0,
+            done: 0,
+            errand: None,
+            answer: Failure::NONE,
+        },
+    };
+
+    /// inactive → starting.  Gives the generation for the token of the new block.
+    pub fn begin(
+        &mut self,
+        database: u32,
+        requestor: ProcessId,
+        terms: Terms,
+        now: Moment,
+    ) -> Result<u64, Refusal> {
+        match self.state {
+            State::Inactive => {
+                *self = Self {
+                    state: State::Starting,
+                    generation: self.generation + 1,
+                    database,
+                    requestor: Some(requestor),
+                    begun_at: now,
+                    terms,
+                    previous: self.failure,
+                    ..Self::UNUSED
+                };
+                Ok(self.generation)
+            }
+            State::Starting => Err(Refusal::Starting),
+            State::Active => Err(Refusal::Active),
+            State::Releasing => Err(Refusal::Releasing),
+            State::Error => Err(Refusal::Failed),
+        }
+    }
+
+    /// The worker takes its block, once.
+    pub fn adopt(&mut self, generation: u64, worker: ProcessId) -> Result<(), Refusal> {
+        self.check(generation)?;
+        if self.state != State::Starting || self.worker.is_some() {
+            return Err(Refusal::Stale);
+        }
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    /// starting → active: the worker holds every lock.  Refused when the release was asked for
+    /// meanwhile: a block that its requestor has given up never becomes active.
+    pub fn activate(
+        &mut self,
+        generation: u64,
+        worker: ProcessId,
+        node_count: u32,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        self.check_worker(generation, worker)?;
+        if self.state != State::Starting {
+            return Err(Refusal::Stale);
+        }
+        if self.release_asked {
+            return Err(Refusal::ReleaseAsked);
+        }
+        self.state = State::Active;
+        self.node_count = node_count;
+        self.active_at = now;
+        self.expires_at = now + i64::from(self.terms.timeout_ms) * 1000;
+        Ok(())
+    }
+
+    /// Anyone with the right to: let go.
+    pub fn ask_release(&mut self) -> Release {
+        match self.state {
+            State::Inactive => Release::Nothing,
+            State::Error => {
+                self.end(Failure::NONE);
+                Release::Cleared
+            }
+            // No worker has taken it, so nothing is held; one that comes now finds nothing to take.
+            State::Starting if self.worker.is_none() => {
+                self.end(Failure::NONE);
+                Release::Asked(self.generation)
+            }
+            State::Starting | State::Active | State::Releasing => {
+                self.release_asked = true;
+                if self.state == State::Active {
+                    self.state = State::Releasing;
+                }
+                Release::Asked(self.generation)
+            }
+        }
+    }
+
+    /// The requestor leaves before it was told that the block is active.  True when a worker has to
+    /// be woken.
+    pub fn abandon(&mut self, generation: u64) -> bool {
+        if self.check(generation).is_err() {
+            return false;
+        }
+        match self.state {
+            State::Starting | State::Active => matches!(self.ask_release(), Release::Asked(_)),
+            State::Inactive | State::Releasing | State::Error => false,
+        }
+    }
+
+    /// active → releasing, by the worker's own decision (deadline, termination, lost node).
+    pub fn begin_release(&mut self, generation: u64, worker: ProcessId) -> Result<(), Refusal> {
+        self.check_worker(generation, worker)?;
+        if self.state == State::Active {
+            self.state = State::Releasing;
+        }
+        Ok(())
+    }
+
+    /// → inactive: the worker has let go of everything.  `reason` is kept for the status where the
+    /// end was not asked for.
+    pub fn finish(
+        &mut self,
+        generation: u64,
+        worker: ProcessId,
+        reason: Failure,
+    ) -> Result<(), Refusal> {
+        self.check_worker(generation, worker)?;
+        self.end(reason);
+        Ok(())
+    }
+
+    /// → error: the worker has let go of everything because it had to.
+    ///
+    /// While starting, the requestor waits for the answer, so the failure is delivered to it and
+    /// nothing is left to be cleared; it still shows in the status.
+    pub fn fail(
+        &mut self,
+        generation: u64,
+        worker: ProcessId,
+        failure: Failure,
+    ) -> Result<(), Refusal> {
+        self.check_worker(generation, worker)?;
+        match self.state {
+            State::Starting => self.end(failure),
+            State::Active | State::Releasing => {
+                // Whoever asked for the release is told by the release itself.
+                let state = if self.release_asked {
+                    State::Inactive
+                } else {
+                    State::Error
+                };
+                self.end(failure);
+                self.state = state;
+            }
+            State::Inactive | State::Error => return Err(Refusal::Stale),
+        }
+        Ok(())
+    }
+
+    /// Clears a block whose worker is gone without a word, or whose requestor went before there was
+    /// a worker.  `alive` tells whether a process is there.  True when something was cleared.
+    pub fn reap(&mut self, alive: impl Fn(ProcessId) -> bool, reason: Failure) -> bool {
+        let gone = match self.state {
+            State::Inactive | State::Error => false,
+            State::Starting | State::Active | State::Releasing => match self.worker {
+                Some(worker) => !alive(worker),
+                None => self.requestor.is_none_or(|requestor| !alive(requestor)),
+            },
+        };
+        if gone {
+            self.end(reason);
+        }
+        gone
+    }
+
+    /// Puts an errand in the worker's letter box; its number, or `None` while another is under way.
+    pub fn post(&mut self, errand: Errand) -> Result<Option<u64>, Refusal> {
+        if self.state != State::Active {
+            return Err(Refusal::NoBlock);
+        }
+        if self.errands.posted != self.errands.done {
+            return Ok(None);
+        }
+        self.errands.posted += 1;
+        self.errands.errand = Some(errand);
+        Ok(Some(self.errands.posted))
+    }
+
+    /// The errand that waits to be done, for the worker.
+    pub fn pending_errand(&self) -> Option<(u64, Errand)> {
+        (self.errands.posted != self.errands.done)
+            .then_some(self.errands.errand)
+            .flatten()
+            .map(|errand| (self.errands.posted, errand))
+    }
+
+    /// The worker's answer to errand `number`; an extension that succeeded moves the deadline.
+    pub fn answer(
+        &mut self,
+        generation: u64,
+        worker: ProcessId,
+        number: u64,
+        expires_at: Option<Moment>,
+        answer: Failure,
+    ) -> Result<(), Refusal> {
+        self.check_worker(generation, worker)?;
+        self.errands.done = number;
+        self.errands.errand = None;
+        self.errands.answer = answer;
+        if let Some(expires_at) = expires_at {
+            self.terms.timeout_ms = ((expires_at - self.active_at) / 1000)
+                .clamp(0, i64::from(i32::MAX)) as i32;
+            self.expires_at = expires_at;
+        }
+        Ok(())
+    }
+
+    /// Whether an active block has reached its deadline.
+    pub fn expired(&self, now: Moment) -> bool {
+        self.state == State::Active && now >= self.expires_at
+    }
+
+    /// The reason why the last block ended though nobody asked, once: asking forgets it.
+    pub fn take_end_reason(&mut self) -> Failure {
+        if self.state == State::Inactive {
+            std::mem::replace(&mut self.failure, Failure::NONE)
+        } else {
+            Failure::NONE
+        }
+    }
+
+    /// What ended the block of this generation, if it has ended: `None` while it lives,
+    /// [`Failure::NONE`] when it ended well or too many have come after it to know.
+    pub fn outcome(&self, generation: u64) -> Option<Failure> {
+        if self.generation == generation {
+            matches!(self.state, State::Inactive | State::Error).then_some(self.failure)
+        } else if self.generation == generation + 1 {
+            Some(self.previous)
+        } else {
+            Some(Failure::NONE)
+        }
+    }
+
+    fn end(&mut self, failure: Failure) {
+        // The generation stays, so that old tokens stay void; the database stays, so that the status
+        // finds the reason.
+        *self = Self {
+            state: State::Inactive,
+            generation: self.generation,
+            database: self.database,
+            failure,
+            errands: Errands {
+                posted: self.errands.posted,
+                done: self.errands.posted,
+                ..Self::UNUSED.errands
+            },
+            ..Self::UNUSED
+        };
+    }
+
+    fn check(&self, generation: u64) -> Result<(), Refusal> {
+        if self.generation == generation && self.state != State::Inactive {
+            Ok(())
+        } else {
+            Err(Refusal::Stale)
+        }
+    }
+
+    fn check_worker(&self, generation: u64, worker: ProcessId) -> Result<(), Refusal> {
+        self.check(generation)?;
+        if self.worker == Some(worker) {
+            Ok(())
+        } else {
+            Err(Refusal::Stale)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

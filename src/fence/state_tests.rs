@@ -1,0 +1,246 @@
+//! The state machine under every order of events, with a model of what is really held.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const DATABASE: u32 = 5;
+const REQUESTOR: ProcessId = ProcessId { place: 1, pid: 100 };
+
+fn terms() -> Terms {
+    Terms {
+        timeout_ms: 1000,
+        acquire_timeout_ms: 500,
+        lock_timeout_ms: 100,
+        connect_timeout_ms: 100,
+        owner: 10,
+    }
+}
+
+fn failure(text: &str) -> Failure {
+    Failure { sqlstate: 1, message: Text::new(text), ..Failure::NONE }
+}
+
+/// Anything that can happen to a slot.  Workers and requestors act for the block numbered `block`,
+/// which may be an old one: messages come late.
+#[derive(Clone, Debug)]
+enum Event {
+    Begin,
+    Adopt { block: u8, worker: u8 },
+    Activate { block: u8, worker: u8 },
+    Release,
+    Abandon { block: u8 },
+    Finish { block: u8, worker: u8 },
+    Fail { block: u8, worker: u8 },
+    Die { worker: u8 },
+    RequestorDies,
+    Reap,
+    Post,
+    Answer { block: u8, worker: u8 },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let block = 0u8..4;
+    let worker = 0u8..3;
+    prop_oneof![
+        3 => Just(Event::Begin),
+        3 => (block.clone(), worker.clone()).prop_map(|(block, worker)| Event::Adopt { block, worker }),
+        3 => (block.clone(), worker.clone())
+            .prop_map(|(block, worker)| Event::Activate { block, worker }),
+        2 => Just(Event::Release),
+        1 => block.clone().prop_map(|block| Event::Abandon { block }),
+        2 => (block.clone(), worker.clone()).prop_map(|(block, worker)| Event::Finish { block, worker }),
+        2 => (block.clone(), worker.clone()).prop_map(|(block, worker)| Event::Fail { block, worker }),
+        1 => worker.clone().prop_map(|worker| Event::Die { worker }),
+        1 => Just(Event::RequestorDies),
+        2 => Just(Event::Reap),
+        1 => Just(Event::Post),
+        1 => (block, worker).prop_map(|(block, worker)| Event::Answer { block, worker }),
+    ]
+}
+
+/// The worker that an event is an act of.
+fn acts(event: &Event) -> Option<u8> {
+    match event {
+        Event::Adopt { worker, .. }
+        | Event::Activate { worker, .. }
+        | Event::Finish { worker, .. }
+        | Event::Fail { worker, .. }
+        | Event::Answer { worker, .. } => Some(*worker),
+        _ => None,
+    }
+}
+
+fn process(worker: u8) -> ProcessId {
+    ProcessId { place: 10 + i32::from(worker), pid: 200 + i32::from(worker) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// `holder` is who may hold locks: a worker that has adopted and neither finished, failed nor died.
+    #[test]
+    fn what_the_state_says_is_what_is_held(events in prop::collection::vec(event(), 1..60)) {
+        let mut slot = Block::UNUSED;
+        let mut holder: Option<(u64, ProcessId)> = None;
+        let mut dead: Vec<ProcessId> = Vec::new();
+        let mut requestor_alive = true;
+        let mut now = 1;
+        for event in events {
+            now += 1;
+            let before = slot;
+            if acts(&event).is_some_and(|worker| dead.contains(&process(worker))) {
+                continue;
+            }
+            match event {
+                Event::Begin => {
+                    let begun = slot.begin(DATABASE, REQUESTOR, terms(), now);
+                    prop_assert_eq!(begun.is_ok(), before.state == State::Inactive);
+                    if let Ok(generation) = begun {
+                        prop_assert!(generation > before.generation);
+                        requestor_alive = true;
+                        // Processes of earlier blocks are gone for good; their pids may come again.
+                        dead.clear();
+                    }
+                }
+                Event::Adopt { block, worker } => {
+                    let worker = process(worker);
+                    if slot.adopt(block.into(), worker).is_ok() {
+                        prop_assert_eq!(u64::from(block), before.generation);
+                        prop_assert!(holder.is_none(), "two workers hold one block");
+                        holder = Some((block.into(), worker));
+                    }
+                }
+                Event::Activate { block, worker } => {
+                    if slot.activate(block.into(), process(worker), 3, now).is_ok() {
+                        prop_assert_eq!(holder, Some((block.into(), process(worker))));
+                        prop_assert!(!before.release_asked, "a block given up became active");
+                        prop_assert_eq!(slot.expires_at, now + 1_000_000);
+                    }
+                }
+                Event::Release => {
+                    let release = slot.ask_release();
+                    match before.state {
+                        State::Inactive => prop_assert_eq!(release, Release::Nothing),
+                        State::Error => prop_assert_eq!(release, Release::Cleared),
+                        State::Starting | State::Active | State::Releasing => {
+                            prop_assert_eq!(release, Release::Asked(before.generation));
+                        }
+                    }
+                }
+                Event::Abandon { block } => {
+                    slot.abandon(block.into());
+                    if u64::from(block) != before.generation {
+                        prop_assert_eq!(slot.state, before.state, "an old requestor touched a new block");
+                    }
+                }
+                Event::Finish { block, worker } => {
+                    if slot.finish(block.into(), process(worker), Failure::NONE).is_ok() {
+                        prop_assert_eq!(holder, Some((block.into(), process(worker))));
+                        prop_assert_eq!(slot.state, State::Inactive);
+                        holder = None;
+                    }
+                }
+                Event::Fail { block, worker } => {
+                    if slot.fail(block.into(), process(worker), failure("lost")).is_ok() {
+                        prop_assert_eq!(holder, Some((block.into(), process(worker))));
+                        let told = before.state == State::Starting || before.release_asked;
+                        let expected = if told { State::Inactive } else { State::Error };
+                        prop_assert_eq!(slot.state, expected);
+                        let outcome = slot.outcome(block.into()).map(|f| f.is_some());
+                        prop_assert_eq!(outcome, Some(true));
+                        holder = None;
+                    }
+                }
+                Event::Die { worker } => {
+                    // A death ends the locks, not the state: that is what reaping is for.
+                    let gone = process(worker);
+                    if holder.is_some_and(|(_, worker)| worker == gone) {
+                        dead.push(gone);
+                        holder = None;
+                    }
+                }
+                Event::RequestorDies => requestor_alive = false,
+                Event::Reap => {
+                    let alive = |process: ProcessId| {
+                        if process == REQUESTOR { requestor_alive } else { !dead.contains(&process) }
+                    };
+                    if slot.reap(alive, failure("gone")) {
+                        prop_assert!(holder.is_none(), "a living worker's block was reaped");
+                        prop_assert_eq!(slot.state, State::Inactive);
+                    }
+                }
+                Event::Post => {
+                    if slot.post(Errand::Extend(7)).is_ok() {
+                        prop_assert_eq!(before.state, State::Active);
+                    }
+                }
+                Event::Answer { block, worker } => {
+                    let number = slot.errands.posted;
+                    if slot
+                        .answer(block.into(), process(worker), number, None, Failure::NONE)
+                        .is_ok()
+                    {
+                        prop_assert_eq!(holder, Some((block.into(), process(worker))));
+                        prop_assert!(slot.pending_errand().is_none());
+                    }
+                }
+            }
+            // What users rely on: no block and no error means nothing is held.
+            if matches!(slot.state, State::Inactive | State::Error) {
+                prop_assert!(holder.is_none(), "{:?} while {:?} holds", slot.state, holder);
+                prop_assert!(!slot.release_asked);
+            }
+            if slot.state == State::Active {
+                prop_assert!(slot.worker.is_some());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
+    let mut slot = Block::UNUSED;
+    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(first, process(0)).expect("first");
+    slot.fail(first, process(0), failure("no such host")).expect("own");
+    slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
+    let outcome = slot.outcome(first).expect("it has ended");
+    assert_eq!(outcome.message.as_str(), "no such host");
+    assert!(slot.outcome(first + 1).is_none(), "the second one lives");
+}
+
+#[test]
+fn a_block_given_up_before_it_has_a_worker_is_over_at_once() {
+    let mut slot = Block::UNUSED;
+    let generation = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.abandon(generation);
+    assert_eq!(slot.state, State::Inactive);
+    assert_eq!(slot.adopt(generation, process(0)), Err(Refusal::Stale), "the worker comes late");
+}
+
+#[test]
+fn a_recycled_pid_in_another_place_is_another_process() {
+    let mut slot = Block::UNUSED;
+    let generation = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(generation, process(0)).expect("first");
+    let recycled = ProcessId { place: 99, ..process(0) };
+    assert_eq!(slot.activate(generation, recycled, 1, 2), Err(Refusal::Stale));
+    assert!(slot.reap(|process| process == recycled, failure("gone")));
+}
+
+#[test]
+fn an_extension_moves_the_deadline() {
+    let mut slot = Block::UNUSED;
+    let generation = slot.begin(DATABASE, REQUESTOR, terms(), 0).expect("free");
+    slot.adopt(generation, process(0)).expect("first");
+    slot.activate(generation, process(0), 1, 1_000_000).expect("all held");
+    assert!(!slot.expired(1_999_999));
+    assert!(slot.expired(2_000_000));
+    let number = slot.post(Errand::Extend(5000)).expect("active").expect("nothing under way");
+    assert_eq!(slot.post(Errand::Extend(1)), Ok(None), "one errand at a time");
+    slot.answer(generation, process(0), number, Some(6_500_000), Failure::NONE).expect("own");
+    assert!(!slot.expired(6_499_999));
+    assert!(slot.expired(6_500_000));
+    assert_eq!(slot.terms.timeout_ms, 5500);
+}

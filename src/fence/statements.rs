@@ -1,0 +1,136 @@
+//! The SQL that goes to the nodes.
+//!
+//! Everything is set with `SET LOCAL`, inside the transaction that holds the locks: behind a pooler in
+//! transaction mode nothing else stays with the session, and nothing may stay behind in it.
+
+/// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
+/// look at a catalog takes milliseconds that nobody should wait for under a lock.
+///
+/// - `lock_timeout` bounds how long later writers can queue up behind this session.
+/// - `statement_timeout` ends a statement whose canceller cannot reach it.
+/// - `idle_in_transaction_session_timeout` ends the hold on a node that never hears from the
+///   coordinator again; `transaction_timeout` (PostgreSQL 17) must not end it earlier.
+/// - `deadlock_timeout` below the server's own makes this session the one that finds a deadlock, and
+///   so its victim, and never a user's transaction.
+/// - the TCP settings and `client_connection_check_interval` have the node notice that this side is
+///   gone, also while it waits for a lock.
+pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
+    let statement_timeout_ms = i64::from(lock_timeout_ms) + STATEMENT_GRACE_MS;
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
+         SET LOCAL search_path = pg_catalog;\
+         SET LOCAL lock_timeout = {lock_timeout_ms};\
+         SET LOCAL statement_timeout = {statement_timeout_ms};\
+         SET LOCAL idle_in_transaction_session_timeout = {idle_timeout_ms};\
+         SET LOCAL client_connection_check_interval = '1s';\
+         SET LOCAL tcp_keepalives_idle = 5;\
+         SET LOCAL tcp_keepalives_interval = 2;\
+         SET LOCAL tcp_keepalives_count = 3;\
+         SELECT CASE WHEN current_setting('server_version_num')::int >= 170000 \
+                     THEN set_config('transaction_timeout', '0', true) END, \
+                set_config('deadlock_timeout', \
+                    greatest(1, (extract(epoch FROM current_setting('deadlock_timeout')::interval) \
+                                 * 250)::int)::text, true), \
+                (SELECT count(*) FROM (SELECT FROM pg_dist_transaction LIMIT 1) t), \
+                (SELECT count(*) FROM (SELECT FROM pg_dist_partition LIMIT 1) p);\
+         SELECT pg_backend_pid() AS pid, \
+                (SELECT system_identifier FROM pg_control_system()) AS system_identifier, \
+                pg_is_in_recovery() AS in_recovery, \
+                CASE WHEN NOT pg_is_in_recovery() \
+                     THEN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8 \
+                END AS timeline, \
+                to_regprocedure('citus_fence.flush_wal()') IS NOT NULL AS can_flush"
+    )
+}
+
+/// What a statement may take beyond the time it waits for locks.
+pub const STATEMENT_GRACE_MS: i64 = 5_000;
+
+/// How long after the deadline a node ends a hold by itself.
+pub const IDLE_GRACE_MS: i64 = 5_000;
+
+/// The locks.  A commit record takes RowExclusiveLock on `pg_dist_transaction` before the first
+/// PREPARE and keeps it past the last COMMIT PREPARED, so once this is granted no two-phase commit
+/// that this node coordinates is under way, and none begins; `pg_dist_partition` stands for DDL.
+pub const LOCK: &str = "LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
+     IN EXCLUSIVE MODE;\
+     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS locked_at, \
+            (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000)::int8 AS waited_ms";
+
+/// Brings the node's WAL to disk, by this extension's function.
+pub const FLUSH: &str = "SELECT citus_fence.flush_wal() AS lsn";
+
+/// Brings the node's WAL to disk where the extension is not: a commit that waits for its record also
+/// brings everything before it to disk.  Runs in a session of its own, as it must commit.
+pub const FLUSH_BY_COMMIT: &str = "BEGIN; SET LOCAL synchronous_commit = 'local';\
+     SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
+     COMMIT;\
+     SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn";
+
+/// Ends the transaction, and with it the locks.
+pub const ROLLBACK: &str = "ROLLBACK";
+
+/// A restore point, in a subtransaction: should it fail, the locks stay.  The wait for the answer
+/// begins anew, so the node's own end of the hold is set again.
+pub fn restore_point(name: &str, idle_timeout_ms: i64) -> String {
+    let name = name.replace('\\', "\\\\").replace('\'', "''");
+    format!(
+        "SAVEPOINT citus_fence_errand;\
+         SELECT pg_catalog.pg_create_restore_point(E'{name}') AS lsn;\
+         RELEASE SAVEPOINT citus_fence_errand;\
+         {}",
+        set_idle_timeout(idle_timeout_ms)
+    )
+}
+
+/// Undoes a failed errand.
+pub const ERRAND_FAILED: &str = "ROLLBACK TO SAVEPOINT citus_fence_errand;\
+     RELEASE SAVEPOINT citus_fence_errand";
+
+/// Gives the node's own end of the hold a new time.
+pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
+    format!("SET LOCAL idle_in_transaction_session_timeout = {idle_timeout_ms}")
+}
+
+/// Has the node finish what two-phase commits it has left in doubt, bounded.
+pub const RECOVER: &str = "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s';\
+     SELECT pg_catalog.recover_prepared_transactions();\
+     COMMIT";
+
+/// Citus' own look for distributed deadlocks.
+pub const CHECK_DEADLOCKS: &str = "SELECT pg_catalog.check_distributed_deadlocks()";
+
+/// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables has to
+/// wait for; the oldest first.
+pub const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
+            coalesce(a.usename::text, p.owner::text, '') AS usename, \
+            greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
+            CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
+                 ELSE coalesce(a.state || ': ', '') \
+                      || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
+       FROM pg_catalog.pg_locks l \
+       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+       LEFT JOIN pg_catalog.pg_prepared_xacts p \
+              ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text \
+      WHERE l.granted AND l.locktype = 'relation' \
+        AND l.database = (SELECT oid FROM pg_catalog.pg_database \
+                           WHERE datname = pg_catalog.current_database()) \
+        AND l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
+                            WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
+                              AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction')) \
+        AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', \
+                       'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
+      ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST \
+      LIMIT 3";
+
+#[cfg(test)]
+mod tests {
+    use super::restore_point;
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        let sql = restore_point(r"it's \'; DROP", 1);
+        assert!(sql.contains(r"(E'it''s \\''; DROP')"), "{sql}");
+    }
+}

@@ -1,0 +1,155 @@
+//! The background worker that holds one block, from its start to its end.
+//!
+//! Every way out lets go of all locks before it says so in shared memory:
+//!
+//! | way out                                | locks                                   | state afterwards |
+//! | -------------------------------------- | --------------------------------------- | ---------------- |
+//! | release asked for                      | rolled back everywhere, answers awaited | inactive         |
+//! | deadline                               | the same                                | inactive, reason kept |
+//! | SIGTERM, shutdown                      | the same                                | error            |
+//! | a node is lost                         | the same on the others                  | error            |
+//! | ERROR anywhere in the worker           | sessions closed, transaction aborted    | error            |
+//! | FATAL, `proc_exit`                     | the process' end closes and aborts      | error, by the exit callback, which runs after the abort |
+//! | SIGKILL, crash                         | the same, by the kernel and the postmaster | shared memory is made anew |
+//!
+//! While the block is still being started, its failure is the requestor's answer instead of a state.
+
+use std::cell::Cell;
+
+use super::acquire::{self, HeldFence};
+use super::control::Owner;
+use super::error::FenceError;
+use super::hold::{self, End};
+use super::state::{Block, Failure, Token};
+use crate::errors::Report;
+use crate::pg::elog;
+use crate::pg::interrupts;
+use crate::pg::worker::{self, Handle, Spec};
+
+thread_local! {
+    /// The block this process holds, for the exit callback.
+    static OWNER: Cell<Option<Owner>> = const { Cell::new(None) };
+}
+
+/// Registers the worker of a block that has been begun.
+pub fn start(token: Token) -> Option<Handle> {
+    worker::register(&Spec {
+        function: c"citus_fence_backup_worker",
+        kind: c"citus_fence backup block",
+        name: &format!("citus_fence backup block {}", crate::pg::ident::database_name()),
+        argument: token.slot as i32,
+        extra: token.generation,
+    })
+}
+
+/// What the new process does: it is given the slot and the generation of its block.
+pub fn run_worker(slot: i32, generation: u64) {
+    interrupts::install_worker_handlers();
+    let token = Token { slot: slot as u32, generation };
+    let Some((owner, block)) = Owner::adopt(token) else {
+        return;
+    };
+    OWNER.set(Some(owner));
+    // Before the session connects, so that it runs after the session's locks are gone.
+    worker::before_exit(on_exit);
+    worker::connect(block.database, block.terms.owner);
+    worker::report_activity("citus_fence backup block");
+    match worker::catch(|| run(&owner, &block)) {
+        Ok(()) => {}
+        Err(error) => {
+            abort_all();
+            let error = FenceError::from(error);
+            log_end(&block, &format!("failed: {error}"));
+            owner.fail(Failure::from(&error));
+        }
+    }
+    OWNER.set(None);
+}
+
+/// Aborts what an error left open; the sessions were closed as the error passed them.
+fn abort_all() {
+    drop(worker::Transaction::adopt_open());
+}
+
+/// The process ends with its block still marked as held: after a FATAL error.
+fn on_exit() {
+    if let Some(owner) = OWNER.take() {
+        owner.fail(Failure::from(&FenceError::WorkerVanished));
+    }
+}
+
+fn run(owner: &Owner, block: &Block) {
+    let requestor = block.requestor.map_or(0, |process| process.pid);
+    elog::log(&format!(
+        "citus_fence: process {requestor} asks for a backup block of {} ms",
+        block.terms.timeout_ms
+    ));
+    let started = std::time::Instant::now();
+    let mut held = match acquire::acquire(owner, block) {
+        Ok(held) => held,
+        Err(error) => return ended(owner, block, Err(error), None),
+    };
+    if let Err(error) = owner.activate(&held.rows, &held.warning) {
+        return ended(owner, block, Err(error), Some(held));
+    }
+    log_active(&held, started.elapsed());
+    let end = hold::hold(owner, &mut held, block);
+    ended(owner, block, end, Some(held));
+}
+
+fn log_active(held: &HeldFence, took: std::time::Duration) {
+    let slowest = match &held.story.slowest {
+        Some((node, waited_ms)) => format!(", slowest node {node} with {waited_ms} ms"),
+        None => String::new(),
+    };
+    elog::log(&format!(
+        "citus_fence: backup block is active on {} nodes after {} ms ({} attempts, {} ms from first to \
+         last lock{slowest})",
+        held.rows.len(),
+        took.as_millis(),
+        held.story.attempts,
+        held.story.locking.as_millis(),
+    ));
+    if !held.warning.is_empty() {
+        elog::log(&format!("citus_fence: {}", held.warning));
+    }
+}
+
+/// Lets go, then says so.
+fn ended(
+    owner: &Owner,
+    block: &Block,
+    end: Result<End, FenceError>,
+    held: Option<HeldFence>,
+) {
+    owner.begin_release();
+    let silent = held.map(hold::release).unwrap_or_default();
+    for node in &silent {
+        elog::log(&format!("citus_fence: a node did not confirm the release: {node}"));
+    }
+    match end {
+        Ok(End::Asked) => {
+            log_end(block, "released");
+            owner.finish(match silent.first() {
+                None => Failure::NONE,
+                Some(node) => Failure::from(&FenceError::Unconfirmed { node: node.clone() }),
+            });
+        }
+        Ok(End::Expired) => {
+            let timeout_ms = owner.read().map_or(block.terms.timeout_ms, |now| now.terms.timeout_ms);
+            log_end(block, "expired");
+            owner.finish(Failure::from(&FenceError::Expired { timeout_ms }));
+        }
+        Err(error) => {
+            let report = Report::from(&error);
+            let detail = report.detail.as_deref().map_or(String::new(), |text| format!(" ({text})"));
+            log_end(block, &format!("failed: {}{detail}", report.message));
+            owner.fail(Failure::from(report));
+        }
+    }
+}
+
+fn log_end(block: &Block, how: &str) {
+    let requestor = block.requestor.map_or(0, |process| process.pid);
+    elog::log(&format!("citus_fence: backup block of process {requestor} {how}"));
+}

@@ -1,0 +1,83 @@
+//! Every setting, in alphabetical order.
+
+use std::ffi::CString;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// `citus_fence.acquire_timeout`, in ms.
+pub static ACQUIRE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+/// `citus_fence.connect_timeout`, in ms.
+pub static CONNECT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// `citus_fence.lock_timeout`, in ms.
+pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+/// `citus_fence.max_blocks`.
+pub static MAX_BLOCKS: GucSetting<i32> = GucSetting::<i32>::new(8);
+/// `citus_fence.max_nodes`.
+pub static MAX_NODES: GucSetting<i32> = GucSetting::<i32>::new(128);
+/// `citus_fence.node_conninfo`.
+pub static NODE_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Defines the settings.  The two that size shared memory exist only where the postmaster loads the
+/// library: PostgreSQL takes no such setting later.
+pub fn define(preloading: bool) {
+    GucRegistry::define_int_guc(
+        c"citus_fence.acquire_timeout",
+        c"Longest time to bring all nodes under a backup block.",
+        c"Attempts that fail are repeated until this time has passed, or the block's own timeout_ms if that is less.",
+        &ACQUIRE_TIMEOUT,
+        1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"citus_fence.connect_timeout",
+        c"Longest time to connect to the nodes of the cluster, all at once.",
+        c"A node that has not answered by then counts as unreachable.",
+        &CONNECT_TIMEOUT,
+        1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"citus_fence.lock_timeout",
+        c"Longest time that one attempt at a backup block waits for a lock on any node.",
+        c"Writers that come later wait behind the attempt, so this bounds what it can cost them.",
+        &LOCK_TIMEOUT,
+        1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    if preloading {
+        GucRegistry::define_int_guc(
+            c"citus_fence.max_blocks",
+            c"How many databases can have a backup block at the same time.",
+            c"Shared memory is set aside for each.",
+            &MAX_BLOCKS,
+            1,
+            1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
+            c"citus_fence.max_nodes",
+            c"How many nodes a backup block can hold.",
+            c"Shared memory is set aside for each node of each block.",
+            &MAX_NODES,
+            1,
+            10_000,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
+    GucRegistry::define_string_guc(
+        c"citus_fence.node_conninfo",
+        c"Connection parameters for connections to other nodes.",
+        c"In libpq's form, and over citus.node_conninfo; pg_dist_authinfo and pg_dist_poolinfo go over both.",
+        &NODE_CONNINFO,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+}

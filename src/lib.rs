@@ -1,0 +1,35 @@
+//! `citus_fence`: write fences for Citus clusters, and the operations that need one.
+//!
+//! `docs/ARCHITECTURE.md` has a map of the modules and the life of one call.
+
+#![deny(unsafe_code)]
+
+mod catalog;
+mod errors;
+mod fence;
+mod guc;
+#[allow(unsafe_code)]
+mod pg;
+#[allow(unsafe_code)]
+mod remote;
+
+use pgrx::prelude::*;
+
+#[allow(unsafe_code)]
+mod magic {
+    ::pgrx::pg_module_magic!(name, version);
+}
+
+static SHARED: &[&dyn pg::shmem::SharedArea] = &[&fence::CONTROL];
+
+#[allow(non_snake_case, unsafe_code)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    let preloading = pg::process::is_preloading();
+    guc::define(preloading);
+    if preloading {
+        pg::shmem::install(SHARED);
+    }
+}
+
+pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);

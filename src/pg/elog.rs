@@ -1,0 +1,34 @@
+//! Messages to the client and to the server's log.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::PgLogLevel;
+
+use crate::errors::Report;
+
+/// Raises the report as an ERROR.  The code may be any SQLSTATE, also one that came from another
+/// server and that this one has no name for.
+pub fn raise(report: &Report) -> ! {
+    emit(PgLogLevel::ERROR, report);
+    unreachable!("an ERROR does not return")
+}
+
+/// Sends the report to the client, or in a background worker to the log.
+pub fn emit(level: PgLogLevel, report: &Report) {
+    let mut error = ErrorReport::new(
+        report.sqlstate,
+        report.message.clone(),
+        "citus_fence",
+    );
+    if let Some(detail) = &report.detail {
+        error = error.set_detail(detail.clone());
+    }
+    if let Some(hint) = &report.hint {
+        error = error.set_hint(hint.clone());
+    }
+    error.report(level);
+}
+
+/// A line in the server's log, for the operator who reads it later.
+pub fn log(message: &str) {
+    pgrx::log!("{message}");
+}

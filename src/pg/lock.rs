@@ -1,0 +1,40 @@
+//! Heavyweight locks.
+
+use pgrx::pg_sys;
+
+/// Takes ExclusiveLock on a relation until the end of the transaction: readers go on, writers and a
+/// second holder wait.  Waits as long as `lock_timeout` allows; raises an error when it gives up.
+pub fn lock_relation_exclusive(relation: pg_sys::Oid) {
+    // SAFETY: any number may be locked; the caller runs in a transaction.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::ExclusiveLock as pg_sys::LOCKMODE) }
+}
+
+/// Keeps the extension from being dropped until the end of the transaction: `DROP EXTENSION` waits.
+pub fn keep_extension(extension: pg_sys::Oid) {
+    // SAFETY: as in lock_relation_exclusive().
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            pg_sys::ExtensionRelationId,
+            extension,
+            0,
+            pg_sys::AccessShareLock as pg_sys::LOCKMODE,
+        );
+    }
+}
+
+/// The relation of that name in `pg_catalog`, or `None`.
+pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a look-up in the system cache, inside a transaction.
+    let oid =
+        unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::Oid::from(PG_CATALOG_NAMESPACE)) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// The extension of that name, or `None`.
+pub fn extension(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: as in catalog_relation(); no error for a missing one.
+    let oid = unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+const PG_CATALOG_NAMESPACE: u32 = 11;

@@ -1,0 +1,16 @@
+//! The server's side: all of the extension's `unsafe` calls into PostgreSQL, each wrapped so that the
+//! rest of the code needs none.  Differences between PostgreSQL's versions are settled here.
+
+pub mod clock;
+pub mod elog;
+pub mod fd;
+pub mod guc;
+pub mod ident;
+pub mod interrupts;
+pub mod lock;
+pub mod process;
+pub mod shmem;
+pub mod types;
+pub mod wait;
+pub mod wal;
+pub mod worker;

@@ -1,0 +1,245 @@
+//! Background workers: registering, starting up, transactions, caught errors.
+
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard};
+
+/// A worker that was registered.
+pub struct Handle(*mut pg_sys::BackgroundWorkerHandle);
+
+/// What the postmaster says of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Registered, not yet started.
+    NotYetStarted,
+    /// Running.
+    Started,
+    /// Gone, or never came up.
+    Stopped,
+    /// The postmaster itself is gone.
+    PostmasterDied,
+}
+
+impl Handle {
+    /// Asks without waiting.  The requestor's latch is set whenever the answer changes.
+    pub fn status(&self) -> Status {
+        let mut pid = 0;
+        // SAFETY: the handle came from register() and lives as long as this value's context.
+        match unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) } {
+            pg_sys::BgwHandleStatus::BGWH_STARTED => Status::Started,
+            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => Status::NotYetStarted,
+            pg_sys::BgwHandleStatus::BGWH_STOPPED => Status::Stopped,
+            _ => Status::PostmasterDied,
+        }
+    }
+}
+
+/// What a worker is called and given.
+pub struct Spec<'a> {
+    /// Symbol of its entry point in this library.
+    pub function: &'static CStr,
+    /// `backend_type` in `pg_stat_activity`.
+    pub kind: &'static CStr,
+    /// Its name in the log and in the process list.
+    pub name: &'a str,
+    /// Handed to the entry point.
+    pub argument: i32,
+    /// Handed over as `bgw_extra`, as it lies in memory.
+    pub extra: u64,
+}
+
+/// Registers a worker that runs once and is never restarted.  `None` where `max_worker_processes`
+/// are in use.
+pub fn register(spec: &Spec<'_>) -> Option<Handle> {
+    // SAFETY: the struct is plain data, filled below; the server copies it.  The handle is allocated
+    // in the current memory context, that of the statement that waits for the worker.
+    unsafe {
+        let mut worker: pg_sys::BackgroundWorker = std::mem::zeroed();
+        copy_text(&mut worker.bgw_name, spec.name.as_bytes());
+        copy_text(&mut worker.bgw_type, spec.kind.to_bytes());
+        copy_text(&mut worker.bgw_library_name, b"citus_fence");
+        copy_text(&mut worker.bgw_function_name, spec.function.to_bytes());
+        worker.bgw_flags = (pg_sys::BGWORKER_SHMEM_ACCESS
+            | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
+        worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+        worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+        worker.bgw_main_arg = pg_sys::Datum::from(spec.argument);
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        for (to, from) in worker.bgw_extra.iter_mut().zip(spec.extra.to_ne_bytes()) {
+            *to = from as core::ffi::c_char;
+        }
+        let mut handle = std::ptr::null_mut();
+        pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle)
+            .then_some(Handle(handle))
+    }
+}
+
+fn copy_text(to: &mut [core::ffi::c_char], text: &[u8]) {
+    let room = to.len() - 1;
+    for (to, from) in to[..room].iter_mut().zip(text) {
+        *to = *from as core::ffi::c_char;
+    }
+}
+
+/// The extra that this worker was registered with.
+fn extra() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: MyBgworkerEntry is set in every background worker.
+    unsafe {
+        for (to, from) in bytes.iter_mut().zip((*pg_sys::MyBgworkerEntry).bgw_extra) {
+            *to = from as u8;
+        }
+    }
+    u64::from_ne_bytes(bytes)
+}
+
+/// Connects this worker to a database as a role.  Ends the process where either is gone.
+pub fn connect(database: u32, role: u32) {
+    // SAFETY: called once, first thing in a worker.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(database),
+            pg_sys::Oid::from(role),
+            0,
+        );
+    }
+}
+
+/// Has `callback` run when this process ends, whichever way, while shared memory is still there.
+/// Callbacks run last come, first served: one that is registered before the session connects to its
+/// database runs after the session's transaction has been aborted and its locks are gone.
+pub fn before_exit(callback: fn()) {
+    // SAFETY: the trampoline lives as long as the library, and turns the argument back into what it
+    // was.
+    unsafe { pg_sys::before_shmem_exit(Some(call_back), pg_sys::Datum::from(callback as usize)) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn call_back(_code: i32, callback: pg_sys::Datum) {
+    // SAFETY: before_exit() made the argument from a function of this type.
+    let callback: fn() = unsafe { std::mem::transmute(callback.value()) };
+    callback();
+}
+
+/// The entry point of the backup block's worker: the server finds it by this name.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn citus_fence_backup_worker(argument: pg_sys::Datum) {
+    crate::fence::run_worker(argument.value() as i32, extra());
+}
+
+/// An error that this server raised and somebody caught.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    /// Its code.
+    pub sqlstate: PgSqlErrorCode,
+    /// Its message.
+    pub message: String,
+    /// Its detail.
+    pub detail: Option<String>,
+    /// Its hint.
+    pub hint: Option<String>,
+}
+
+/// Runs `body` and catches whatever error it raises.  The transaction it ran in must be aborted
+/// afterwards: only that lets go of what the error left behind, lightweight locks included.
+pub fn catch<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
+        .catch_others(|error| Err(caught(&error)))
+        .catch_rust_panic(|error| Err(caught(&error)))
+        .execute()
+}
+
+fn caught(error: &CaughtError) -> Caught {
+    let report = match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report,
+    };
+    Caught {
+        sqlstate: report.sql_error_code(),
+        message: report.message().to_owned(),
+        detail: report.detail().map(str::to_owned),
+        hint: report.hint().map(str::to_owned),
+    }
+}
+
+/// A transaction of this worker.  It is aborted when dropped, in any state, and its locks go with it.
+/// There is at most one at a time.
+pub struct Transaction(());
+
+impl Transaction {
+    /// Begins one.
+    pub fn begin() -> Self {
+        // SAFETY: a worker between transactions; the counterpart is in Drop.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+        }
+        let this = Self(());
+        this.set_local(c"search_path", "pg_catalog");
+        this
+    }
+
+    /// Whatever transaction an error left open, to be aborted by dropping it.
+    pub fn adopt_open() -> Self {
+        Self(())
+    }
+
+    /// Sets a setting until the transaction ends.
+    pub fn set_local(&self, name: &CStr, value: &str) {
+        let Ok(value) = std::ffi::CString::new(value) else { return };
+        // SAFETY: both are C strings, copied by the server.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_LOCAL,
+                true,
+                0,
+                false,
+            );
+        }
+    }
+
+    /// Runs `body` under a snapshot taken now, so that it sees everything committed so far, whatever
+    /// the transaction has seen before and whichever isolation level is the default.
+    pub fn with_latest_snapshot<R>(&self, body: impl FnOnce() -> R) -> R {
+        // SAFETY: inside a transaction.  If the body raises an error the abort pops the snapshot.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) }
+        let result = body();
+        // SAFETY: pushed above; the body leaves the stack as it was.
+        unsafe { pg_sys::PopActiveSnapshot() }
+        result
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        // SAFETY: aborts whatever is open, or does nothing.
+        unsafe { pg_sys::AbortOutOfAnyTransaction() }
+    }
+}
+
+/// Tells `pg_stat_activity` what this worker does.
+pub fn report_activity(what: &str) {
+    let Ok(what) = std::ffi::CString::new(what) else { return };
+    // SAFETY: the text is copied.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, what.as_ptr()) }
+}
+
+/// Reads the settings files again if the server was told to.
+pub fn reload_settings() {
+    // SAFETY: as every worker does; the flag is set by the SIGHUP handler.
+    unsafe {
+        if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Connection parameters: pure values, masked wherever they are shown.
+
+use std::ffi::CString;
+use std::fmt;
+use std::time::Duration;
+
+use super::ffi;
+
+/// What a secret looks like in anything a human may read.
+const MASK: &str = "****";
+
+/// Seconds of silence before the kernel asks whether the other host is still there, seconds
+/// between its questions, and how many may go unanswered: a host that vanishes without a word is
+/// noticed after 5 + 3 * 2 = 11 seconds, by the kernel alone, without any traffic of ours.
+const KEEPALIVES_IDLE: u32 = 5;
+const KEEPALIVES_INTERVAL: u32 = 2;
+const KEEPALIVES_COUNT: u32 = 3;
+
+/// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why connection parameters cannot be used. Never repeats any of their text: what cannot be
+/// parsed may be a password that lacks its quotes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnInfoError {
+    /// libpq cannot parse the string, or knows no such option.
+    #[error("not a valid libpq connection string (text not repeated, as it may hold a secret)")]
+    Malformed,
+    /// A value holds a zero byte, which C strings cannot.
+    #[error("the value of \"{keyword}\" contains a zero byte")]
+    ZeroByte {
+        /// The keyword of that value.
+        keyword: String,
+    },
+}
+
+/// Keywords and values for libpq, in the order in which they were first set; a later value of the
+/// same keyword replaces the earlier one.
+///
+/// `Debug` and `Display` mask every secret; [`ConnParams::redact`] takes the secrets out of a text
+/// that somebody else wrote.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ConnParams(Vec<(String, String)>);
+
+impl ConnParams {
+    /// No parameters at all: what libpq then does depends on its environment variables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a keyword, in place of an earlier value if there is one.
+    pub fn set(&mut self, keyword: impl Into<String>, value: impl Into<String>) -> &mut Self {
+        let (keyword, value) = (keyword.into(), value.into());
+        match self.0.iter_mut().find(|(known, _)| *known == keyword) {
+            Some(pair) => pair.1 = value,
+            None => self.0.push((keyword, value)),
+        }
+        self
+    }
+
+    /// The value of a keyword. May be a secret: not for messages.
+    pub fn get(&self, keyword: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
+    }
+
+    /// Sets everything a connection string (`key=value …` or a URI) says, over what is there.
+    /// Nothing is changed if it cannot be parsed.
+    pub fn merge_conninfo(&mut self, conninfo: &str) -> Result<(), ConnInfoError> {
+        let text = CString::new(conninfo)
+            .map_err(|_| ConnInfoError::ZeroByte { keyword: "conninfo".into() })?;
+        for (keyword, value) in ffi::parse_conninfo(&text).ok_or(ConnInfoError::Malformed)? {
+            self.set(keyword, value);
+        }
+        Ok(())
+    }
+
+    /// The parameters as C strings, for libpq.
+    pub(super) fn to_c(&self) -> Result<Vec<(CString, CString)>, ConnInfoError> {
+        let to_c = |(keyword, value): &(String, String)| {
+            Ok((CString::new(keyword.as_str())?, CString::new(value.as_str())?))
+        };
+        self.0
+            .iter()
+            .map(|pair| {
+                to_c(pair).map_err(|_: std::ffi::NulError| ConnInfoError::ZeroByte {
+                    keyword: pair.0.replace('\0', ""),
+                })
+            })
+            .collect()
+    }
+
+    /// A text from elsewhere (libpq, a server) with every secret of these parameters masked.
+    /// libpq does not put passwords into its messages; this is for the case that it ever does.
+    pub fn redact(&self, text: &str) -> String {
+        self.0
+            .iter()
+            .filter(|(keyword, value)| is_secret(keyword) && !value.is_empty())
+            .fold(text.to_owned(), |text, (_, value)| text.replace(value.as_str(), MASK))
+    }
+}
+
+/// The one place that decides what is masked: passwords, client secrets, and keys (or where they
+/// lie). By parts of the name, so that options of later libpq versions (`oauth_client_secret`,
+/// `scram_client_key`) are covered too.
+fn is_secret(keyword: &str) -> bool {
+    let keyword = keyword.to_ascii_lowercase();
+    ["password", "secret", "key"].iter().any(|part| keyword.contains(part))
+}
+
+impl fmt::Display for ConnParams {
+    /// `host=127.0.0.1 password=****`: for humans, not for parsing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (keyword, value)) in self.0.iter().enumerate() {
+            let gap = if position == 0 { "" } else { " " };
+            let shown = if is_secret(keyword) { MASK } else { value };
+            write!(f, "{gap}{keyword}={shown}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ConnParams {
+    /// As `Display`, so that no `{:?}` of a struct that holds parameters shows a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnParams({self})")
+    }
+}
+
+/// The parameters every session starts from; merge Citus' and our own settings over them.
+///
+/// Nothing goes into `options`: poolers refuse startup packets that carry it, so settings are for
+/// `SET LOCAL`. The application name is the *fallback* one, so that a connection string can set
+/// its own. `connect_timeout` only tells libpq's blocking half, and so whoever copies these
+/// parameters; here the caller's deadline is the bound.
+pub fn base_params(
+    host: &str,
+    port: i32,
+    dbname: &str,
+    user: &str,
+    application_name: &str,
+    connect_timeout: Duration,
+) -> ConnParams {
+    // The kernel applies this one to the first SYN as well: never less than the connect timeout.
+    let tcp_user_timeout = TCP_USER_TIMEOUT.max(connect_timeout).as_millis();
+    let whole_seconds = connect_timeout.as_millis().div_ceil(1000).max(1);
+    let mut params = ConnParams::new();
+    params
+        .set("host", host)
+        .set("port", port.to_string())
+        .set("dbname", dbname)
+        .set("user", user)
+        .set("fallback_application_name", application_name)
+        .set("client_encoding", "UTF8")
+        .set("connect_timeout", whole_seconds.to_string())
+        .set("keepalives", "1")
+        .set("keepalives_idle", KEEPALIVES_IDLE.to_string())
+        .set("keepalives_interval", KEEPALIVES_INTERVAL.to_string())
+        .set("keepalives_count", KEEPALIVES_COUNT.to_string())
+        .set("tcp_user_timeout", tcp_user_timeout.to_string());
+    params
+}

@@ -1,0 +1,107 @@
+//! One command under way on one connection: sending it, and collecting all of its results.
+
+use super::pq::{ConnStatus, Flush, Pq, PqFailure, PqResult, ServerError, Severity};
+use super::reply::ResultSet;
+use super::text;
+
+/// A command that was given to libpq and whose last result has not been seen.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// The command's label.
+    pub(super) command: &'static str,
+    /// Whether part of it still has to be sent.
+    sending: bool,
+    /// Results of its statements so far.
+    sets: Vec<ResultSet>,
+    /// The first error among them.
+    error: Option<ServerError>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// All its statements were executed.
+    Done(Vec<ResultSet>),
+    /// The server reported an error and is ready for the next command.
+    Failed(ServerError),
+    /// The session is over; the server's last words if it sent any.
+    Lost(Option<ServerError>),
+    /// The session is in a state that nothing here can go on from.
+    Unusable(&'static str),
+}
+
+impl Exchange {
+    /// A command that libpq has just accepted.
+    pub(super) fn new(command: &'static str) -> Self {
+        Self { command, sending: true, sets: Vec::new(), error: None }
+    }
+
+    /// Whether part of the command still has to be sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending
+    }
+
+    /// Sends what can be sent now. A failure is left for [`Exchange::advance`] to meet again, where
+    /// the server's reason for it can be read.
+    pub(super) fn push<C: Pq>(&mut self, conn: &mut C) {
+        if conn.flush() == Ok(Flush::Done) {
+            self.sending = false;
+        }
+    }
+
+    /// Sends and receives what can be sent and received without waiting. `read` says that there
+    /// may be something to read; asking without reason is allowed.
+    pub(super) fn advance<C: Pq>(&mut self, conn: &mut C, read: bool) -> Option<Outcome> {
+        // Read before writing: a server that is itself blocked writing to us takes no more.
+        let mut lost = read && conn.consume_input() == Err(PqFailure);
+        if self.sending && !lost {
+            match conn.flush() {
+                Ok(Flush::Done) => self.sending = false,
+                Ok(Flush::Pending) => {}
+                Err(PqFailure) => lost = true,
+            }
+        }
+        // Even on a lost connection: the server's reason may have been read before the end of file.
+        while !conn.is_busy() {
+            match conn.get_result() {
+                Some(PqResult::Set(set)) => self.sets.push(set),
+                Some(PqResult::Error(error)) if error.severity != Severity::Error => {
+                    return Some(Outcome::Lost(Some(error)));
+                }
+                Some(PqResult::Error(error)) => {
+                    self.error.get_or_insert(error);
+                }
+                Some(PqResult::Copy) => return Some(Outcome::Unusable("it began a COPY")),
+                Some(PqResult::Unexpected) => {
+                    return Some(Outcome::Unusable("a result of a kind that was not asked for"));
+                }
+                None => return Some(self.finish(conn)),
+            }
+        }
+        (lost || conn.status() == ConnStatus::Bad).then(|| Self::lost(conn))
+    }
+
+    /// What the collected results amount to, when there are no more. An answer that is followed
+    /// by the loss of the connection counts as lost: whoever relies on the session must know.
+    fn finish<C: Pq>(&mut self, conn: &mut C) -> Outcome {
+        if conn.status() == ConnStatus::Bad {
+            return Self::lost(conn);
+        }
+        if self.sending {
+            return Outcome::Unusable("the server answered before it had the whole command");
+        }
+        match self.error.take() {
+            Some(error) => {
+                Outcome::Failed(ServerError { message: text::one_line(&error.message), ..error })
+            }
+            None => Outcome::Done(std::mem::take(&mut self.sets)),
+        }
+    }
+
+    /// The end of a lost connection, with what the server said after its last answer, if anything.
+    fn lost<C: Pq>(conn: &mut C) -> Outcome {
+        // Parses what was read with the end of file.
+        conn.is_busy();
+        Outcome::Lost(conn.take_last_words())
+    }
+}

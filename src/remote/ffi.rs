@@ -1,0 +1,453 @@
+//! The only unsafe code of this module: libpq through `libpq-sys`, and poll(2).
+//!
+//! What every block relies on:
+//! * A [`LibPq`] owns its `PGconn`, which is never null and freed only by its Drop; `&mut self`
+//!   keeps two calls from meeting, and the raw pointer keeps it on one thread.
+//! * A [`OwnedResult`] owns its `PGresult` in the same way. Everything that is returned is copied
+//!   out of libpq's memory before that memory can change.
+//! * Strings from libpq are zero-terminated or null.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use libpq_sys as pq;
+
+use super::conninfo::ConnParams;
+use super::pq::{
+    ConnStatus, Flush, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    StartError, TransactionStatus,
+};
+use super::reply::ResultSet;
+use super::wait::Interest;
+
+/// The same functions as in `libpq_sys`, but with their enums as plain integers: a libpq that is
+/// newer than the headers of the build may return values the generated enums do not have, and such
+/// a value in a Rust enum is undefined behaviour.
+mod raw {
+    use super::{c_int, pq};
+
+    // SAFETY: libpq's prototypes, but for the enums, which are C ints for every ABI in question.
+    unsafe extern "C" {
+        pub(super) fn PQstatus(conn: *const pq::PGconn) -> c_int;
+        pub(super) fn PQconnectPoll(conn: *mut pq::PGconn) -> c_int;
+        pub(super) fn PQtransactionStatus(conn: *const pq::PGconn) -> c_int;
+        pub(super) fn PQresultStatus(result: *const pq::PGresult) -> c_int;
+    }
+}
+
+/// `ConnStatusType`, whose members keep their numbers from version to version.
+const CONNECTION_OK: c_int = 0;
+const CONNECTION_BAD: c_int = 1;
+const CONNECTION_STARTED: c_int = 2;
+const CONNECTION_NEEDED: c_int = 8;
+
+/// `PostgresPollingStatusType`.
+const POLLING_READING: c_int = 1;
+const POLLING_WRITING: c_int = 2;
+const POLLING_OK: c_int = 3;
+
+/// `PGTransactionStatusType`.
+const TRANSACTION_IDLE: c_int = 0;
+const TRANSACTION_ACTIVE: c_int = 1;
+const TRANSACTION_INTRANS: c_int = 2;
+const TRANSACTION_INERROR: c_int = 3;
+
+/// `ExecStatusType`.
+const RESULT_EMPTY_QUERY: c_int = 0;
+const RESULT_COMMAND_OK: c_int = 1;
+const RESULT_TUPLES_OK: c_int = 2;
+const RESULT_COPY_OUT: c_int = 3;
+const RESULT_COPY_IN: c_int = 4;
+const RESULT_BAD_RESPONSE: c_int = 5;
+const RESULT_FATAL_ERROR: c_int = 7;
+const RESULT_COPY_BOTH: c_int = 8;
+
+/// What a server said before it closed a session, put there by [`keep_last_words`].
+type LastWords = RefCell<Option<ServerError>>;
+
+/// A connection of libpq. Dropping it is `PQfinish`.
+pub struct LibPq {
+    conn: NonNull<pq::PGconn>,
+    /// From a Box; libpq's notice receiver has the same pointer.
+    last_words: NonNull<LastWords>,
+}
+
+impl Drop for LibPq {
+    fn drop(&mut self) {
+        // SAFETY: owned and not used again. The box outlives the connection that points to it.
+        unsafe {
+            pq::PQfinish(self.conn.as_ptr());
+            drop(Box::from_raw(self.last_words.as_ptr()));
+        }
+    }
+}
+
+impl Pq for LibPq {
+    fn start(params: &ConnParams) -> Result<Self, StartError> {
+        let pairs = params.to_c().map_err(StartError::ConnInfo)?;
+        let end = std::iter::once(ptr::null());
+        let keywords: Vec<*const c_char> =
+            pairs.iter().map(|(keyword, _)| keyword.as_ptr()).chain(end.clone()).collect();
+        let values: Vec<*const c_char> =
+            pairs.iter().map(|(_, value)| value.as_ptr()).chain(end).collect();
+        // SAFETY: both arrays end with null and outlive the call, as do the strings. Zero: the
+        // database name is a name, never a connection string that would change the rest.
+        let conn = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
+        let conn = NonNull::new(conn).ok_or(StartError::NoMemory)?;
+        let last_words = NonNull::from(Box::leak(Box::new(LastWords::default())));
+        let this = Self { conn, last_words };
+        // SAFETY: the receiver's argument lives until after PQfinish. Verbose messages hold the
+        // SQLSTATE, which libpq gives in no other way for a connection that was refused.
+        unsafe {
+            let argument = this.last_words.as_ptr().cast::<c_void>();
+            pq::PQsetNoticeReceiver(conn.as_ptr(), Some(keep_last_words), argument);
+            pq::PQsetErrorVerbosity(conn.as_ptr(), pq::PGVerbosity::PQERRORS_VERBOSE);
+        }
+        Ok(this)
+    }
+
+    fn connect_poll(&mut self) -> PollStep {
+        // SAFETY: see the head of the file.
+        match unsafe { raw::PQconnectPoll(self.conn.as_ptr()) } {
+            POLLING_READING => PollStep::Read,
+            POLLING_WRITING => PollStep::Write,
+            POLLING_OK => PollStep::Ready,
+            _ => PollStep::Failed,
+        }
+    }
+
+    fn socket(&self) -> Option<RawFd> {
+        // SAFETY: see the head of the file.
+        let socket = unsafe { pq::PQsocket(self.conn.as_ptr()) };
+        (socket >= 0).then_some(socket)
+    }
+
+    fn status(&self) -> ConnStatus {
+        // SAFETY: see the head of the file.
+        match unsafe { raw::PQstatus(self.conn.as_ptr()) } {
+            CONNECTION_OK => ConnStatus::Ok,
+            CONNECTION_BAD => ConnStatus::Bad,
+            CONNECTION_STARTED | CONNECTION_NEEDED => ConnStatus::Reaching,
+            _ => ConnStatus::Answering,
+        }
+    }
+
+    fn error_message(&self) -> String {
+        // SAFETY: see the head of the file; the string is copied.
+        unsafe { text(pq::PQerrorMessage(self.conn.as_ptr())) }.unwrap_or_default()
+    }
+
+    fn needs_password(&self) -> bool {
+        // SAFETY: see the head of the file.
+        unsafe { pq::PQconnectionNeedsPassword(self.conn.as_ptr()) != 0 }
+    }
+
+    fn transaction_status(&self) -> TransactionStatus {
+        // SAFETY: see the head of the file.
+        match unsafe { raw::PQtransactionStatus(self.conn.as_ptr()) } {
+            TRANSACTION_IDLE => TransactionStatus::Idle,
+            TRANSACTION_ACTIVE => TransactionStatus::Active,
+            TRANSACTION_INTRANS => TransactionStatus::InTransaction,
+            TRANSACTION_INERROR => TransactionStatus::InError,
+            _ => TransactionStatus::Unknown,
+        }
+    }
+
+    fn backend_pid(&self) -> i32 {
+        // SAFETY: see the head of the file.
+        unsafe { pq::PQbackendPID(self.conn.as_ptr()) }
+    }
+
+    fn set_nonblocking(&mut self) -> Result<(), PqFailure> {
+        // SAFETY: see the head of the file.
+        match unsafe { pq::PQsetnonblocking(self.conn.as_ptr(), 1) } {
+            0 => Ok(()),
+            _ => Err(PqFailure),
+        }
+    }
+
+    fn send_query(&mut self, sql: &CStr) -> Result<(), PqFailure> {
+        // SAFETY: see the head of the file; libpq copies the text.
+        success(unsafe { pq::PQsendQuery(self.conn.as_ptr(), sql.as_ptr()) })
+    }
+
+    fn send_query_params(
+        &mut self,
+        sql: &CStr,
+        params: &[Option<CString>],
+    ) -> Result<(), PqFailure> {
+        let values: Vec<*const c_char> = params
+            .iter()
+            .map(|value| value.as_ref().map_or(ptr::null(), |value| value.as_ptr()))
+            .collect();
+        // More than an int can count: the server would refuse far fewer.
+        let count = c_int::try_from(values.len()).map_err(|_| PqFailure)?;
+        // SAFETY: see the head of the file; `values` has `count` elements, null ones are NULL. No
+        // types: the server infers them. No lengths and formats: everything is text.
+        let code = unsafe {
+            pq::PQsendQueryParams(
+                self.conn.as_ptr(),
+                sql.as_ptr(),
+                count,
+                ptr::null(),
+                values.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                0,
+            )
+        };
+        success(code)
+    }
+
+    fn flush(&mut self) -> Result<Flush, PqFailure> {
+        // SAFETY: see the head of the file.
+        match unsafe { pq::PQflush(self.conn.as_ptr()) } {
+            0 => Ok(Flush::Done),
+            1 => Ok(Flush::Pending),
+            _ => Err(PqFailure),
+        }
+    }
+
+    fn consume_input(&mut self) -> Result<(), PqFailure> {
+        // SAFETY: see the head of the file.
+        success(unsafe { pq::PQconsumeInput(self.conn.as_ptr()) })
+    }
+
+    fn is_busy(&mut self) -> bool {
+        // SAFETY: see the head of the file.
+        unsafe { pq::PQisBusy(self.conn.as_ptr()) != 0 }
+    }
+
+    fn get_result(&mut self) -> Option<PqResult> {
+        // SAFETY: see the head of the file; what is returned is ours to free.
+        let result = unsafe { pq::PQgetResult(self.conn.as_ptr()) };
+        NonNull::new(result).map(|result| OwnedResult(result).to_plain())
+    }
+
+    fn take_last_words(&mut self) -> Option<ServerError> {
+        // SAFETY: the box lives as long as `self`, and libpq only uses it during a call.
+        unsafe { self.last_words.as_ref() }.take()
+    }
+}
+
+/// A return code of libpq that is 1 for success and 0 for failure.
+fn success(code: c_int) -> Result<(), PqFailure> {
+    if code == 1 { Ok(()) } else { Err(PqFailure) }
+}
+
+/// The notice receiver: keeps an error that ends the session, drops everything else, prints
+/// nothing. libpq delivers an error as a notice when no command is running; and a server process
+/// that has to leave in a hurry (crash of another one, immediate shutdown) says so in a WARNING.
+///
+/// # Safety
+/// `argument` points to a living [`LastWords`], `result` to a result that libpq owns.
+unsafe extern "C" fn keep_last_words(argument: *mut c_void, result: *const pq::PGresult) {
+    // SAFETY: as the function's own contract; the receiver is set with such an argument only. A
+    // panic cannot happen: nobody holds a borrow of the cell during a libpq call.
+    unsafe {
+        let Some(mut error) = server_error(result) else {
+            return;
+        };
+        if error.sqlstate.is_some_and(SqlState::is_shutdown) {
+            error.severity = Severity::Fatal;
+        }
+        if error.severity != Severity::Error
+            && let Ok(mut kept) = (*argument.cast::<LastWords>()).try_borrow_mut()
+        {
+            kept.get_or_insert(error);
+        }
+    }
+}
+
+/// A result of libpq, freed when dropped.
+struct OwnedResult(NonNull<pq::PGresult>);
+
+impl Drop for OwnedResult {
+    fn drop(&mut self) {
+        // SAFETY: owned and not used again.
+        unsafe { pq::PQclear(self.0.as_ptr()) };
+    }
+}
+
+impl OwnedResult {
+    /// A copy as plain values.
+    fn to_plain(&self) -> PqResult {
+        // SAFETY: see the head of the file.
+        match unsafe { raw::PQresultStatus(self.0.as_ptr()) } {
+            RESULT_EMPTY_QUERY | RESULT_COMMAND_OK | RESULT_TUPLES_OK => {
+                PqResult::Set(self.to_set())
+            }
+            RESULT_COPY_OUT | RESULT_COPY_IN | RESULT_COPY_BOTH => PqResult::Copy,
+            RESULT_FATAL_ERROR | RESULT_BAD_RESPONSE => PqResult::Error(self.to_error()),
+            _ => PqResult::Unexpected,
+        }
+    }
+
+    /// The error this result is. libpq's own errors have a message and nothing else.
+    fn to_error(&self) -> ServerError {
+        let result = self.0.as_ptr();
+        // SAFETY: see the head of the file; strings are copied.
+        unsafe {
+            server_error(result).unwrap_or_else(|| ServerError {
+                severity: Severity::Error,
+                sqlstate: None,
+                message: text(pq::PQresultErrorMessage(result)).unwrap_or_default(),
+                detail: None,
+                hint: None,
+            })
+        }
+    }
+
+    /// The rows and the tag of a statement that was executed.
+    fn to_set(&self) -> ResultSet {
+        let result = self.0.as_ptr();
+        // SAFETY: see the head of the file; row and column numbers are below the counts that libpq
+        // gives for this result, strings are copied. The functions that want a mutable pointer
+        // only read.
+        unsafe {
+            let columns = pq::PQnfields(result);
+            let value = |row, column| match pq::PQgetisnull(result, row, column) {
+                0 => text(pq::PQgetvalue(result, row, column)),
+                _ => None,
+            };
+            ResultSet {
+                columns: (0..columns)
+                    .map(|column| text(pq::PQfname(result, column)).unwrap_or_default())
+                    .collect(),
+                rows: (0..pq::PQntuples(result))
+                    .map(|row| (0..columns).map(|column| value(row, column)).collect())
+                    .collect(),
+                command_tag: text(pq::PQcmdStatus(result)).unwrap_or_default(),
+                affected: text(pq::PQcmdTuples(result))
+                    .and_then(|count| count.parse().ok())
+                    .unwrap_or(0),
+            }
+        }
+    }
+}
+
+/// The error or notice in a result; none if it has no fields of a server.
+///
+/// # Safety
+/// `result` points to a living result.
+unsafe fn server_error(result: *const pq::PGresult) -> Option<ServerError> {
+    // SAFETY: the caller's; the strings are copied.
+    let field = |code: u8| unsafe { text(pq::PQresultErrorField(result, c_int::from(code))) };
+    Some(ServerError {
+        message: field(pq::PG_DIAG_MESSAGE_PRIMARY)?,
+        // The severity that is not translated; every server since 9.6 sends it.
+        severity: match field(pq::PG_DIAG_SEVERITY_NONLOCALIZED).as_deref() {
+            Some("FATAL") => Severity::Fatal,
+            Some("PANIC") => Severity::Panic,
+            _ => Severity::Error,
+        },
+        sqlstate: field(pq::PG_DIAG_SQLSTATE).as_deref().and_then(SqlState::parse),
+        detail: field(pq::PG_DIAG_MESSAGE_DETAIL),
+        hint: field(pq::PG_DIAG_MESSAGE_HINT),
+    })
+}
+
+/// A copy of a C string; none if it is null. Sessions speak UTF-8; what is not (a server's message
+/// before the encoding is settled) is replaced, not refused.
+///
+/// # Safety
+/// `string` is null or points to a zero-terminated string.
+unsafe fn text(string: *const c_char) -> Option<String> {
+    if string.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's.
+    Some(unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned())
+}
+
+/// The keywords and values of a connection string; none if libpq cannot parse it. libpq's message
+/// is thrown away unread, as it repeats parts of the string.
+pub(super) fn parse_conninfo(conninfo: &CStr) -> Option<Vec<(String, String)>> {
+    /// libpq's array of options, freed when dropped.
+    struct Options(NonNull<pq::PQconninfoOption>);
+    impl Drop for Options {
+        fn drop(&mut self) {
+            // SAFETY: from PQconninfoParse, and not used again.
+            unsafe { pq::PQconninfoFree(self.0.as_ptr()) };
+        }
+    }
+
+    let mut message: *mut c_char = ptr::null_mut();
+    // SAFETY: a zero-terminated string, and a place for the message.
+    let options = unsafe { pq::PQconninfoParse(conninfo.as_ptr(), &raw mut message) };
+    // SAFETY: libpq's memory or null, both of which it takes back.
+    unsafe { pq::PQfreemem(message.cast()) };
+    let options = Options(NonNull::new(options)?);
+    let mut pairs = Vec::new();
+    let mut option = options.0.as_ptr();
+    // SAFETY: the array ends with an option whose keyword is null, and no step goes beyond it. The
+    // strings are copied.
+    unsafe {
+        while let Some(keyword) = text((*option).keyword) {
+            if let Some(value) = text((*option).val) {
+                pairs.push((keyword, value));
+            }
+            option = option.add(1);
+        }
+    }
+    Some(pairs)
+}
+
+/// Sockets for poll(2), kept from call to call.
+pub(super) struct PollSet(Vec<libc::pollfd>);
+
+/// What poll found of one socket.
+pub(super) struct Found {
+    /// It can be read.
+    pub(super) read: bool,
+    /// It can be written.
+    pub(super) write: bool,
+    /// It has an error, is hung up, or is no socket at all.
+    pub(super) broken: bool,
+}
+
+impl PollSet {
+    /// The sockets of these interests, in their order.
+    pub(super) fn new(interests: &[Interest]) -> Self {
+        let events = |interest: &Interest| {
+            (if interest.read { libc::POLLIN } else { 0 })
+                | (if interest.write { libc::POLLOUT } else { 0 })
+        };
+        Self(
+            interests
+                .iter()
+                .map(|interest| libc::pollfd {
+                    fd: interest.socket,
+                    events: events(interest),
+                    revents: 0,
+                })
+                .collect(),
+        )
+    }
+
+    /// Waits once, at most so long, rounded up to whole milliseconds: how many sockets have
+    /// something.
+    pub(super) fn poll(&mut self, timeout: Duration) -> std::io::Result<usize> {
+        let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
+        let milliseconds = c_int::try_from(milliseconds).unwrap_or(c_int::MAX);
+        let count = libc::nfds_t::try_from(self.0.len()).unwrap_or(libc::nfds_t::MAX);
+        // SAFETY: the array has that many elements and is only used during the call.
+        let found = unsafe { libc::poll(self.0.as_mut_ptr(), count, milliseconds) };
+        usize::try_from(found).map_err(|_| std::io::Error::last_os_error())
+    }
+
+    /// What the last poll found of the socket at this position.
+    pub(super) fn found(&self, index: usize) -> Option<Found> {
+        let events = self.0.get(index)?.revents;
+        let has = |mask: libc::c_short| events & mask != 0;
+        Some(Found {
+            read: has(libc::POLLIN),
+            write: has(libc::POLLOUT),
+            broken: has(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL),
+        })
+    }
+}

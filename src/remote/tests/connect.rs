@@ -1,0 +1,163 @@
+//! Covers `fanout::connect_all`.
+
+use super::script::*;
+use crate::remote::*;
+
+/// Connects to one node within a second.
+fn connect(script: Script) -> Result<Session<ScriptPq>, RemoteError> {
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    connect_all(&mut waiter, &[node("n", [script])], deadline).remove(0)
+}
+
+#[test]
+fn a_connection_is_made_and_dropped() {
+    let session = connect(Script::connects(5)).unwrap();
+    assert_eq!(session.state(), SessionState::Idle);
+    assert_eq!(open_connections(), 1);
+    drop(session);
+    assert_eq!(open_connections(), 0);
+}
+
+#[test]
+fn the_socket_may_change_at_every_step() {
+    let session = connect(Script::connects(5).changing_socket()).unwrap();
+    assert_eq!(session.state(), SessionState::Idle);
+}
+
+#[test]
+fn refused_by_the_host() {
+    let error = connect(Script::fails(
+        3,
+        "connection to server at \"n\", port 5432 failed: Connection refused\n\
+         \tIs the server running on that host and accepting TCP/IP connections?\n",
+    ))
+    .unwrap_err();
+    assert!(matches!(&error, RemoteError::Connect { sqlstate: None, .. }), "{error:?}");
+    assert_eq!(error.to_string(), "could not connect to n:5432: Connection refused");
+    assert_eq!(open_connections(), 0);
+}
+
+#[test]
+fn refused_by_the_server() {
+    let error = connect(Script::fails(
+        3,
+        "connection to server at \"n\", port 5432 failed: FATAL:  28P01: password authentication \
+         failed for user \"backup\"\nLOCATION:  auth_failed, auth.c:326\n",
+    ))
+    .unwrap_err();
+    assert!(matches!(&error, RemoteError::Refused { .. }), "{error:?}");
+    assert_eq!(error.sqlstate(), Some("28P01"));
+    assert_eq!(
+        error.to_string(),
+        "n:5432 refused the connection: password authentication failed for user \"backup\""
+    );
+}
+
+#[test]
+fn refused_for_want_of_a_password() {
+    let failure =
+        "connection to server at \"n\", port 5432 failed: fe_sendauth: no password supplied\n";
+    let error = connect(Script::fails(3, failure).needs_password()).unwrap_err();
+    assert!(matches!(&error, RemoteError::Refused { sqlstate: None, .. }), "{error:?}");
+    assert_eq!(error.server_message(), Some("fe_sendauth: no password supplied"));
+}
+
+#[test]
+fn declined_by_a_server_that_is_starting() {
+    let error = connect(Script::fails(
+        3,
+        "connection to server at \"n\", port 5432 failed: FATAL:  57P03: the database system is \
+         starting up\n",
+    ))
+    .unwrap_err();
+    assert!(matches!(&error, RemoteError::Connect { .. }), "{error:?}");
+    assert_eq!(error.sqlstate(), Some("57P03"));
+}
+
+#[test]
+fn a_silent_server_costs_the_deadline() {
+    let error = connect(Script::silent()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "could not connect to n:5432 within 1000 ms: \
+         the host accepts connections but the server does not answer"
+    );
+    assert_eq!(open_connections(), 0);
+}
+
+#[test]
+fn a_silent_host_costs_the_deadline() {
+    let error = connect(Script::fails(5000, "never seen")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "could not connect to n:5432 within 1000 ms: the host does not answer"
+    );
+}
+
+#[test]
+fn a_connection_just_before_its_deadline_is_taken() {
+    assert!(connect(Script::connects(1000)).is_ok());
+    assert!(connect(Script::connects(1001)).is_err());
+}
+
+#[test]
+fn parameters_that_libpq_cannot_take() {
+    let bad = ConnInfoError::ZeroByte { keyword: "user".into() };
+    let error = connect(Script::no_start(StartError::ConnInfo(bad))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "invalid connection parameters for n:5432: the value of \"user\" contains a zero byte"
+    );
+    let error = connect(Script::no_start(StartError::NoMemory)).unwrap_err();
+    assert_eq!(error.to_string(), "not enough memory for connect on n:5432");
+}
+
+#[test]
+fn names_are_not_looked_up_when_the_time_is_over() {
+    let slow_lookup = || Script::connects(1).start_takes(600);
+    let targets = ["a", "b", "c"].map(|host| node(host, [slow_lookup()]));
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let results = connect_all::<ScriptPq, _>(&mut waiter, &targets, deadline);
+    assert_eq!(waiter.now(), ms(1200));
+    assert_eq!(
+        results[2].as_ref().unwrap_err().to_string(),
+        "could not connect to c:5432 within 1200 ms: no time was left to try it"
+    );
+}
+
+#[test]
+fn stopped_while_connecting() {
+    let mut waiter = ScriptWaiter::stopping_at(10);
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let targets = [node("fast", [Script::connects(5)]), node("slow", [Script::connects(50)])];
+    let mut results = connect_all::<ScriptPq, _>(&mut waiter, &targets, deadline);
+    assert_eq!(
+        results.pop().unwrap().unwrap_err().to_string(),
+        "connect on slow:5432 was interrupted"
+    );
+    assert!(results.pop().unwrap().is_ok());
+    assert_eq!(waiter.now(), ms(10));
+    assert_eq!(open_connections(), 0);
+}
+
+#[test]
+fn nothing_leaks_when_the_waiter_unwinds() {
+    let targets = [node("a", [Script::connects(5)]), node("b", [Script::silent()])];
+    let unwound = std::panic::catch_unwind(|| {
+        let mut waiter = ScriptWaiter { unwinds_at: Some(ms(10)), ..ScriptWaiter::default() };
+        let deadline = Deadline::after(&waiter, ms(1000));
+        connect_all::<ScriptPq, _>(&mut waiter, &targets, deadline).len()
+    });
+    assert!(unwound.is_err());
+    assert_eq!(open_connections(), 0);
+}
+
+#[test]
+fn no_targets_no_wait() {
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    assert!(connect_all::<ScriptPq, _>(&mut waiter, &[], deadline).is_empty());
+    assert_eq!(waiter.waits, 0);
+}

@@ -1,0 +1,11 @@
+//! Every branch of the module without a server: a scripted libpq on a virtual clock, and the real
+//! libpq against a few bytes from a listener.
+
+mod cancel;
+mod connect;
+mod pure;
+mod run;
+mod scale;
+mod script;
+mod watch;
+mod wire;

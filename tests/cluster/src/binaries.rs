@@ -1,0 +1,162 @@
+//! The PostgreSQL installation under test, found by `pg_config` (or what `PG_CONFIG` names), and
+//! how its programs are run: as the servers' user, with an environment that no setting of the
+//! caller's leaks into, and with an end.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Error, IoContext, Result, indent, log_tail};
+use crate::os_user::run_as_server_user;
+use crate::wait::try_wait_until;
+
+/// How long one program may take. A base backup of a large test database is the longest.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Where one PostgreSQL is installed.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    bindir: PathBuf,
+    sharedir: PathBuf,
+    version: String,
+}
+
+impl Installation {
+    /// The installation that `PG_CONFIG` names; looked up once per process.
+    pub fn current() -> Result<&'static Installation> {
+        static FOUND: OnceLock<std::result::Result<Installation, String>> = OnceLock::new();
+        match FOUND.get_or_init(Installation::look_up) {
+            Ok(installation) => Ok(installation),
+            Err(message) => Err(Error::Environment(message.clone())),
+        }
+    }
+
+    fn look_up() -> std::result::Result<Installation, String> {
+        let program = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
+        let ask = |option: &str| {
+            let shown = program.to_string_lossy();
+            let output = Command::new(&program).arg(option).output().map_err(|error| {
+                format!("cannot run {shown}, which is to tell where PostgreSQL is: {error}")
+            })?;
+            if !output.status.success() {
+                return Err(format!("{shown} {option} failed ({})", output.status));
+            }
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        Ok(Installation {
+            bindir: ask("--bindir")?.into(),
+            sharedir: ask("--sharedir")?.into(),
+            version: ask("--version")?,
+        })
+    }
+
+    /// The path of one of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bindir.join(name)
+    }
+
+    /// Where its programs are.
+    pub fn bindir(&self) -> &Path {
+        &self.bindir
+    }
+
+    /// What `pg_config --version` says.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether the control file of an extension is there.
+    pub fn has_extension(&self, name: &str) -> bool {
+        self.extension_control(name).is_file()
+    }
+
+    /// Where the control file of an extension would be.
+    pub fn extension_control(&self, name: &str) -> PathBuf {
+        self.sharedir.join("extension").join(format!("{name}.control"))
+    }
+
+    /// A command for one of its programs, ready to get its arguments.
+    pub(crate) fn command(&self, name: &str) -> Result<Command> {
+        let mut command = Command::new(self.program(name));
+        // Variables like PGHOST or PGOPTIONS of the caller's shell would change what a test does.
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("PG") {
+                command.env_remove(variable);
+            }
+        }
+        command
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC")
+            // libpq looks for certificates and passwords in the home folder, and a test must not
+            // find those of whoever runs it (or be refused them, as another user).
+            .env("HOME", "/nonexistent")
+            // The caller's folder may be closed to the servers' user.
+            .current_dir("/")
+            .stdin(Stdio::null());
+        run_as_server_user(&mut command)?;
+        Ok(command)
+    }
+}
+
+/// Runs a program to its end and returns what it wrote to its standard output.
+pub(crate) fn run(server: &str, log: Option<&Path>, command: &mut Command) -> Result<String> {
+    let shown = show(command);
+    let program = PathBuf::from(command.get_program());
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().at("cannot run", &program)?;
+    // Both pipes are drained while waiting, else a program that prints much would wait for us.
+    let stdout = child.stdout.take().map(drain);
+    let stderr = child.stderr.take().map(drain);
+    let ended = try_wait_until(&shown, PROGRAM_TIMEOUT, || {
+        child.try_wait().at("cannot wait for", &program)
+    });
+    if ended.is_err() {
+        // It may be gone by now, and is collected either way.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let stdout = stdout.map(collect).unwrap_or_default();
+    let stderr = stderr.map(collect).unwrap_or_default();
+    let outcome = match ended {
+        Ok(status) if status.success() => return Ok(stdout),
+        Ok(status) => status.to_string(),
+        Err(error @ Error::Timeout { .. }) => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    Err(Error::Command {
+        server: server.to_owned(),
+        command: shown,
+        outcome,
+        output: indent(&format!("{stdout}\n{stderr}")),
+        log: log.map(log_tail).unwrap_or_default(),
+    })
+}
+
+fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read up to an error is still worth showing.
+        let _ = pipe.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+fn collect(reader: thread::JoinHandle<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
+}
+
+/// A command line as it appears in messages.
+fn show(command: &Command) -> String {
+    let mut words = vec![
+        Path::new(command.get_program())
+            .file_name()
+            .unwrap_or(command.get_program())
+            .to_string_lossy()
+            .into_owned(),
+    ];
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
+    words.join(" ")
+}

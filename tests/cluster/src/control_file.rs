@@ -1,0 +1,67 @@
+//! The little that the harness knows of `global/pg_control`: where its checksum is and that it
+//! begins with the system identifier. The checksum's place differs between major versions, so it is
+//! looked for: it is the one place where the checksum of everything before it stands.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, IoContext, Result};
+
+/// Room for the structure of every version; PostgreSQL keeps it below a disk sector's 512 bytes.
+const LONGEST: usize = 512;
+
+/// The identifier is the first field.
+const IDENTIFIER: std::ops::Range<usize> = 0..8;
+
+/// Where the control file of a data directory is.
+pub(crate) fn path_in(data: &Path) -> PathBuf {
+    data.join("global").join("pg_control")
+}
+
+/// Where the checksum is, or `None` when the bytes are no whole control file: a running server may
+/// have been writing it while it was read.
+fn checksum_offset(bytes: &[u8]) -> Option<usize> {
+    // The alignment of a 32-bit field.
+    (64..LONGEST.min(bytes.len().saturating_sub(3))).step_by(4).find(|&offset| {
+        let stored: Option<[u8; 4]> = bytes[offset..offset + 4].try_into().ok();
+        stored.map(u32::from_ne_bytes) == Some(crc32c::crc32c(&bytes[..offset]))
+    })
+}
+
+/// Whether the bytes are a whole control file.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    checksum_offset(bytes).is_some()
+}
+
+/// Gives the data directory of a stopped server an identifier of its own. Its WAL has to be reset
+/// afterwards, as its pages carry the identifier too.
+pub(crate) fn set_system_identifier(data: &Path, identifier: u64) -> Result<()> {
+    let path = path_in(data);
+    let mut bytes = fs::read(&path).at("cannot read", &path)?;
+    let offset = checksum_offset(&bytes).ok_or_else(|| {
+        Error::Environment(format!(
+            "{} has no checksum where one is expected; this version of PostgreSQL is not known",
+            path.display()
+        ))
+    })?;
+    bytes[IDENTIFIER].copy_from_slice(&identifier.to_ne_bytes());
+    let checksum = crc32c::crc32c(&bytes[..offset]);
+    bytes[offset..offset + 4].copy_from_slice(&checksum.to_ne_bytes());
+    fs::write(&path, bytes).at("cannot write", &path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_checksum_and_notices_damage() {
+        let mut bytes = vec![0u8; 8192];
+        bytes[..100].fill(7);
+        let checksum = crc32c::crc32c(&bytes[..296]);
+        bytes[296..300].copy_from_slice(&checksum.to_ne_bytes());
+        assert_eq!(checksum_offset(&bytes), Some(296));
+        bytes[20] ^= 1;
+        assert!(!is_whole(&bytes));
+    }
+}

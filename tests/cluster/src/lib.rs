@@ -1,0 +1,85 @@
+//! The one place that starts PostgreSQL servers, for the tests, the demo and the benches of
+//! `citus_fence`.
+//!
+//! ```no_run
+//! use test_cluster::{Bank, Cluster, Engine, PATIENCE, WalMethod};
+//!
+//! # fn main() -> test_cluster::Result<()> {
+//! for engine in Engine::available() {
+//!     let cluster = Cluster::builder(engine).workers(2).build()?;
+//!     let bank = Bank::create(&cluster, 100, 1_000)?;
+//!     let writers = bank.start_writers(&cluster, 2)?;
+//!     writers.wait_for_more(500, PATIENCE)?;
+//!     let summary = writers.stop();
+//!
+//!     let mut copies = Vec::new();
+//!     for (number, node) in cluster.nodes().iter().enumerate() {
+//!         let copy = cluster.copy_target("first", number)?;
+//!         node.base_backup(&copy, WalMethod::Stream)?;
+//!         copies.push(copy);
+//!     }
+//!     let restored = cluster.restore(&copies)?;
+//!     let audit = bank.audit(&restored, summary.transfers())?;
+//!     assert!(audit.is_clean(), "{audit}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `binaries` | the PostgreSQL installation (`PG_CONFIG`) and running its programs |
+//! | `engine` | embedded or Citus, and which of them a test runs on (`CITUS_FENCE_ENGINE`) |
+//! | `server` | one server: start, stop, freeze, kill, connect, back up, copy, follow |
+//! | `settings`, `template`, `control_file`, `files` | what a server's data directory is made of |
+//! | `process`, `os_user` | its processes, and the user they run as |
+//! | `ports`, `root_dir` | ports and folders that test processes side by side do not share, and the clean-up (`CITUS_FENCE_KEEP=1` keeps the folders) |
+//! | `connect`, `tls` | connections, certificates |
+//! | `proxy` | a link in front of a server that can be cut, frozen and slowed down |
+//! | `cluster` | coordinator, workers and standbys as one |
+//! | `shards` | distributed tables, the same on both engines |
+//! | `bank`, `audit` | the workload of the safety tests, and its check |
+//! | `restore` | copies of all nodes as a cluster of their own |
+//! | `wait` | waiting for a state |
+//! | `error` | what can go wrong, with the server's log |
+
+mod audit;
+mod bank;
+mod binaries;
+mod cluster;
+mod connect;
+mod control_file;
+mod engine;
+mod error;
+mod files;
+mod os_user;
+mod ports;
+mod process;
+mod proxy;
+mod restore;
+mod root_dir;
+mod server;
+mod settings;
+mod shards;
+mod template;
+mod tls;
+mod wait;
+
+pub use audit::{Audit, BalanceMismatch, HalfTransfer, PreparedLeft, prepared_transactions};
+pub use bank::{Bank, Mark, Phase, Summary, WriterError, Writers};
+pub use binaries::Installation;
+pub use cluster::{Cluster, ClusterBuilder, PasswordSource};
+pub use connect::{ConnectParams, HOST};
+pub use engine::Engine;
+pub use error::{Error, Result, describe};
+pub use nix::sys::signal::Signal;
+pub use ports::PortLease;
+pub use postgres;
+pub use process::Process;
+pub use proxy::Link;
+pub use restore::{ISOLATION, Restore};
+pub use server::{Server, ServerBuilder, StopMode, TextRows, WalMethod};
+pub use shards::{Placement, ShardRow};
+pub use template::SUPERUSER;
+pub use tls::Certificates;
+pub use wait::{PATIENCE, try_wait_until, wait_for_sql, wait_until};

@@ -1,0 +1,712 @@
+//! A TCP proxy in front of a server, so that a test can break the network between nodes.
+//!
+//! ```text
+//!            cut()                    freeze()
+//! cut  <------------------  open  ------------------>  frozen
+//!      ------------------>        <------------------
+//!            heal()                    heal()
+//! ```
+//! Open forwards, each direction late by the set delay. Cut has reset every connection and refuses
+//! new ones. Frozen keeps all connections and takes new ones, and forwards nothing in either
+//! direction. Cut and frozen may follow each other directly.
+//!
+//! One thread accepts, and one per connection forwards. Each sleeps in `poll` over its sockets and
+//! a wake-up pair. A change of state returns only once all of them have seen it.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::{Condvar, Mutex};
+use socket2::SockRef;
+
+use crate::error::{Error, IoContext, Result};
+use crate::ports::PortLease;
+
+/// How much one direction may hold back before it stops reading.
+const BUFFER: usize = 1 << 20;
+
+/// The most that is read at once.
+const CHUNK: usize = 64 << 10;
+
+/// How long a connection to the server may take before its state is looked at again.
+const CONNECT_SLICE: Duration = Duration::from_millis(250);
+
+/// How long a change of state may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the link does with traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Frozen,
+    Cut,
+    /// The link goes away.
+    Closed,
+}
+
+/// The way to one server. It is open until told otherwise, and closes when it goes away.
+pub struct Link {
+    name: String,
+    port: PortLease,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    target: SocketAddr,
+    listen: SocketAddr,
+    state: Mutex<State>,
+    /// Someone has seen a change, or has ended.
+    seen: Condvar,
+}
+
+struct State {
+    mode: Mode,
+    delay: Duration,
+    /// Counts the changes.
+    generation: u64,
+    next_id: u64,
+    /// The acceptor is the one with the id [`ACCEPTOR`].
+    threads: HashMap<u64, ThreadState>,
+    forwarded: u64,
+    listen_error: Option<io::Error>,
+}
+
+struct ThreadState {
+    wake: UnixStream,
+    seen: u64,
+}
+
+const ACCEPTOR: u64 = 0;
+
+/// What a thread is to do right now.
+#[derive(Clone, Copy)]
+struct Orders {
+    mode: Mode,
+    delay: Duration,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.shared.state.lock();
+        write!(f, "link to {} ({:?})", self.name, state.mode)
+    }
+}
+
+impl Link {
+    /// Opens a link to a port on 127.0.0.1. `name` is for messages.
+    pub fn open(name: &str, target_port: u16) -> Result<Link> {
+        let port = PortLease::take()?;
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port.port()));
+        let shared = Arc::new(Shared {
+            target: SocketAddr::from((Ipv4Addr::LOCALHOST, target_port)),
+            listen,
+            state: Mutex::new(State {
+                mode: Mode::Open,
+                delay: Duration::ZERO,
+                generation: 1,
+                next_id: ACCEPTOR + 1,
+                threads: HashMap::new(),
+                forwarded: 0,
+                listen_error: None,
+            }),
+            seen: Condvar::new(),
+        });
+        let listener = bind(listen).at("cannot listen for the link", name)?;
+        let wake = shared.register(ACCEPTOR).at("cannot set up the link", name)?;
+        let for_thread = Arc::clone(&shared);
+        let acceptor = thread::Builder::new()
+            .name(format!("link to {name}"))
+            .spawn(move || for_thread.accept(listener, wake))
+            .at("cannot start a thread for the link", name)?;
+        Ok(Link { name: name.to_owned(), port, shared, acceptor: Some(acceptor) })
+    }
+
+    /// The port that leads to the server through this link.
+    pub fn port(&self) -> u16 {
+        self.port.port()
+    }
+
+    /// Resets every connection on both sides and refuses new ones.
+    pub fn cut(&self) -> Result<()> {
+        self.change(|state| state.mode = Mode::Cut)
+    }
+
+    /// Forwards nothing any more in either direction, silently: connections stay, new ones are
+    /// taken and never answered. What was under way is delivered after [`Link::heal`].
+    pub fn freeze(&self) -> Result<()> {
+        self.change(|state| state.mode = Mode::Frozen)
+    }
+
+    /// Lets everything arrive this much later, in each direction. Zero ends it.
+    pub fn delay(&self, delay: Duration) -> Result<()> {
+        self.change(|state| state.delay = delay)
+    }
+
+    /// Opens the link again, without delay.
+    pub fn heal(&self) -> Result<()> {
+        self.change(|state| {
+            state.mode = Mode::Open;
+            state.delay = Duration::ZERO;
+        })
+    }
+
+    /// How many connections go through it now.
+    pub fn connections(&self) -> usize {
+        // The acceptor is no connection.
+        self.shared.state.lock().threads.len().saturating_sub(1)
+    }
+
+    /// How many bytes went through it so far, in both directions.
+    pub fn forwarded(&self) -> u64 {
+        self.shared.state.lock().forwarded
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<()> {
+        let mut state = self.shared.state.lock();
+        change(&mut state);
+        state.generation += 1;
+        for thread in state.threads.values() {
+            // It is only there to make the thread look; a full pair will make it look as well.
+            let _ = (&thread.wake).write(&[0]);
+        }
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        loop {
+            let generation = state.generation;
+            // A cut connection's thread has to be gone: only then is its socket closed.
+            let cut = state.mode == Mode::Cut;
+            let pending = state
+                .threads
+                .iter()
+                .any(|(id, thread)| thread.seen < generation || (cut && *id != ACCEPTOR));
+            if !pending {
+                break;
+            }
+            if self.shared.seen.wait_until(&mut state, deadline).timed_out() {
+                return Err(Error::Timeout {
+                    what: format!("the link to {} to become {:?}", self.name, state.mode),
+                    waited: CHANGE_TIMEOUT,
+                });
+            }
+        }
+        match state.listen_error.take() {
+            Some(source) => Err(source).at("cannot listen for the link", &self.name),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The threads end by themselves; this only waits so that no port is used any more.
+        let _ = self.change(|state| state.mode = Mode::Closed);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Makes a thread known; it is woken through the returned end.
+    fn register(&self, id: u64) -> io::Result<UnixStream> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let mut state = self.state.lock();
+        let seen = state.generation;
+        state.threads.insert(id, ThreadState { wake, seen });
+        Ok(woken)
+    }
+
+    /// Reads the orders and their generation. They count as seen once they are confirmed.
+    fn read_orders(&self, woken: &mut UnixStream) -> (Orders, u64) {
+        // Drained before the look: a change after the look wakes again.
+        let mut drained = [0u8; 64];
+        while matches!(woken.read(&mut drained), Ok(read) if read > 0) {}
+        let state = self.state.lock();
+        let orders = Orders { mode: state.mode, delay: state.delay };
+        (orders, state.generation)
+    }
+
+    fn confirm(&self, id: u64, generation: u64) {
+        let mut state = self.state.lock();
+        if let Some(thread) = state.threads.get_mut(&id)
+            && thread.seen < generation
+        {
+            thread.seen = generation;
+            drop(state);
+            self.seen.notify_all();
+        }
+    }
+
+    /// Reads the orders and, with that, promises to follow them from here on.
+    fn orders(&self, id: u64, woken: &mut UnixStream) -> Orders {
+        let (orders, generation) = self.read_orders(woken);
+        self.confirm(id, generation);
+        orders
+    }
+
+    /// A thread has ended and closed its sockets.
+    fn unregister(&self, id: u64) {
+        self.state.lock().threads.remove(&id);
+        self.seen.notify_all();
+    }
+
+    fn accept(self: &Arc<Shared>, listener: TcpListener, mut woken: UnixStream) {
+        let mut listener = Some(listener);
+        loop {
+            let (orders, generation) = self.read_orders(&mut woken);
+            match orders.mode {
+                Mode::Cut => listener = None,
+                Mode::Closed => {
+                    drop(listener);
+                    self.unregister(ACCEPTOR);
+                    return;
+                }
+                Mode::Open | Mode::Frozen if listener.is_none() => match bind(self.listen) {
+                    Ok(bound) => listener = Some(bound),
+                    Err(error) => self.state.lock().listen_error = Some(error),
+                },
+                Mode::Open | Mode::Frozen => {}
+            }
+            // Only now, as the listener is part of what a change changes.
+            self.confirm(ACCEPTOR, generation);
+            let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
+            if let Some(listener) = &listener {
+                fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+            }
+            wait(&mut fds, None);
+            let has_client = fds.get(1).is_some_and(is_ready);
+            if has_client
+                && let Some(listener) = &listener
+                && let Ok((client, _)) = listener.accept()
+            {
+                self.serve(client);
+            }
+        }
+    }
+
+    /// Gives a client a thread of its own. A failure resets the client, as an overloaded machine
+    /// would.
+    fn serve(self: &Arc<Shared>, client: TcpStream) {
+        let id = {
+            let mut state = self.state.lock();
+            let id = state.next_id;
+            state.next_id += 1;
+            id
+        };
+        let Ok(woken) = self.register(id) else {
+            reset_on_close(&client);
+            return;
+        };
+        let shared = Arc::clone(self);
+        let spawned = thread::Builder::new().name(String::from("link")).spawn(move || {
+            shared.run_connection(id, client, woken);
+            shared.unregister(id);
+        });
+        if spawned.is_err() {
+            self.unregister(id);
+        }
+    }
+
+    fn run_connection(&self, id: u64, client: TcpStream, mut woken: UnixStream) {
+        // Set at once: whatever way this ends but the orderly one, the peer is to see a reset.
+        reset_on_close(&client);
+        let Some(server) = self.reach_server(id, &mut woken) else {
+            return;
+        };
+        reset_on_close(&server);
+        let prepared = client
+            .set_nonblocking(true)
+            .and_then(|()| server.set_nonblocking(true))
+            .and_then(|()| client.set_nodelay(true))
+            .and_then(|()| server.set_nodelay(true));
+        if prepared.is_ok() && self.forward(id, &client, &server, &mut woken).is_ok() {
+            // Both sides have said goodbye and been told so.
+            let _ = SockRef::from(&client).set_linger(None);
+            let _ = SockRef::from(&server).set_linger(None);
+        }
+    }
+
+    /// Connects to the server; `None` when the link is cut first or the server refuses.
+    fn reach_server(&self, id: u64, woken: &mut UnixStream) -> Option<TcpStream> {
+        loop {
+            match self.orders(id, woken).mode {
+                Mode::Cut | Mode::Closed => return None,
+                Mode::Frozen => {
+                    wait(&mut [PollFd::new(woken.as_fd(), PollFlags::POLLIN)], None);
+                }
+                Mode::Open => match TcpStream::connect_timeout(&self.target, CONNECT_SLICE) {
+                    Ok(server) => return Some(server),
+                    Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                    Err(_) => return None,
+                },
+            }
+        }
+    }
+
+    /// Forwards until both sides have ended their direction (`Ok`), one of them breaks, or the link
+    /// is cut.
+    fn forward(
+        &self,
+        id: u64,
+        client: &TcpStream,
+        server: &TcpStream,
+        woken: &mut UnixStream,
+    ) -> io::Result<()> {
+        let mut there = Direction::default();
+        let mut back = Direction::default();
+        loop {
+            let orders = self.orders(id, woken);
+            match orders.mode {
+                Mode::Cut | Mode::Closed => return Err(ErrorKind::ConnectionAborted.into()),
+                Mode::Frozen => {
+                    // The sockets are not even looked at: what arrives stays in the kernel.
+                    wait(&mut [PollFd::new(woken.as_fd(), PollFlags::POLLIN)], None);
+                    continue;
+                }
+                Mode::Open => {}
+            }
+
+            let moved = there.send_due(server)? + back.send_due(client)?;
+            if moved > 0 {
+                self.state.lock().forwarded += moved as u64;
+            }
+            if there.is_done() && back.is_done() {
+                return Ok(());
+            }
+
+            let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
+            // Polled only for what can be used: a hang-up is reported whether asked for or not, and
+            // would keep this loop spinning.
+            let client_events = back.interest_of_receiver() | there.interest_of_sender();
+            let server_events = there.interest_of_receiver() | back.interest_of_sender();
+            let mut client_at = None;
+            let mut server_at = None;
+            if !client_events.is_empty() {
+                client_at = Some(fds.len());
+                fds.push(PollFd::new(client.as_fd(), client_events));
+            }
+            if !server_events.is_empty() {
+                server_at = Some(fds.len());
+                fds.push(PollFd::new(server.as_fd(), server_events));
+            }
+            let next_due = [there.due_in(), back.due_in()].into_iter().flatten().min();
+            wait(&mut fds, next_due);
+            let ready = |at: Option<usize>| at.is_some_and(|at| is_ready(&fds[at]));
+            let (client_ready, server_ready) = (ready(client_at), ready(server_at));
+            if client_ready {
+                there.receive(client, orders.delay)?;
+            }
+            if server_ready {
+                back.receive(server, orders.delay)?;
+            }
+        }
+    }
+}
+
+/// One direction of a connection: what was read and not yet written.
+#[derive(Default)]
+struct Direction {
+    queue: VecDeque<(Instant, Vec<u8>)>,
+    queued: usize,
+    /// How much of the first chunk is already written.
+    written: usize,
+    /// The sender has ended its direction, at this time as the receiver is to see it.
+    ended: Option<Instant>,
+    told: bool,
+}
+
+impl Direction {
+    fn receive(&mut self, from: &TcpStream, delay: Duration) -> io::Result<()> {
+        if self.ended.is_some() || self.queued >= BUFFER {
+            return Ok(());
+        }
+        let mut chunk = vec![0u8; CHUNK];
+        match (&mut &*from).read(&mut chunk) {
+            Ok(0) => self.ended = Some(Instant::now() + delay),
+            Ok(read) => {
+                chunk.truncate(read);
+                self.queued += read;
+                self.queue.push_back((Instant::now() + delay, chunk));
+            }
+            Err(error) if is_temporary(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Writes what is due, and the end after it. Returns how much was written.
+    fn send_due(&mut self, to: &TcpStream) -> io::Result<usize> {
+        let mut moved = 0;
+        while let Some((due, chunk)) = self.queue.front() {
+            if *due > Instant::now() {
+                return Ok(moved);
+            }
+            match (&mut &*to).write(&chunk[self.written..]) {
+                Ok(written) => {
+                    moved += written;
+                    self.queued -= written;
+                    self.written += written;
+                    if self.written == chunk.len() {
+                        self.queue.pop_front();
+                        self.written = 0;
+                    }
+                }
+                Err(error) if is_temporary(&error) => return Ok(moved),
+                Err(error) => return Err(error),
+            }
+        }
+        if let (Some(due), false) = (self.ended, self.told)
+            && due <= Instant::now()
+        {
+            to.shutdown(Shutdown::Write)?;
+            self.told = true;
+        }
+        Ok(moved)
+    }
+
+    /// When there is something to do that no socket will announce.
+    fn due_in(&self) -> Option<Duration> {
+        let now = Instant::now();
+        match (self.queue.front(), self.ended, self.told) {
+            (Some((due, _)), _, _) if *due > now => Some(*due - now),
+            (None, Some(due), false) => Some(due.saturating_duration_since(now)),
+            _ => None,
+        }
+    }
+
+    fn interest_of_sender(&self) -> PollFlags {
+        if self.ended.is_none() && self.queued < BUFFER {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        }
+    }
+
+    fn interest_of_receiver(&self) -> PollFlags {
+        match self.queue.front() {
+            Some((due, _)) if *due <= Instant::now() => PollFlags::POLLOUT,
+            _ => PollFlags::empty(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.told
+    }
+}
+
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Listens without blocking. A port that was listened on a moment ago can be taken again.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// From now on closing the socket sends a reset instead of an orderly end.
+fn reset_on_close(stream: &TcpStream) {
+    // It fails on a socket that is already dead, which needs no reset.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+fn is_ready(fd: &PollFd<'_>) -> bool {
+    fd.revents().is_some_and(|events| !events.is_empty())
+}
+
+/// Sleeps until one of the descriptors is ready or the time has passed.
+fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) {
+    let timeout = match longest {
+        None => PollTimeout::NONE,
+        // Rounded up: waking before the time would spin.
+        Some(longest) => {
+            PollTimeout::try_from(longest + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        }
+    };
+    // The other errors mean a mistake in this file, and then not sleeping at all is safe.
+    while poll(fds, timeout) == Err(Errno::EINTR) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that sends back what it gets, until its value goes away.
+    struct Echo {
+        port: u16,
+    }
+
+    impl Echo {
+        fn start() -> Result<Echo> {
+            let listener =
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).at("cannot listen", "echo")?;
+            let port = listener.local_addr().at("cannot look at", "echo")?.port();
+            // The thread ends with the test process.
+            thread::spawn(move || {
+                for client in listener.incoming().flatten() {
+                    thread::spawn(move || {
+                        let mut reader = &client;
+                        let mut writer = &client;
+                        let _ = io::copy(&mut reader, &mut writer);
+                        let _ = client.shutdown(Shutdown::Write);
+                    });
+                }
+            });
+            Ok(Echo { port })
+        }
+    }
+
+    fn connect(link: &Link) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port()))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(stream)
+    }
+
+    fn exchange(mut stream: &TcpStream, text: &str) -> io::Result<String> {
+        stream.write_all(text.as_bytes())?;
+        let mut answer = vec![0; text.len()];
+        stream.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// That nothing arrives can only be seen by waiting for a while.
+    fn stays_silent(mut stream: &TcpStream) -> io::Result<bool> {
+        stream.set_read_timeout(Some(Duration::from_millis(150)))?;
+        let outcome = stream.read(&mut [0]);
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(outcome.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+    }
+
+    fn open() -> Result<(Echo, Link)> {
+        let echo = Echo::start()?;
+        let link = Link::open("echo", echo.port)?;
+        Ok((echo, link))
+    }
+
+    #[test]
+    fn forwards_both_ways_and_ends_orderly() -> Result<()> {
+        let (_echo, link) = open()?;
+        let stream = connect(&link).at("cannot connect to", "link")?;
+        let text = "x".repeat(3 * BUFFER);
+        // Written by another thread, as it is more than the buffers hold.
+        let writer = stream.try_clone().at("cannot clone", "stream")?;
+        let sent = text.clone();
+        let sender = thread::spawn(move || {
+            (&writer).write_all(sent.as_bytes())?;
+            writer.shutdown(Shutdown::Write)
+        });
+        let mut answer = String::new();
+        (&stream).read_to_string(&mut answer).at("cannot read from", "link")?;
+        assert!(sender.join().is_ok_and(|sent| sent.is_ok()));
+        assert!(answer == text);
+        assert_eq!(link.forwarded(), 2 * text.len() as u64);
+        crate::wait::wait_until("the connection's end", CHANGE_TIMEOUT, || {
+            (link.connections() == 0).then_some(())
+        })
+    }
+
+    #[test]
+    fn a_cut_resets_and_refuses_until_healed() -> Result<()> {
+        let (_echo, link) = open()?;
+        let stream = connect(&link).at("cannot connect to", "link")?;
+        assert_eq!(exchange(&stream, "one").ok().as_deref(), Some("one"));
+
+        link.cut()?;
+        assert_eq!(link.connections(), 0);
+        let seen = (&stream).read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(seen, Err(ErrorKind::ConnectionReset));
+        let refused = connect(&link).map_err(|error| error.kind()).err();
+        assert_eq!(refused, Some(ErrorKind::ConnectionRefused));
+
+        link.heal()?;
+        let stream = connect(&link).at("cannot connect to", "link")?;
+        assert_eq!(exchange(&stream, "two").ok().as_deref(), Some("two"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_frozen_link_is_silent_and_loses_nothing() -> Result<()> {
+        let (_echo, link) = open()?;
+        let old = connect(&link).at("cannot connect to", "link")?;
+        assert_eq!(exchange(&old, "one").ok().as_deref(), Some("one"));
+
+        link.freeze()?;
+        let new = connect(&link).at("cannot connect to", "link")?;
+        for stream in [&old, &new] {
+            let mut writer = stream;
+            writer.write_all(b"late").at("cannot write to", "link")?;
+            assert!(stays_silent(stream).at("cannot read from", "link")?);
+        }
+
+        link.heal()?;
+        for stream in [&old, &new] {
+            let mut answer = [0; 4];
+            let mut reader = stream;
+            reader.read_exact(&mut answer).at("cannot read from", "link")?;
+            assert_eq!(&answer, b"late");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_frozen_link_can_be_cut() -> Result<()> {
+        let (_echo, link) = open()?;
+        let old = connect(&link).at("cannot connect to", "link")?;
+        assert_eq!(exchange(&old, "one").ok().as_deref(), Some("one"));
+        link.freeze()?;
+        let new = connect(&link).at("cannot connect to", "link")?;
+        link.cut()?;
+        for mut stream in [&old, &new] {
+            let seen = stream.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(seen, Err(ErrorKind::ConnectionReset));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_delay_holds_for_each_direction() -> Result<()> {
+        let (_echo, link) = open()?;
+        let stream = connect(&link).at("cannot connect to", "link")?;
+        link.delay(Duration::from_millis(120))?;
+        let begin = Instant::now();
+        assert_eq!(exchange(&stream, "slow").ok().as_deref(), Some("slow"));
+        assert!(begin.elapsed() >= Duration::from_millis(240));
+
+        link.heal()?;
+        let begin = Instant::now();
+        assert_eq!(exchange(&stream, "fast").ok().as_deref(), Some("fast"));
+        assert!(begin.elapsed() < Duration::from_millis(120));
+        Ok(())
+    }
+
+    #[test]
+    fn a_server_that_refuses_is_seen_as_a_reset() -> Result<()> {
+        let nobody = PortLease::take()?;
+        let link = Link::open("nobody", nobody.port())?;
+        let mut stream = connect(&link).at("cannot connect to", "link")?;
+        let seen = stream.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(seen, Err(ErrorKind::ConnectionReset));
+        Ok(())
+    }
+
+    #[test]
+    fn a_link_that_goes_away_frees_its_port() -> Result<()> {
+        let (_echo, link) = open()?;
+        let port = link.port();
+        let _open = connect(&link).at("cannot connect to", "link")?;
+        drop(link);
+        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+        Ok(())
+    }
+}

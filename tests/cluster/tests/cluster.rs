@@ -1,0 +1,276 @@
+//! Whole clusters: built in every variant, worked on, copied, restored and audited.
+
+use std::path::PathBuf;
+
+use test_cluster::{
+    Bank, Cluster, ClusterBuilder, Engine, Installation, PATIENCE, PasswordSource, Phase, Restore,
+    Result, Signal, StopMode, WalMethod, wait_for_sql,
+};
+
+/// The engines whose own extension is installed. These tests need nothing else of this repository.
+fn engines() -> Vec<Engine> {
+    let installed = Installation::current().unwrap();
+    Engine::available()
+        .into_iter()
+        .filter(|engine| installed.has_extension(engine.catalog_extension()))
+        .collect()
+}
+
+fn builder(engine: Engine) -> ClusterBuilder {
+    Cluster::builder(engine).workers(2).without_fence()
+}
+
+/// A second's work of writers at every node.
+fn work(bank: &Bank, cluster: &Cluster) -> Result<test_cluster::Summary> {
+    let writers = bank.start_writers(cluster, 1)?;
+    writers.wait_for_more(100, PATIENCE)?;
+    let summary = writers.stop();
+    assert!(summary.errors.is_empty(), "{:?}", summary.errors.first());
+    assert!(summary.hung.is_empty());
+    Ok(summary)
+}
+
+fn copies_of(
+    cluster: &Cluster,
+    round: &str,
+    copy: impl Fn(&test_cluster::Server, &PathBuf) -> Result<()>,
+) -> Result<Vec<PathBuf>> {
+    cluster
+        .nodes()
+        .iter()
+        .enumerate()
+        .map(|(number, node)| {
+            let target = cluster.copy_target(round, number)?;
+            copy(node, &target)?;
+            Ok(target)
+        })
+        .collect()
+}
+
+#[test]
+fn a_bank_at_work_audits_clean_and_so_do_its_copies() -> Result<()> {
+    for engine in engines() {
+        let cluster = builder(engine).build()?;
+        let bank = Bank::create(&cluster, 40, 1_000)?;
+        let summary = work(&bank, &cluster)?;
+        let mut nodes: Vec<usize> = summary.acknowledged.iter().map(|mark| mark.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        assert_eq!(nodes, [0, 1, 2]);
+        assert!(summary.latency_at(0.5) <= summary.latency_at(1.0));
+        let audit = bank.audit(&cluster, summary.transfers())?;
+        assert!(audit.is_clean(), "{engine}: {audit}");
+        assert_eq!(audit.transfers, summary.acknowledged.len());
+
+        let backups = copies_of(&cluster, "backup", |node, target| {
+            node.base_backup(target, WalMethod::Stream)
+        })?;
+        let plain = copies_of(&cluster, "plain", |node, target| node.copy_files(target))?;
+        for copies in [backups, plain] {
+            let restored = cluster.restore(&copies)?;
+            let audit = bank.audit(&restored, summary.transfers())?;
+            assert!(audit.is_clean(), "{engine}, restored: {audit}");
+            // It works, and its source knows nothing of it.
+            let more = work(&bank, &restored)?;
+            let audit = bank.audit(&restored, summary.transfers().chain(more.transfers()))?;
+            assert!(audit.is_clean(), "{engine}, restored and used: {audit}");
+        }
+        let audit = bank.audit(&cluster, summary.transfers())?;
+        assert_eq!(audit.transfers, summary.acknowledged.len());
+        assert!(audit.is_clean(), "{engine}, after the restores: {audit}");
+    }
+    Ok(())
+}
+
+#[test]
+fn copies_of_different_moments_show_damage() -> Result<()> {
+    for engine in engines() {
+        let cluster = builder(engine).build()?;
+        let bank = Bank::create(&cluster, 40, 1_000)?;
+        let writers = bank.start_writers(&cluster, 1)?;
+        writers.wait_for_more(20, PATIENCE)?;
+        let copies = copies_of(&cluster, "torn", |node, target| {
+            node.copy_files(target)?;
+            // What is written between two copies is in the later one only.
+            writers.wait_for_more(50, PATIENCE)
+        })?;
+        let summary = writers.stop();
+        assert!(summary.errors.is_empty(), "{:?}", summary.errors.first());
+
+        let mut restore = Restore::new(&cluster, &copies)?;
+        restore.isolate()?;
+        restore.start()?;
+        restore.rewrite_addresses()?;
+        restore.recover_prepared()?;
+        let audit = bank.audit(&restore.into_cluster(), [])?;
+        assert!(!audit.half_transfers.is_empty(), "{engine}: {audit}");
+        assert!(!audit.is_clean());
+        // The source is whole all the same.
+        let audit = bank.audit(&cluster, summary.transfers())?;
+        assert!(audit.is_clean(), "{engine}: {audit}");
+    }
+    Ok(())
+}
+
+#[test]
+fn isolated_copies_do_nothing_on_their_own() -> Result<()> {
+    for engine in engines() {
+        let cluster = builder(engine).build()?;
+        let copies = copies_of(&cluster, "isolated", |node, target| node.copy_files(target))?;
+        let mut restore = Restore::new(&cluster, &copies)?;
+        restore.isolate()?;
+        restore.start()?;
+        for node in restore.nodes() {
+            assert_eq!(node.query_value("SHOW citus.recover_2pc_interval")?, "-1");
+            assert_eq!(node.query_value("SHOW max_logical_replication_workers")?, "0");
+        }
+        restore.rewrite_addresses()?;
+        restore.recover_prepared()?;
+        restore.end_isolation()?;
+        for node in restore.nodes() {
+            assert_ne!(node.query_value("SHOW max_logical_replication_workers")?, "0");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nodes_find_each_other_with_tls_and_passwords() -> Result<()> {
+    for engine in engines() {
+        for source in [PasswordSource::Authinfo, PasswordSource::Passfile] {
+            let cluster = builder(engine).tls(true).scram_from(source).build()?;
+            let bank = Bank::create(&cluster, 20, 1_000)?;
+            let summary = work(&bank, &cluster)?;
+            let audit = bank.audit(&cluster, summary.transfers())?;
+            assert!(audit.is_clean(), "{engine}: {audit}");
+
+            let copies = copies_of(&cluster, "secure", |node, target| {
+                node.base_backup(target, WalMethod::Fetch)
+            })?;
+            let restored = cluster.restore(&copies)?;
+            work(&bank, &restored)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn traffic_between_nodes_passes_the_links() -> Result<()> {
+    for engine in engines() {
+        let cluster = builder(engine).proxies(true).build()?;
+        let bank = Bank::create(&cluster, 20, 1_000)?;
+        work(&bank, &cluster)?;
+        for node in 0..3 {
+            let passed = cluster.link(node).forwarded();
+            assert!(node == 0 || passed > 0, "nothing passed link {node}");
+        }
+
+        // Without its link a worker cannot be reached by the others, but by tests.
+        cluster.link(1).cut()?;
+        assert_eq!(cluster.worker(1).query_value("SELECT 1")?, "1");
+        let writers = bank.start_writers_at(&cluster, &[0], 1)?;
+        let failed = test_cluster::wait_until("an error", PATIENCE, || writers.errors().pop())?;
+        assert_ne!(failed.phase, Phase::Connecting);
+        cluster.link(1).heal()?;
+        writers.wait_for_more(20, PATIENCE)?;
+        writers.stop();
+        for node in cluster.nodes() {
+            node.execute("SELECT recover_prepared_transactions()")?;
+        }
+        let audit = bank.audit(&cluster, [])?;
+        assert!(audit.is_clean(), "{engine}: {audit}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_crashes_is_survived() -> Result<()> {
+    for engine in engines() {
+        let cluster = builder(engine).build()?;
+        let bank = Bank::create(&cluster, 20, 1_000)?;
+        let writers = bank.start_writers(&cluster, 1)?;
+        writers.wait_for_more(20, PATIENCE)?;
+        cluster.worker(2).crash()?;
+        cluster.worker(2).start()?;
+        writers.wait_for_more(50, PATIENCE)?;
+        cluster.worker(1).kill_postmaster(Signal::SIGKILL)?;
+        cluster.worker(1).start()?;
+        writers.wait_for_more(50, PATIENCE)?;
+        cluster.coordinator().stop(StopMode::Immediate)?;
+        cluster.coordinator().start()?;
+        writers.wait_for_more(50, PATIENCE)?;
+        let summary = writers.stop();
+        assert!(!summary.errors.is_empty());
+        assert!(summary.hung.is_empty());
+        for node in cluster.nodes() {
+            node.execute("SELECT recover_prepared_transactions()")?;
+        }
+        let audit = bank.audit(&cluster, summary.transfers())?;
+        assert!(audit.is_clean(), "{engine}: {audit}");
+    }
+    Ok(())
+}
+
+#[test]
+fn standbys_spares_and_more_workers() -> Result<()> {
+    for engine in engines() {
+        let mut cluster = builder(engine)
+            .standbys([1])
+            .database("shop")
+            .setting("work_mem", "5MB")
+            .node_setting(1, "work_mem", "6MB")
+            .build()?;
+        assert_eq!(cluster.coordinator().query_value("SHOW work_mem")?, "5MB");
+        assert_eq!(cluster.worker(1).query_value("SHOW work_mem")?, "6MB");
+        assert_eq!(cluster.worker(2).query_value("SELECT current_database()")?, "shop");
+        cluster.worker(1).execute("CREATE TABLE t AS SELECT 1 AS i")?;
+        let standby = cluster.standby_of(1);
+        cluster.worker(1).wait_for_replay_on(standby, PATIENCE)?;
+        assert_eq!(standby.query_value("SELECT i FROM t")?, "1");
+
+        let added = cluster.add_worker()?;
+        assert_eq!(added, 3);
+        let mut client = cluster.connect(0)?;
+        wait_for_sql(
+            &mut client,
+            "SELECT array_agg(groupid ORDER BY groupid) = '{0,1,2,3}' \
+             AND bool_and(isactive) FROM pg_dist_node",
+            PATIENCE,
+        )?;
+        let spare = cluster.start_spare("spare")?;
+        assert_eq!(spare.query_value("SELECT count(*) FROM pg_dist_node")?, "0");
+    }
+    Ok(())
+}
+
+#[test]
+fn shards_are_read_where_they_are() -> Result<()> {
+    for engine in engines() {
+        let cluster = builder(engine).build()?;
+        cluster.create_distributed(
+            "CREATE TABLE things (id bigint PRIMARY KEY, name text)",
+            "things",
+            "id",
+            4,
+        )?;
+        for id in 1..=20 {
+            let insert = format!("INSERT INTO %s (id, name) VALUES ({id}, 'it''s {id}')");
+            let node = cluster.node(id % 3);
+            node.execute(&cluster.shard_sql("things", id, &insert))?;
+        }
+        assert_eq!(cluster.placements("things")?.len(), 4);
+        let rows = cluster.read_all_shards("things", "SELECT id, name, NULL FROM %s")?;
+        assert_eq!(rows.len(), 20);
+        assert!(rows.iter().all(|row| row.node > 0 && row.values[2].is_none()));
+        assert!(rows.iter().any(|row| row.values[1].as_deref() == Some("it's 7")));
+        assert!(cluster.placements("pg_class").is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn mistakes_in_a_test_are_errors() {
+    let outcome = builder(Engine::Embedded).without_fence_preload(3).build();
+    let message = outcome.err().map(|error| error.to_string());
+    assert!(message.is_some_and(|text| text.contains("there is no node 3")));
+}
