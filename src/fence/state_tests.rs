@@ -76,7 +76,7 @@ fn process(worker: u8) -> ProcessId {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     /// `holder` is who may hold locks: a worker that has adopted and neither finished, failed nor died.
     #[test]

@@ -1,0 +1,39 @@
+# What a newcomer types.  Each target installs what a fresh Debian machine lacks, says so, and is quick
+# the second time.  PG_CONFIG chooses the PostgreSQL.
+
+PG_CONFIG ?= pg_config
+export PG_CONFIG
+
+.PHONY: help deps build install test quick lint demo bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+deps: ## install the packages and tools that are missing
+	@ci/deps
+
+build: deps ## compile the extension and the tests
+	cargo build --workspace --all-targets
+
+install: deps ## install the extension (optimised) into the PostgreSQL of PG_CONFIG
+	@ci/install release
+
+test: deps ## run every test: embedded catalog, and Citus where it is installed
+	@ci/test
+
+quick: deps ## seconds: tests that need no server
+	@ci/test unit
+
+demo: deps ## a cluster, transfers, backups with and without the block, restored and audited
+	@ci/install dev
+	@cargo run --quiet --package demo -- $(DEMO_ARGS)
+
+bench: deps ## measure, ratios side by side
+	@ci/install release
+	@cargo run --quiet --release --package benches
+
+lint: deps ## format, clippy, licences, structure
+	@ci/lint
+
+clean: ## forget what was built
+	cargo clean
