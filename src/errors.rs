@@ -57,7 +57,8 @@ impl From<&RemoteError> for Report {
         let node = error.node();
         let theirs = error.sqlstate().and_then(parse_sqlstate);
         let message = error.to_string();
-        let look = format!("Check that the server at {node} runs and accepts connections from this host.");
+        let look =
+            format!("Check that the server at {node} runs and accepts connections from this host.");
         match error {
             RemoteError::BadConnInfo { .. } => {
                 Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
@@ -86,9 +87,7 @@ impl From<&RemoteError> for Report {
                 detail: server.detail.clone(),
                 hint: server.hint.clone(),
             },
-            RemoteError::Lost { .. } => {
-                Report::new(ERRCODE_CONNECTION_FAILURE, message).hint(look)
-            }
+            RemoteError::Lost { .. } => Report::new(ERRCODE_CONNECTION_FAILURE, message).hint(look),
             RemoteError::Timeout { .. } => Report::new(ERRCODE_CONNECTION_FAILURE, message)
                 .hint(format!("Check whether the server at {node} is frozen or overloaded.")),
             RemoteError::Resources { .. } => Report::new(ERRCODE_OUT_OF_MEMORY, message),

@@ -77,10 +77,7 @@ enum Failed {
     /// Another attempt would fail the same way.
     ForGood(FenceError),
     /// Somebody was in the way, or the cluster changed: let go and try again.
-    ForNow {
-        what: String,
-        blockers: Vec<String>,
-    },
+    ForNow { what: String, blockers: Vec<String> },
 }
 
 impl<E: Into<FenceError>> From<E> for Failed {
@@ -99,37 +96,51 @@ pub fn acquire(owner: &Owner, block: &Block) -> Result<HeldFence, FenceError> {
     let deadline = Deadline::after(&waiter, Duration::from_millis(limit_ms as u64));
     let mut backoff = BACKOFF.0;
     let mut attempts = 0;
+    let mut in_the_way: Option<(String, Vec<String>)> = None;
     loop {
         attempts += 1;
-        match attempt(&mut waiter, block, deadline) {
+        let failed = match attempt(&mut waiter, block, deadline) {
             Ok(mut held) => {
                 held.story.attempts = attempts;
                 return Ok(held);
             }
-            Err(Failed::ForGood(error)) => return Err(error),
-            Err(Failed::ForNow { what, blockers }) => {
-                elog::log(&format!("citus_fence: attempt {attempts} at a backup block failed: {what}"));
-                let pause = backoff.min(deadline.remaining(&waiter));
-                if pause.is_zero() {
-                    return Err(FenceError::LocksNotHeld { after_ms: limit_ms, last: what, blockers });
-                }
-                recover_in_doubt(&mut waiter, block, deadline)?;
-                let end = Deadline::after(&waiter, pause);
-                while !end.expired(&waiter) {
-                    let left = end.remaining(&waiter);
-                    if let WaitEnd::Stopped = waiter.wait(&[], left) {
-                        return Err(stopped());
-                    }
-                }
-                backoff = (backoff * 2).min(BACKOFF.1);
+            Err(failed) => failed,
+        };
+        match failed {
+            Failed::ForNow { what, blockers } => {
+                elog::log(&format!(
+                    "citus_fence: attempt {attempts} at a backup block failed: {what}"
+                ));
+                in_the_way = Some((what, blockers));
+            }
+            // With no time left everything times out; what stood in the way before is the reason.
+            Failed::ForGood(_) if in_the_way.is_some() && deadline.expired(&waiter) => {}
+            Failed::ForGood(error) => return Err(error),
+        }
+        let pause = backoff.min(deadline.remaining(&waiter));
+        if pause.is_zero() {
+            let (last, blockers) = in_the_way.unwrap_or_default();
+            return Err(FenceError::LocksNotHeld { after_ms: limit_ms, last, blockers });
+        }
+        recover_in_doubt(&mut waiter, block, deadline)?;
+        let end = Deadline::after(&waiter, pause);
+        while !end.expired(&waiter) {
+            let left = end.remaining(&waiter);
+            if let WaitEnd::Stopped = waiter.wait(&[], left) {
+                return Err(stopped());
             }
         }
+        backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 
 /// Why the waiter stopped.
 fn stopped() -> FenceError {
-    if interrupts::terminated() { FenceError::Terminated } else { FenceError::ReleasedWhileStarting }
+    if interrupts::terminated() {
+        FenceError::Terminated
+    } else {
+        FenceError::ReleasedWhileStarting
+    }
 }
 
 /// One attempt, all or nothing: whatever it holds is let go on every other way out.
@@ -145,8 +156,7 @@ fn attempt<W: Waiter>(
     let (nodes, targets) = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
         catalog::require_coordinator()?;
         let nodes = catalog::nodes()?;
-        let access =
-            Access::read(Dialer { role, application_name: HOLDER_NAME, connect_timeout })?;
+        let access = Access::read(Dialer { role, application_name: HOLDER_NAME, connect_timeout })?;
         let targets = remote_nodes(&nodes)
             .map(|node| access.target(node.label()))
             .collect::<Result<Vec<Target>, _>>()?;
@@ -165,11 +175,13 @@ fn attempt<W: Waiter>(
     let connected = connect_all(waiter, &targets, connect_deadline);
     party.gather(remote_nodes(&nodes).cloned(), connected)?;
     let idle_ms = i64::from(block.terms.timeout_ms) + statements::IDLE_GRACE_MS;
-    let warm_up = statements::begin(block.terms.lock_timeout_ms, idle_ms);
+    let left_ms = deadline.remaining(waiter).as_millis().clamp(1, i32::MAX as u128) as i32;
+    let lock_timeout_ms = block.terms.lock_timeout_ms.min(left_ms);
+    let warm_up = statements::begin(lock_timeout_ms, idle_ms);
     party.warm_up(waiter, &warm_up, connect_deadline)?;
 
     let local = Transaction::begin();
-    local.set_local(c"lock_timeout", &block.terms.lock_timeout_ms.to_string());
+    local.set_local(c"lock_timeout", &lock_timeout_ms.to_string());
     local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
     let locking = Instant::now();
     if let Err(error) = lock_here() {
@@ -177,12 +189,15 @@ fn attempt<W: Waiter>(
         return Err(blocked_here(error));
     }
     let local_locked_at = now();
-    let slowest = party.lock(waiter, block.terms.lock_timeout_ms)?;
+    let slowest = party.lock(waiter, lock_timeout_ms)?;
     let locking = locking.elapsed();
 
     let again = local.with_latest_snapshot(catalog::nodes)?;
     if again != nodes {
-        return Err(Failed::ForNow { what: FenceError::NodesChanged.to_string(), blockers: vec![] });
+        return Err(Failed::ForNow {
+            what: FenceError::NodesChanged.to_string(),
+            blockers: vec![],
+        });
     }
 
     let flush_deadline =
@@ -223,7 +238,9 @@ fn lock_here() -> Result<(), Caught> {
             Ok(())
         })
     })
-    .and_then(|locked: Result<(), CatalogError>| locked.map_err(|error| Report::from(&error).into()))
+    .and_then(|locked: Result<(), CatalogError>| {
+        locked.map_err(|error| Report::from(&error).into())
+    })
 }
 
 impl From<Report> for Caught {
@@ -247,10 +264,9 @@ fn blocked_here(error: Caught) -> Failed {
     }
     if is_passing(error.sqlstate) {
         let look = Transaction::begin();
-        let blockers = worker::catch(|| {
-            look.with_latest_snapshot(|| local_blockers().unwrap_or_default())
-        })
-        .unwrap_or_default();
+        let blockers =
+            worker::catch(|| look.with_latest_snapshot(|| local_blockers().unwrap_or_default()))
+                .unwrap_or_default();
         return Failed::ForNow { what: error.message, blockers };
     }
     FenceError::from(error).into()
@@ -483,11 +499,7 @@ impl Party {
     }
 
     /// Brings every node's WAL to disk; the positions, in the members' order.
-    fn flush<W: Waiter>(
-        &mut self,
-        waiter: &mut W,
-        deadline: Deadline,
-    ) -> Result<Vec<u64>, Failed> {
+    fn flush<W: Waiter>(&mut self, waiter: &mut W, deadline: Deadline) -> Result<Vec<u64>, Failed> {
         // Nodes without the extension are flushed over a second session each.
         let without: Vec<usize> =
             (0..self.members.len()).filter(|index| !self.members[*index].can_flush).collect();
@@ -623,7 +635,9 @@ fn recover_in_doubt<W: Waiter>(
         match session {
             Ok(session) => sessions.push(session),
             Err(RemoteError::Stopped { .. }) => return Err(stopped()),
-            Err(error) => elog::log(&format!("citus_fence: no recovery before the next attempt: {error}")),
+            Err(error) => {
+                elog::log(&format!("citus_fence: no recovery before the next attempt: {error}"))
+            }
         }
     }
     let mut sessions: Vec<&mut Session> = sessions.iter_mut().collect();

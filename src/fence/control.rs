@@ -130,9 +130,7 @@ fn refusal_error(refusal: Refusal, failure: &Failure) -> FenceError {
         Refusal::Starting => FenceError::Starting,
         Refusal::Active => FenceError::Active,
         Refusal::Releasing => FenceError::Releasing,
-        Refusal::Failed => {
-            FenceError::PreviousFailed { what: failure.message.as_str().to_owned() }
-        }
+        Refusal::Failed => FenceError::PreviousFailed { what: failure.message.as_str().to_owned() },
         Refusal::ReleaseAsked => FenceError::ReleasedWhileStarting,
         Refusal::NoBlock => FenceError::NoBlock,
         Refusal::Stale => FenceError::WorkerVanished,
@@ -261,7 +259,8 @@ fn step<R>(token: Token, act: impl FnOnce(&mut Block) -> R) -> R {
 
 /// The requestor leaves before it was told that the block is active.
 pub fn abandon(token: Token) {
-    let worker = step(token, |block| if block.abandon(token.generation) { block.worker } else { None });
+    let worker =
+        step(token, |block| if block.abandon(token.generation) { block.worker } else { None });
     if let Some(worker) = worker {
         process::wake(worker);
         process::interrupt(worker);
@@ -277,7 +276,8 @@ pub fn ask_release(database: u32) -> (Release, Option<Token>, Failure) {
     };
     let block = control.slot(slot);
     let starting = block.state == State::Starting;
-    let failure = if block.state == State::Inactive { block.take_end_reason() } else { block.failure };
+    let failure =
+        if block.state == State::Inactive { block.take_end_reason() } else { block.failure };
     let worker = block.worker;
     let token = Token { slot: slot as u32, generation: block.generation };
     let release = block.ask_release();
@@ -328,7 +328,8 @@ impl Owner {
     /// A copy of the own block; `None` when it is not this worker's any more.
     pub fn read(&self) -> Option<Block> {
         let block = read(self.token);
-        (block.generation == self.token.generation && block.worker == Some(self.me)).then_some(block)
+        (block.generation == self.token.generation && block.worker == Some(self.me))
+            .then_some(block)
     }
 
     /// Whether somebody wants the block to end, or the block is not this worker's any more.

@@ -30,7 +30,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker;
 use crate::remote::{
-    Command, Deadline, RemoteError, Session, SessionState, WatchEnd, Waiter, cancel_and_drain,
+    Command, Deadline, RemoteError, Session, SessionState, Waiter, WatchEnd, cancel_and_drain,
     connect_all, run_all, watch,
 };
 
@@ -46,7 +46,9 @@ pub enum End {
 pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, FenceError> {
     let stirred = || {
         interrupts::terminated()
-            || owner.read().is_none_or(|block| block.release_asked || block.pending_errand().is_some())
+            || owner
+                .read()
+                .is_none_or(|block| block.release_asked || block.pending_errand().is_some())
     };
     let mut waiter = BackendWaiter::new(stirred);
     let mut search = DeadlockSearch::begin(&mut waiter, held, block);
@@ -260,8 +262,10 @@ pub fn release(held: HeldFence) -> Vec<String> {
     let rollback = |_| Command::new("release", statements::ROLLBACK);
     let replies = run_all(&mut waiter, &mut open, rollback, deadline);
     drop(local);
-    let silent: Vec<String> =
-        replies.into_iter().filter_map(|reply| reply.err().map(|error| error.to_string())).collect();
+    let silent: Vec<String> = replies
+        .into_iter()
+        .filter_map(|reply| reply.err().map(|error| error.to_string()))
+        .collect();
     if !silent.is_empty() {
         let deadline = Deadline::after(&waiter, CONNECT_BOUND);
         let _ = cancel_and_drain(&mut waiter, &mut open, deadline);

@@ -108,12 +108,8 @@ pub struct Failure {
 
 impl Failure {
     /// No failure.
-    pub const NONE: Self = Self {
-        sqlstate: 0,
-        message: Text::EMPTY,
-        detail: Text::EMPTY,
-        hint: Text::EMPTY,
-    };
+    pub const NONE: Self =
+        Self { sqlstate: 0, message: Text::EMPTY, detail: Text::EMPTY, hint: Text::EMPTY };
 
     /// Whether there is one.
     pub fn is_some(&self) -> bool {
@@ -235,12 +231,7 @@ impl Block {
         failure: Failure::NONE,
         previous: Failure::NONE,
         warning: Text::EMPTY,
-        errands: Errands {
-            posted: 0,
-            done: 0,
-            errand: None,
-            answer: Failure::NONE,
-        },
+        errands: Errands { posted: 0, done: 0, errand: None, answer: Failure::NONE },
     };
 
     /// inactive → starting.  Gives the generation for the token of the new block.
@@ -377,11 +368,7 @@ impl Block {
             State::Starting => self.end(failure),
             State::Active | State::Releasing => {
                 // Whoever asked for the release is told by the release itself.
-                let state = if self.release_asked {
-                    State::Inactive
-                } else {
-                    State::Error
-                };
+                let state = if self.release_asked { State::Inactive } else { State::Error };
                 self.end(failure);
                 self.state = state;
             }
@@ -441,8 +428,8 @@ impl Block {
         self.errands.errand = None;
         self.errands.answer = answer;
         if let Some(expires_at) = expires_at {
-            self.terms.timeout_ms = ((expires_at - self.active_at) / 1000)
-                .clamp(0, i64::from(i32::MAX)) as i32;
+            self.terms.timeout_ms =
+                ((expires_at - self.active_at) / 1000).clamp(0, i64::from(i32::MAX)) as i32;
             self.expires_at = expires_at;
         }
         Ok(())
@@ -501,11 +488,7 @@ impl Block {
 
     fn check_worker(&self, generation: u64, worker: ProcessId) -> Result<(), Refusal> {
         self.check(generation)?;
-        if self.worker == Some(worker) {
-            Ok(())
-        } else {
-            Err(Refusal::Stale)
-        }
+        if self.worker == Some(worker) { Ok(()) } else { Err(Refusal::Stale) }
     }
 }
 

@@ -10,10 +10,7 @@ pub struct Text<const N: usize> {
 
 impl<const N: usize> Text<N> {
     /// The empty text.
-    pub const EMPTY: Self = Self {
-        len: 0,
-        bytes: [0; N],
-    };
+    pub const EMPTY: Self = Self { len: 0, bytes: [0; N] };
 
     /// As much of `text` as fits, ending with a whole character.
     pub fn new(text: &str) -> Self {

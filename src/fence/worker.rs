@@ -116,12 +116,7 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
 }
 
 /// Lets go, then says so.
-fn ended(
-    owner: &Owner,
-    block: &Block,
-    end: Result<End, FenceError>,
-    held: Option<HeldFence>,
-) {
+fn ended(owner: &Owner, block: &Block, end: Result<End, FenceError>, held: Option<HeldFence>) {
     owner.begin_release();
     let silent = held.map(hold::release).unwrap_or_default();
     for node in &silent {
@@ -136,13 +131,15 @@ fn ended(
             });
         }
         Ok(End::Expired) => {
-            let timeout_ms = owner.read().map_or(block.terms.timeout_ms, |now| now.terms.timeout_ms);
+            let timeout_ms =
+                owner.read().map_or(block.terms.timeout_ms, |now| now.terms.timeout_ms);
             log_end(block, "expired");
             owner.finish(Failure::from(&FenceError::Expired { timeout_ms }));
         }
         Err(error) => {
             let report = Report::from(&error);
-            let detail = report.detail.as_deref().map_or(String::new(), |text| format!(" ({text})"));
+            let detail =
+                report.detail.as_deref().map_or(String::new(), |text| format!(" ({text})"));
             log_end(block, &format!("failed: {}{detail}", report.message));
             owner.fail(Failure::from(report));
         }

@@ -1,7 +1,7 @@
 //! Messages to the client and to the server's log.
 
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::errors::Report;
 
@@ -14,11 +14,7 @@ pub fn raise(report: &Report) -> ! {
 
 /// Sends the report to the client, or in a background worker to the log.
 pub fn emit(level: PgLogLevel, report: &Report) {
-    let mut error = ErrorReport::new(
-        report.sqlstate,
-        report.message.clone(),
-        "citus_fence",
-    );
+    let mut error = ErrorReport::new(report.sqlstate, report.message.clone(), "citus_fence");
     if let Some(detail) = &report.detail {
         error = error.set_detail(detail.clone());
     }

@@ -79,7 +79,5 @@ unsafe fn owned(text: *const core::ffi::c_char) -> String {
         return String::new();
     }
     // SAFETY: the caller's pointer is a C string.
-    unsafe { CStr::from_ptr(text) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

@@ -25,8 +25,9 @@ pub fn keep_extension(extension: pg_sys::Oid) {
 /// The relation of that name in `pg_catalog`, or `None`.
 pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a look-up in the system cache, inside a transaction.
-    let oid =
-        unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::Oid::from(PG_CATALOG_NAMESPACE)) };
+    let oid = unsafe {
+        pg_sys::get_relname_relid(name.as_ptr(), pg_sys::Oid::from(PG_CATALOG_NAMESPACE))
+    };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 

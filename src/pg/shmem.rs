@@ -79,11 +79,7 @@ impl<S: Shareable + Sync, R: Shareable + Sync> Slots<S, R> {
         unsafe {
             pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
         }
-        Guard {
-            slots: self,
-            lock,
-            not_send: PhantomData,
-        }
+        Guard { slots: self, lock, not_send: PhantomData }
     }
 
     /// Wakes whoever waits for a change of the slot.  Call after the guard is gone.

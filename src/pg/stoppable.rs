@@ -43,11 +43,23 @@ pub fn serve() {
 /// Whether serving interrupts would end the statement or the process.
 fn must_end() -> bool {
     // SAFETY: flags that signal handlers of this process set.
-    unsafe {
+    let asked = unsafe {
         std::ptr::read_volatile(&raw const pg_sys::QueryCancelPending) != 0
             || std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0
             || std::ptr::read_volatile(&raw const pg_sys::ClientConnectionLost) != 0
-            || transaction_timed_out()
+    };
+    asked || transaction_timed_out() || client_is_gone()
+}
+
+/// What serving interrupts would find out, and end the process for, where it is time to look
+/// (`client_connection_check_interval`).
+fn client_is_gone() -> bool {
+    // SAFETY: as in must_end().
+    let time_to_look =
+        unsafe { std::ptr::read_volatile(&raw const pg_sys::CheckClientConnectionPending) != 0 };
+    time_to_look && {
+        let _held = HeldInterrupts::hold();
+        wait::wait_latch_or_client_gone(Duration::ZERO)
     }
 }
 

@@ -115,10 +115,7 @@ unsafe fn client_socket(port: *const pg_sys::Port) -> pg_sys::pgsocket {
 
 /// Whole milliseconds, rounded up so that a wait never ends just before its deadline and spins.
 fn milliseconds(timeout: Duration) -> core::ffi::c_long {
-    timeout
-        .as_nanos()
-        .div_ceil(1_000_000)
-        .min(i32::MAX as u128) as core::ffi::c_long
+    timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as core::ffi::c_long
 }
 
 /// An owned `WaitEventSet`; freed (with its epoll descriptor) when dropped, also by an unwind.
@@ -174,8 +171,7 @@ impl EventSet {
     fn wait(&self, sockets: usize, timeout: Duration) -> (Vec<Readiness>, bool) {
         // SAFETY: a WaitEvent is plain data for which all zeroes is a value; the server fills as many
         // as it says it has.
-        let mut events: Vec<pg_sys::WaitEvent> =
-            vec![unsafe { std::mem::zeroed() }; self.capacity];
+        let mut events: Vec<pg_sys::WaitEvent> = vec![unsafe { std::mem::zeroed() }; self.capacity];
         // SAFETY: the buffer has `capacity` entries, which is what the call is told.
         let count = unsafe {
             pg_sys::WaitEventSetWait(

@@ -11,10 +11,8 @@ use pgrx::pg_sys;
 pub fn flush() -> u64 {
     // SAFETY: both only need a server that is not in recovery, which callers have checked.
     unsafe {
-        let written = end_of_written(
-            pg_sys::GetXLogInsertRecPtr(),
-            pg_sys::wal_segment_size as u64,
-        );
+        let written =
+            end_of_written(pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64);
         pg_sys::XLogFlush(written);
         written
     }

@@ -62,8 +62,8 @@ pub fn register(spec: &Spec<'_>) -> Option<Handle> {
         copy_text(&mut worker.bgw_type, spec.kind.to_bytes());
         copy_text(&mut worker.bgw_library_name, b"citus_fence");
         copy_text(&mut worker.bgw_function_name, spec.function.to_bytes());
-        worker.bgw_flags = (pg_sys::BGWORKER_SHMEM_ACCESS
-            | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
+        worker.bgw_flags =
+            (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
         worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
         worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
         worker.bgw_main_arg = pg_sys::Datum::from(spec.argument);
@@ -72,8 +72,7 @@ pub fn register(spec: &Spec<'_>) -> Option<Handle> {
             *to = from as core::ffi::c_char;
         }
         let mut handle = std::ptr::null_mut();
-        pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle)
-            .then_some(Handle(handle))
+        pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle).then_some(Handle(handle))
     }
 }
 

@@ -319,7 +319,8 @@ impl Writers {
                     what: format!(
                         "{what}; the last error of a writer (node {}) was {}",
                         last.node, last.message
-                    ),
+                    )
+                    .into(),
                     waited,
                 },
                 (error, _) => error,

@@ -127,11 +127,11 @@ pub(crate) fn run(server: &str, log: Option<&Path>, command: &mut Command) -> Re
         Err(error) => return Err(error),
     };
     Err(Error::Command {
-        server: server.to_owned(),
-        command: shown,
-        outcome,
-        output: indent(&format!("{stdout}\n{stderr}")),
-        log: log.map(log_tail).unwrap_or_default(),
+        server: server.into(),
+        command: shown.into(),
+        outcome: outcome.into(),
+        output: indent(&format!("{stdout}\n{stderr}")).into(),
+        log: log.map(log_tail).unwrap_or_default().into(),
     })
 }
 

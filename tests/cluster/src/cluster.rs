@@ -324,6 +324,12 @@ impl Cluster {
         self.nodes.iter().try_for_each(|node| node.execute(sql))
     }
 
+    /// Lets every node finish the transactions it has left in doubt, and returns how many there were.
+    /// Citus' own daemon does it too, but only once a minute, and until then they hold their locks.
+    pub fn recover_prepared(&self) -> Result<u64> {
+        recover_prepared(&self.nodes)
+    }
+
     /// A path for a copy or backup of a node, inside the cluster's temporary folder. The folder
     /// above it exists and the servers' user may write there; the path itself does not exist.
     pub fn copy_target(&self, round: &str, node: usize) -> Result<PathBuf> {
@@ -444,6 +450,17 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Calls `recover_prepared_transactions()` on every node and adds up the answers.
+pub(crate) fn recover_prepared(nodes: &[Server]) -> Result<u64> {
+    nodes.iter().try_fold(0, |sum, node| {
+        let answer = node.query_value("SELECT recover_prepared_transactions()")?;
+        let recovered: u64 = answer.parse().map_err(|_| {
+            node.error(format!("recover_prepared_transactions() returned {answer}"))
+        })?;
+        Ok(sum + recovered)
+    })
 }
 
 /// The name of a node's server.

@@ -171,11 +171,11 @@ impl ConnectParams {
     /// An error of a statement that was sent there.
     pub(crate) fn sql_error(&self, statement: &str, error: &postgres::Error) -> Error {
         Error::Sql {
-            server: self.server.clone(),
-            statement: statement.to_owned(),
-            message: describe(error),
-            sqlstate: error.code().map(|code| code.code().to_owned()),
-            log: log_tail(&self.log),
+            server: self.server.as_str().into(),
+            statement: statement.into(),
+            message: describe(error).into(),
+            sqlstate: error.code().map(|code| code.code().into()),
+            log: log_tail(&self.log).into(),
         }
     }
 }

@@ -14,6 +14,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 const LOG_TAIL_LINES: usize = 25;
 
 /// Everything that can go wrong while servers are built, driven and looked at.
+///
+/// The texts are boxed to keep the type small: it is part of every result.
 #[derive(thiserror::Error)]
 pub enum Error {
     /// The machine lacks something that the tests need.
@@ -35,48 +37,48 @@ pub enum Error {
     #[error("{server}: {command} failed ({outcome}){output}{log}")]
     Command {
         /// The server it was run for.
-        server: String,
+        server: Box<str>,
         /// The program with its arguments.
-        command: String,
+        command: Box<str>,
         /// Its exit status, or why there is none.
-        outcome: String,
+        outcome: Box<str>,
         /// What it printed, indented, with a line break in front.
-        output: String,
+        output: Box<str>,
         /// The server's last log lines, likewise.
-        log: String,
+        log: Box<str>,
     },
 
     /// A server is not in the state that was asked for.
     #[error("{server}: {what}{log}")]
     Server {
         /// The server's name.
-        server: String,
+        server: Box<str>,
         /// What is wrong.
-        what: String,
+        what: Box<str>,
         /// Its last log lines.
-        log: String,
+        log: Box<str>,
     },
 
     /// A statement, or the connection for it, failed.
     #[error("{server}: {statement}: {message}{log}")]
     Sql {
         /// The server it was sent to.
-        server: String,
+        server: Box<str>,
         /// The statement, cut to a readable length.
-        statement: String,
+        statement: Box<str>,
         /// The server's answer with detail, hint and SQLSTATE.
-        message: String,
+        message: Box<str>,
         /// The SQLSTATE, when the server sent one.
-        sqlstate: Option<String>,
+        sqlstate: Option<Box<str>>,
         /// The server's last log lines.
-        log: String,
+        log: Box<str>,
     },
 
     /// An awaited state did not come.
     #[error("waited {waited:.1?} in vain for {what}")]
     Timeout {
         /// What was awaited, with what was seen last.
-        what: String,
+        what: Box<str>,
         /// For how long.
         waited: Duration,
     },
@@ -157,7 +159,7 @@ pub(crate) fn log_tail(path: &Path) -> String {
 
 /// Text indented below a message, with a line break in front; empty for blank text.
 pub(crate) fn indent(text: &str) -> String {
-    let text = text.trim_end();
+    let text = text.trim_end().trim_start_matches('\n');
     if text.is_empty() {
         return String::new();
     }

@@ -192,7 +192,7 @@ impl Link {
             }
             if self.shared.seen.wait_until(&mut state, deadline).timed_out() {
                 return Err(Error::Timeout {
-                    what: format!("the link to {} to become {:?}", self.name, state.mode),
+                    what: format!("the link to {} to become {:?}", self.name, state.mode).into(),
                     waited: CHANGE_TIMEOUT,
                 });
             }

@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, ClusterBuilder, in_parallel};
+use crate::cluster::{Cluster, ClusterBuilder, in_parallel, recover_prepared};
 use crate::connect::HOST;
 use crate::error::{Error, IoContext, Result};
 use crate::root_dir::RootDir;
@@ -151,13 +151,7 @@ impl Restore {
     /// Step 4: lets every copy finish what it finds prepared of its own transactions. Returns how
     /// many there were.
     pub fn recover_prepared(&self) -> Result<u64> {
-        self.nodes.iter().try_fold(0, |sum, node| {
-            let recovered = node.query_value("SELECT recover_prepared_transactions()")?;
-            let recovered: u64 = recovered.parse().map_err(|_| {
-                node.error(format!("recover_prepared_transactions() returned {recovered}"))
-            })?;
-            Ok(sum + recovered)
-        })
+        recover_prepared(&self.nodes)
     }
 
     /// Step 5: takes the settings back and restarts all copies, as one of the settings needs that.

@@ -296,9 +296,9 @@ impl Server {
     /// An error of this server's.
     pub(crate) fn error(&self, what: impl Into<String>) -> Error {
         Error::Server {
-            server: self.name().to_owned(),
-            what: what.into(),
-            log: log_tail(&self.log_path()),
+            server: self.name().into(),
+            what: what.into().into_boxed_str(),
+            log: log_tail(&self.log_path()).into(),
         }
     }
 }
@@ -627,7 +627,7 @@ impl Server {
             |error| match error {
                 Error::Command { server, command, outcome, output, log } => Error::Command {
                     server,
-                    command: command.replace(source, "<connection>"),
+                    command: command.replace(source, "<connection>").into(),
                     outcome,
                     output,
                     log,

@@ -39,7 +39,7 @@ pub fn try_wait_until<T>(
         }
         let waited = begin.elapsed();
         if waited >= timeout {
-            return Err(Error::Timeout { what: what.to_owned(), waited });
+            return Err(Error::Timeout { what: what.into(), waited });
         }
         thread::sleep(pause.min(timeout.saturating_sub(waited)));
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -52,11 +52,11 @@ pub fn wait_for_sql(client: &mut Client, sql: &str, timeout: Duration) -> Result
     let mut last = String::from("nothing yet");
     let outcome = try_wait_until("", timeout, || {
         let messages = client.simple_query(sql).map_err(|error| Error::Sql {
-            server: String::from("while waiting"),
-            statement: shorten(sql),
-            message: describe(&error),
-            sqlstate: error.code().map(|code| code.code().to_owned()),
-            log: String::new(),
+            server: "while waiting".into(),
+            statement: shorten(sql).into(),
+            message: describe(&error).into(),
+            sqlstate: error.code().map(|code| code.code().into()),
+            log: Box::default(),
         })?;
         let first = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row.try_get(0).ok().flatten()),
@@ -72,7 +72,7 @@ pub fn wait_for_sql(client: &mut Client, sql: &str, timeout: Duration) -> Result
     });
     outcome.map_err(|error| match error {
         Error::Timeout { waited, .. } => Error::Timeout {
-            what: format!("{} to be true; its last answer was {last}", shorten(sql)),
+            what: format!("{} to be true; its last answer was {last}", shorten(sql)).into(),
             waited,
         },
         other => other,
