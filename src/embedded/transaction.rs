@@ -525,7 +525,7 @@ fn warn_unfinished(part: &Part, gid: &str, done: &str, error: &RemoteError) {
             PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
             format!("prepared transaction \"{gid}\" could not be {done} at once: {error}"),
         )
-        .detail("The transaction as a whole is decided; this part of it still holds its locks.")
+        .detail("The transaction as a whole is decided; until this part is ended too, it holds its locks.")
         .hint("On this node, when that one answers: SELECT recover_prepared_transactions();"),
     );
 }

@@ -39,27 +39,29 @@ impl Engine {
     fn try_available() -> Result<Vec<Engine>> {
         static SKIPPED: Once = Once::new();
         let installation = Installation::current()?;
-        let has_citus = installation.has_extension(Engine::Citus.catalog_extension());
-        let control = installation.extension_control(Engine::Citus.catalog_extension());
-        match std::env::var(ENGINE_VARIABLE).ok().as_deref() {
-            None | Some("") if has_citus => Ok(vec![Engine::Embedded, Engine::Citus]),
-            None | Some("") => {
-                SKIPPED.call_once(|| {
-                    say(&format!(
-                        "skipped the runs on Citus: it is not installed ({} is missing)",
-                        control.display()
-                    ));
-                });
+        let citus = Engine::Citus.catalog_extension();
+        let choice = choose(
+            std::env::var(ENGINE_VARIABLE).ok().as_deref(),
+            installation.has_extension(citus),
+        );
+        let missing = || {
+            format!(
+                "Citus is not installed ({} is missing)",
+                installation.extension_control(citus).display()
+            )
+        };
+        match choice {
+            Choice::Run(engines) => Ok(engines),
+            Choice::SkipCitus => {
+                SKIPPED.call_once(|| say(&format!("skipped the runs on Citus: {}", missing())));
                 Ok(vec![Engine::Embedded])
             }
-            Some("embedded") => Ok(vec![Engine::Embedded]),
-            Some("citus") if has_citus => Ok(vec![Engine::Citus]),
-            Some("citus") => Err(Error::Environment(format!(
-                "{ENGINE_VARIABLE}=citus, but Citus is not installed ({} is missing)",
-                control.display()
+            Choice::NoCitus => Err(Error::Environment(format!(
+                "{ENGINE_VARIABLE} asks for Citus, but {}",
+                missing()
             ))),
-            Some(other) => Err(Error::Environment(format!(
-                "{ENGINE_VARIABLE}={other}: it must be embedded or citus"
+            Choice::Unknown(name) => Err(Error::Environment(format!(
+                "{ENGINE_VARIABLE}={name}: it must be embedded or citus"
             ))),
         }
     }
@@ -90,6 +92,28 @@ impl Engine {
     }
 }
 
+/// What to run on.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Run(Vec<Engine>),
+    /// Citus would be run on too, and is not there.
+    SkipCitus,
+    /// Citus alone is wanted, and is not there.
+    NoCitus,
+    Unknown(String),
+}
+
+fn choose(wanted: Option<&str>, has_citus: bool) -> Choice {
+    match (wanted, has_citus) {
+        (None | Some(""), true) => Choice::Run(vec![Engine::Embedded, Engine::Citus]),
+        (None | Some(""), false) => Choice::SkipCitus,
+        (Some("embedded"), _) => Choice::Run(vec![Engine::Embedded]),
+        (Some("citus"), true) => Choice::Run(vec![Engine::Citus]),
+        (Some("citus"), false) => Choice::NoCitus,
+        (Some(other), _) => Choice::Unknown(other.to_owned()),
+    }
+}
+
 impl std::fmt::Display for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
@@ -99,6 +123,16 @@ impl std::fmt::Display for Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wanted_is_never_silently_left_out() {
+        let both = vec![Engine::Embedded, Engine::Citus];
+        assert_eq!(choose(None, true), Choice::Run(both));
+        assert_eq!(choose(None, false), Choice::SkipCitus);
+        assert_eq!(choose(Some("citus"), false), Choice::NoCitus);
+        assert_eq!(choose(Some("embedded"), true), Choice::Run(vec![Engine::Embedded]));
+        assert_eq!(choose(Some("Citus"), true), Choice::Unknown(String::from("Citus")));
+    }
 
     #[test]
     fn citus_is_preloaded_first() {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -185,19 +185,4 @@ pub(crate) fn processes_in(data: &Path) -> Vec<Process> {
 /// Whether a process exists and has not ended.
 pub(crate) fn is_alive(pid: i32) -> bool {
     !matches!(state_of(pid), None | Some('Z' | 'X'))
-}
-
-/// The postmaster that runs in a data directory, if one does. A pid file alone proves nothing: the
-/// number may belong to another process by now.
-pub(crate) fn postmaster_in(data: &Path) -> Option<i32> {
-    let pid: i32 = fs::read_to_string(data.join("postmaster.pid"))
-        .ok()?
-        .lines()
-        .next()?
-        .trim()
-        .parse()
-        .ok()?;
-    let works_in: PathBuf = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    let same = fs::canonicalize(data).is_ok_and(|data| data == works_in);
-    (same && is_alive(pid)).then_some(pid)
 }

@@ -8,11 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::error::{IoContext, Result};
 use crate::os_user::give_to_server_user;
-use crate::process::{kill_tree, postmaster_in};
+use crate::process::{processes_in, signal};
 
 /// Short, because the path of a Unix socket may only have 107 bytes.
 const PREFIX: &str = "cf-";
@@ -109,8 +110,9 @@ fn sweep(parent: &Path) {
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => continue,
         }
         for server in fs::read_dir(&root).into_iter().flatten().flatten() {
-            if let Some(postmaster) = postmaster_in(&server.path().join("data")) {
-                let _ = kill_tree(postmaster);
+            // Their postmaster is gone or going; a server that was frozen needs the push.
+            for process in processes_in(&server.path().join("data")) {
+                let _ = signal(process.pid, Signal::SIGKILL);
             }
         }
         let _ = fs::remove_dir_all(&root);

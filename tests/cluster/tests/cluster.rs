@@ -139,8 +139,8 @@ fn isolated_copies_do_nothing_on_their_own() -> Result<()> {
 #[test]
 fn nodes_find_each_other_with_tls_and_passwords() -> Result<()> {
     for engine in Engine::available() {
-        for source in [PasswordSource::Authinfo, PasswordSource::Passfile] {
-            let cluster = builder(engine).tls(true).scram_from(source).build()?;
+        for (tls, source) in [(true, PasswordSource::Authinfo), (false, PasswordSource::Passfile)] {
+            let cluster = builder(engine).tls(tls).scram_from(source).build()?;
             let bank = Bank::create(&cluster, 20, 1_000)?;
             let summary = work(&bank, &cluster)?;
             let audit = bank.audit(&cluster, summary.transfers())?;
