@@ -33,3 +33,16 @@ pub extern "C-unwind" fn _PG_init() {
 }
 
 pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
+
+/// What `cargo pgrx test` asks of the extension's root.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to set up.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// The server of these tests does not preload the library: what needs that runs on clusters.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

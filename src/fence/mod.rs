@@ -16,6 +16,8 @@ mod statements;
 mod waiters;
 mod worker;
 
+#[cfg(any(test, feature = "pg_test"))]
+pub use acquire::parse_lsn;
 pub use control::{CONTROL, NodeRow};
 pub use worker::run_worker;
 

@@ -14,3 +14,6 @@ pub mod types;
 pub mod wait;
 pub mod wal;
 pub mod worker;
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;

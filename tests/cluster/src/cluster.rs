@@ -10,201 +10,16 @@ use std::thread;
 use nix::sys::signal::Signal;
 use postgres::Client;
 
+use crate::builder::{ClusterBuilder, PasswordSource};
 use crate::connect::HOST;
 use crate::engine::{Engine, FENCE};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::process;
 use crate::proxy::Link;
 use crate::root_dir::RootDir;
 use crate::server::Server;
 use crate::settings::Options;
 use crate::template::SUPERUSER;
-use crate::tls::Certificates;
-
-/// How the nodes' own connections get the password, where passwords are asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PasswordSource {
-    /// A row of `pg_dist_authinfo` for every node, as Citus' own connections use it.
-    #[default]
-    Authinfo,
-    /// A `.pgpass` file that `PGPASSFILE` in the servers' environment names.
-    Passfile,
-}
-
-/// A cluster that is described but not yet made.
-#[derive(Clone, Debug)]
-pub struct ClusterBuilder {
-    engine: Engine,
-    database: String,
-    workers: usize,
-    standbys: Vec<usize>,
-    tls: bool,
-    scram: Option<PasswordSource>,
-    proxies: bool,
-    fsync: bool,
-    settings: Vec<(String, String)>,
-    node_settings: Vec<(usize, String, String)>,
-    without_preload: Vec<usize>,
-    fence: bool,
-}
-
-impl ClusterBuilder {
-    /// A cluster of a coordinator and two workers.
-    pub fn new(engine: Engine) -> ClusterBuilder {
-        ClusterBuilder {
-            engine,
-            database: String::from("postgres"),
-            workers: 2,
-            standbys: Vec::new(),
-            tls: false,
-            scram: None,
-            proxies: false,
-            fsync: true,
-            settings: Vec::new(),
-            node_settings: Vec::new(),
-            without_preload: Vec::new(),
-            fence: true,
-        }
-    }
-
-    /// How many workers.
-    pub fn workers(mut self, workers: usize) -> ClusterBuilder {
-        self.workers = workers;
-        self
-    }
-
-    /// A streaming standby for each of these nodes; a node named twice gets two.
-    pub fn standbys(mut self, nodes: impl IntoIterator<Item = usize>) -> ClusterBuilder {
-        self.standbys = nodes.into_iter().collect();
-        self
-    }
-
-    /// The database that holds the cluster.
-    pub fn database(mut self, name: &str) -> ClusterBuilder {
-        self.database = name.to_owned();
-        self
-    }
-
-    /// Only encrypted connections over TCP, checked against an authority of the cluster's own.
-    pub fn tls(mut self, tls: bool) -> ClusterBuilder {
-        self.tls = tls;
-        self
-    }
-
-    /// Passwords (SCRAM) for every connection over TCP, those between the nodes included.
-    pub fn scram(mut self, scram: bool) -> ClusterBuilder {
-        self.scram = scram.then(PasswordSource::default);
-        self
-    }
-
-    /// Like [`ClusterBuilder::scram`], and where the nodes' own connections find the password.
-    pub fn scram_from(mut self, source: PasswordSource) -> ClusterBuilder {
-        self.scram = Some(source);
-        self
-    }
-
-    /// A [`Link`] in front of every node. `pg_dist_node` then has the links' addresses, so whatever
-    /// one node says to another passes a link. The connections of tests do not.
-    pub fn proxies(mut self, proxies: bool) -> ClusterBuilder {
-        self.proxies = proxies;
-        self
-    }
-
-    /// A configuration parameter on all nodes.
-    pub fn setting(mut self, name: &str, value: &str) -> ClusterBuilder {
-        self.settings.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// A configuration parameter on one node; it wins over [`ClusterBuilder::setting`].
-    pub fn node_setting(mut self, node: usize, name: &str, value: &str) -> ClusterBuilder {
-        self.node_settings.push((node, name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Leaves `citus_fence` out of one node's `shared_preload_libraries`.
-    pub fn without_fence_preload(mut self, node: usize) -> ClusterBuilder {
-        self.without_preload.push(node);
-        self
-    }
-
-    /// Whether writes reach the disk before they are acknowledged. On unless switched off, as what
-    /// is on disk is what many tests are about.
-    pub fn fsync(mut self, fsync: bool) -> ClusterBuilder {
-        self.fsync = fsync;
-        self
-    }
-
-    /// A cluster without the extension under test: for what has to be shown without it, and for
-    /// tests of this crate.
-    pub fn without_fence(mut self) -> ClusterBuilder {
-        self.fence = false;
-        self
-    }
-
-    /// Makes and starts it.
-    pub fn build(self) -> Result<Cluster> {
-        self.check()?;
-        let root = Arc::new(RootDir::create()?);
-        let certificates = if self.tls { Some(Certificates::generate()?) } else { None };
-        let password = self.scram.map(|_| random_password());
-        let options: Vec<Options> = (0..=self.workers)
-            .map(|node| self.options(node, certificates.as_ref(), password.as_deref()))
-            .collect();
-        let nodes = in_parallel(options, |options| Server::create(Arc::clone(&root), options))?;
-        let links = if self.proxies {
-            nodes
-                .iter()
-                .map(|node| Link::open(node.name(), node.port()))
-                .collect::<Result<Vec<_>>>()?
-        } else {
-            Vec::new()
-        };
-        let mut cluster = Cluster { nodes, links, standbys: Vec::new(), builder: self };
-        cluster.join_nodes()?;
-        for node in cluster.builder.standbys.clone() {
-            cluster.add_standby(node)?;
-        }
-        Ok(cluster)
-    }
-
-    /// A node number that does not exist is a mistake in the test, and would go unnoticed.
-    fn check(&self) -> Result<()> {
-        let named = self
-            .standbys
-            .iter()
-            .chain(&self.without_preload)
-            .chain(self.node_settings.iter().map(|(node, _, _)| node));
-        match named.copied().find(|node| *node > self.workers) {
-            Some(node) => Err(Error::Environment(format!(
-                "there is no node {node} in a cluster of a coordinator and {} workers",
-                self.workers
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    fn options(
-        &self,
-        node: usize,
-        certificates: Option<&Certificates>,
-        password: Option<&str>,
-    ) -> Options {
-        let with_fence = self.fence && !self.without_preload.contains(&node);
-        let mut options = Options::new(&node_name(node));
-        options.database = self.database.clone();
-        options.preload = self.engine.preload(with_fence);
-        options.fsync = self.fsync;
-        options.certificates = certificates.cloned();
-        options.password = password.map(str::to_owned);
-        options.passfile = self.scram == Some(PasswordSource::Passfile);
-        options.is_node = true;
-        options.settings = self.settings.clone();
-        let own = self.node_settings.iter().filter(|(of, _, _)| *of == node);
-        options.settings.extend(own.map(|(_, name, value)| (name.clone(), value.clone())));
-        options
-    }
-}
 
 /// A running cluster. Everything of it is gone when the value is.
 pub struct Cluster {
@@ -344,6 +159,29 @@ impl Cluster {
 
 // Making it.
 impl Cluster {
+    /// Makes the servers, joins them, and adds the standbys.
+    pub(crate) fn create(
+        root: &Arc<RootDir>,
+        nodes: Vec<Options>,
+        builder: ClusterBuilder,
+    ) -> Result<Cluster> {
+        let nodes = in_parallel(nodes, |options| Server::create(Arc::clone(root), options))?;
+        let links = if builder.proxies {
+            nodes
+                .iter()
+                .map(|node| Link::open(node.name(), node.port()))
+                .collect::<Result<Vec<_>>>()?
+        } else {
+            Vec::new()
+        };
+        let mut cluster = Cluster { nodes, links, standbys: Vec::new(), builder };
+        cluster.join_nodes()?;
+        for node in cluster.builder.standbys.clone() {
+            cluster.add_standby(node)?;
+        }
+        Ok(cluster)
+    }
+
     /// A restored cluster: nodes that already are one.
     pub(crate) fn from_nodes(nodes: Vec<Server>, builder: ClusterBuilder) -> Cluster {
         Cluster { standbys: Vec::new(), links: Vec::new(), nodes, builder }
@@ -474,11 +312,6 @@ pub(crate) fn node_name(node: usize) -> String {
 /// A name as SQL takes it whatever is in it.
 pub(crate) fn quote_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Letters and digits only, so that it needs no quoting in connection strings and password files.
-fn random_password() -> String {
-    std::iter::repeat_with(fastrand::alphanumeric).take(24).collect()
 }
 
 /// Runs one task per item at the same time and returns the results in order, or the first error.

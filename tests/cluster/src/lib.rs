@@ -30,15 +30,15 @@
 //! | --- | --- |
 //! | `binaries` | the PostgreSQL installation (`PG_CONFIG`) and running its programs |
 //! | `engine` | embedded or Citus, and which of them a test runs on (`CITUS_FENCE_ENGINE`) |
-//! | `server` | one server: start, stop, freeze, kill, connect, back up, copy, follow |
+//! | `server`, `talk`, `copies` | one server: start, stop, freeze, kill; connect and query; back up, copy, follow |
 //! | `settings`, `template`, `control_file`, `files` | what a server's data directory is made of |
 //! | `process`, `os_user` | its processes, and the user they run as |
 //! | `ports`, `root_dir` | ports and folders that test processes side by side do not share, and the clean-up (`CITUS_FENCE_KEEP=1` keeps the folders) |
 //! | `connect`, `tls` | connections, certificates |
 //! | `proxy` | a link in front of a server that can be cut, frozen and slowed down |
-//! | `cluster` | coordinator, workers and standbys as one |
+//! | `builder`, `cluster` | coordinator, workers and standbys as one |
 //! | `shards` | distributed tables, the same on both engines |
-//! | `bank`, `audit` | the workload of the safety tests, and its check |
+//! | `bank`, `writers`, `audit` | the workload of the safety tests, and its check |
 //! | `restore` | copies of all nodes as a cluster of their own |
 //! | `wait` | waiting for a state |
 //! | `error` | what can go wrong, with the server's log |
@@ -46,9 +46,11 @@
 mod audit;
 mod bank;
 mod binaries;
+mod builder;
 mod cluster;
 mod connect;
 mod control_file;
+mod copies;
 mod engine;
 mod error;
 mod files;
@@ -61,15 +63,19 @@ mod root_dir;
 mod server;
 mod settings;
 mod shards;
+mod talk;
 mod template;
 mod tls;
 mod wait;
+mod writers;
 
 pub use audit::{Audit, BalanceMismatch, HalfTransfer, PreparedLeft, prepared_transactions};
-pub use bank::{Bank, Mark, Phase, Summary, WriterError, Writers};
+pub use bank::Bank;
 pub use binaries::Installation;
-pub use cluster::{Cluster, ClusterBuilder, PasswordSource};
+pub use builder::{ClusterBuilder, PasswordSource};
+pub use cluster::Cluster;
 pub use connect::{ConnectParams, HOST};
+pub use copies::WalMethod;
 pub use engine::Engine;
 pub use error::{Error, Result, describe};
 pub use nix::sys::signal::Signal;
@@ -78,8 +84,10 @@ pub use postgres;
 pub use process::Process;
 pub use proxy::Link;
 pub use restore::{ISOLATION, Restore};
-pub use server::{Server, ServerBuilder, StopMode, TextRows, WalMethod};
+pub use server::{Server, ServerBuilder, StopMode};
 pub use shards::{Placement, ShardRow};
+pub use talk::TextRows;
 pub use template::SUPERUSER;
 pub use tls::Certificates;
 pub use wait::{PATIENCE, try_wait_until, wait_for_sql, wait_until};
+pub use writers::{Mark, Phase, Summary, WriterError, Writers};

@@ -13,9 +13,9 @@
 //! One thread accepts, and one per connection forwards. Each sleeps in `poll` over its sockets and
 //! a wake-up pair. A change of state returns only once all of them have seen it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -27,14 +27,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
+use self::direction::Direction;
 use crate::error::{Error, IoContext, Result};
 use crate::ports::PortLease;
 
-/// How much one direction may hold back before it stops reading.
-const BUFFER: usize = 1 << 20;
-
-/// The most that is read at once.
-const CHUNK: usize = 64 << 10;
+mod direction;
 
 /// How long a connection to the server may take before its state is looked at again.
 const CONNECT_SLICE: Duration = Duration::from_millis(250);
@@ -413,101 +410,6 @@ impl Shared {
     }
 }
 
-/// One direction of a connection: what was read and not yet written.
-#[derive(Default)]
-struct Direction {
-    queue: VecDeque<(Instant, Vec<u8>)>,
-    queued: usize,
-    /// How much of the first chunk is already written.
-    written: usize,
-    /// The sender has ended its direction, at this time as the receiver is to see it.
-    ended: Option<Instant>,
-    told: bool,
-}
-
-impl Direction {
-    fn receive(&mut self, from: &TcpStream, delay: Duration) -> io::Result<()> {
-        if self.ended.is_some() || self.queued >= BUFFER {
-            return Ok(());
-        }
-        let mut chunk = vec![0u8; CHUNK];
-        match (&mut &*from).read(&mut chunk) {
-            Ok(0) => self.ended = Some(Instant::now() + delay),
-            Ok(read) => {
-                chunk.truncate(read);
-                self.queued += read;
-                self.queue.push_back((Instant::now() + delay, chunk));
-            }
-            Err(error) if is_temporary(&error) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Writes what is due, and the end after it. Returns how much was written.
-    fn send_due(&mut self, to: &TcpStream) -> io::Result<usize> {
-        let mut moved = 0;
-        while let Some((due, chunk)) = self.queue.front() {
-            if *due > Instant::now() {
-                return Ok(moved);
-            }
-            match (&mut &*to).write(&chunk[self.written..]) {
-                Ok(written) => {
-                    moved += written;
-                    self.queued -= written;
-                    self.written += written;
-                    if self.written == chunk.len() {
-                        self.queue.pop_front();
-                        self.written = 0;
-                    }
-                }
-                Err(error) if is_temporary(&error) => return Ok(moved),
-                Err(error) => return Err(error),
-            }
-        }
-        if let (Some(due), false) = (self.ended, self.told)
-            && due <= Instant::now()
-        {
-            to.shutdown(Shutdown::Write)?;
-            self.told = true;
-        }
-        Ok(moved)
-    }
-
-    /// When there is something to do that no socket will announce.
-    fn due_in(&self) -> Option<Duration> {
-        let now = Instant::now();
-        match (self.queue.front(), self.ended, self.told) {
-            (Some((due, _)), _, _) if *due > now => Some(*due - now),
-            (None, Some(due), false) => Some(due.saturating_duration_since(now)),
-            _ => None,
-        }
-    }
-
-    fn interest_of_sender(&self) -> PollFlags {
-        if self.ended.is_none() && self.queued < BUFFER {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        }
-    }
-
-    fn interest_of_receiver(&self) -> PollFlags {
-        match self.queue.front() {
-            Some((due, _)) if *due <= Instant::now() => PollFlags::POLLOUT,
-            _ => PollFlags::empty(),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.told
-    }
-}
-
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
 /// Listens without blocking. A port that was listened on a moment ago can be taken again.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
@@ -539,174 +441,4 @@ fn wait(fds: &mut [PollFd<'_>], longest: Option<Duration>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A server that sends back what it gets, until its value goes away.
-    struct Echo {
-        port: u16,
-    }
-
-    impl Echo {
-        fn start() -> Result<Echo> {
-            let listener =
-                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).at("cannot listen", "echo")?;
-            let port = listener.local_addr().at("cannot look at", "echo")?.port();
-            // The thread ends with the test process.
-            thread::spawn(move || {
-                for client in listener.incoming().flatten() {
-                    thread::spawn(move || {
-                        let mut reader = &client;
-                        let mut writer = &client;
-                        let _ = io::copy(&mut reader, &mut writer);
-                        let _ = client.shutdown(Shutdown::Write);
-                    });
-                }
-            });
-            Ok(Echo { port })
-        }
-    }
-
-    fn connect(link: &Link) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(stream)
-    }
-
-    fn exchange(mut stream: &TcpStream, text: &str) -> io::Result<String> {
-        stream.write_all(text.as_bytes())?;
-        let mut answer = vec![0; text.len()];
-        stream.read_exact(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
-    }
-
-    /// That nothing arrives can only be seen by waiting for a while.
-    fn stays_silent(mut stream: &TcpStream) -> io::Result<bool> {
-        stream.set_read_timeout(Some(Duration::from_millis(150)))?;
-        let outcome = stream.read(&mut [0]);
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(outcome.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
-    }
-
-    fn open() -> Result<(Echo, Link)> {
-        let echo = Echo::start()?;
-        let link = Link::open("echo", echo.port)?;
-        Ok((echo, link))
-    }
-
-    #[test]
-    fn forwards_both_ways_and_ends_orderly() -> Result<()> {
-        let (_echo, link) = open()?;
-        let stream = connect(&link).at("cannot connect to", "link")?;
-        let text = "x".repeat(3 * BUFFER);
-        // Written by another thread, as it is more than the buffers hold.
-        let writer = stream.try_clone().at("cannot clone", "stream")?;
-        let sent = text.clone();
-        let sender = thread::spawn(move || {
-            (&writer).write_all(sent.as_bytes())?;
-            writer.shutdown(Shutdown::Write)
-        });
-        let mut answer = String::new();
-        (&stream).read_to_string(&mut answer).at("cannot read from", "link")?;
-        assert!(sender.join().is_ok_and(|sent| sent.is_ok()));
-        assert!(answer == text);
-        assert_eq!(link.forwarded(), 2 * text.len() as u64);
-        crate::wait::wait_until("the connection's end", CHANGE_TIMEOUT, || {
-            (link.connections() == 0).then_some(())
-        })
-    }
-
-    #[test]
-    fn a_cut_resets_and_refuses_until_healed() -> Result<()> {
-        let (_echo, link) = open()?;
-        let stream = connect(&link).at("cannot connect to", "link")?;
-        assert_eq!(exchange(&stream, "one").ok().as_deref(), Some("one"));
-
-        link.cut()?;
-        assert_eq!(link.connections(), 0);
-        let seen = (&stream).read(&mut [0]).map_err(|error| error.kind());
-        assert_eq!(seen, Err(ErrorKind::ConnectionReset));
-        let refused = connect(&link).map_err(|error| error.kind()).err();
-        assert_eq!(refused, Some(ErrorKind::ConnectionRefused));
-
-        link.heal()?;
-        let stream = connect(&link).at("cannot connect to", "link")?;
-        assert_eq!(exchange(&stream, "two").ok().as_deref(), Some("two"));
-        Ok(())
-    }
-
-    #[test]
-    fn a_frozen_link_is_silent_and_loses_nothing() -> Result<()> {
-        let (_echo, link) = open()?;
-        let old = connect(&link).at("cannot connect to", "link")?;
-        assert_eq!(exchange(&old, "one").ok().as_deref(), Some("one"));
-
-        link.freeze()?;
-        let new = connect(&link).at("cannot connect to", "link")?;
-        for stream in [&old, &new] {
-            let mut writer = stream;
-            writer.write_all(b"late").at("cannot write to", "link")?;
-            assert!(stays_silent(stream).at("cannot read from", "link")?);
-        }
-
-        link.heal()?;
-        for stream in [&old, &new] {
-            let mut answer = [0; 4];
-            let mut reader = stream;
-            reader.read_exact(&mut answer).at("cannot read from", "link")?;
-            assert_eq!(&answer, b"late");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_frozen_link_can_be_cut() -> Result<()> {
-        let (_echo, link) = open()?;
-        let old = connect(&link).at("cannot connect to", "link")?;
-        assert_eq!(exchange(&old, "one").ok().as_deref(), Some("one"));
-        link.freeze()?;
-        let new = connect(&link).at("cannot connect to", "link")?;
-        link.cut()?;
-        for mut stream in [&old, &new] {
-            let seen = stream.read(&mut [0]).map_err(|error| error.kind());
-            assert_eq!(seen, Err(ErrorKind::ConnectionReset));
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_delay_holds_for_each_direction() -> Result<()> {
-        let (_echo, link) = open()?;
-        let stream = connect(&link).at("cannot connect to", "link")?;
-        link.delay(Duration::from_millis(120))?;
-        let begin = Instant::now();
-        assert_eq!(exchange(&stream, "slow").ok().as_deref(), Some("slow"));
-        assert!(begin.elapsed() >= Duration::from_millis(240));
-
-        link.heal()?;
-        let begin = Instant::now();
-        assert_eq!(exchange(&stream, "fast").ok().as_deref(), Some("fast"));
-        assert!(begin.elapsed() < Duration::from_millis(120));
-        Ok(())
-    }
-
-    #[test]
-    fn a_server_that_refuses_is_seen_as_a_reset() -> Result<()> {
-        let nobody = PortLease::take()?;
-        let link = Link::open("nobody", nobody.port())?;
-        let mut stream = connect(&link).at("cannot connect to", "link")?;
-        let seen = stream.read(&mut [0]).map_err(|error| error.kind());
-        assert_eq!(seen, Err(ErrorKind::ConnectionReset));
-        Ok(())
-    }
-
-    #[test]
-    fn a_link_that_goes_away_frees_its_port() -> Result<()> {
-        let (_echo, link) = open()?;
-        let port = link.port();
-        let _open = connect(&link).at("cannot connect to", "link")?;
-        drop(link);
-        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
-        Ok(())
-    }
-}
+mod tests;

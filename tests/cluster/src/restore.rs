@@ -16,7 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, ClusterBuilder, in_parallel, recover_prepared};
+use crate::builder::ClusterBuilder;
+use crate::cluster::{Cluster, in_parallel, recover_prepared};
 use crate::connect::HOST;
 use crate::error::{Error, IoContext, Result};
 use crate::root_dir::RootDir;

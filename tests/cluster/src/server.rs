@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use postgres::{Client, SimpleQueryMessage};
 
-use crate::binaries::{Installation, run};
-use crate::connect::{ConnectParams, HOST};
-use crate::error::{Error, IoContext, Result, log_tail, shorten};
-use crate::files::copy_running;
+use crate::binaries::Installation;
+use crate::connect::HOST;
+use crate::error::{Error, IoContext, Result, log_tail};
+use crate::files::copy_tree;
 use crate::os_user::{give_to_server_user, give_tree_to_server_user};
 use crate::ports::PortLease;
 use crate::process::{self, Process};
@@ -53,27 +52,6 @@ impl StopMode {
         }
     }
 }
-
-/// How a base backup gets the WAL it needs to be consistent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WalMethod {
-    /// Over a second connection while the files are copied.
-    Stream,
-    /// Together with the files, at the end.
-    Fetch,
-}
-
-impl WalMethod {
-    fn argument(self) -> &'static str {
-        match self {
-            WalMethod::Stream => "stream",
-            WalMethod::Fetch => "fetch",
-        }
-    }
-}
-
-/// Rows as text, the way psql shows them; `None` is NULL.
-pub type TextRows = Vec<Vec<Option<String>>>;
 
 /// A server that is described but not yet made.
 #[derive(Clone, Debug)]
@@ -182,7 +160,7 @@ impl Server {
         let data = server.data_dir();
         match fs::rename(copy, &data) {
             Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                crate::files::copy_tree(copy, &data)?;
+                copy_tree(copy, &data)?;
                 fs::remove_dir_all(copy).at("cannot remove", copy)?;
             }
             outcome => outcome.at("cannot take over", copy)?,
@@ -203,12 +181,12 @@ impl Server {
     }
 
     /// Takes a folder and a port for a server.
-    fn place(root: Arc<RootDir>, options: Options) -> Result<Server> {
+    pub(crate) fn place(root: Arc<RootDir>, options: Options) -> Result<Server> {
         let directory = root.private_folder(&options.name)?;
         Ok(Server { options, directory, port: PortLease::take()?, state: Mutex::default(), root })
     }
 
-    fn configure(&self) -> Result<()> {
+    pub(crate) fn configure(&self) -> Result<()> {
         self.options.write(&self.data_dir(), &self.directory, self.port())?;
         if let (true, Some(password)) = (self.options.passfile, &self.options.password) {
             let path = self.passfile();
@@ -272,7 +250,7 @@ impl Server {
         wait_until(&what, timeout, || self.log().contains(text).then_some(()))
     }
 
-    fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.directory.join("server.log")
     }
 
@@ -520,163 +498,6 @@ impl Server {
     }
 }
 
-// Talking to it.
-impl Server {
-    /// How the harness connects: as the superuser, straight, by the socket.
-    pub fn connect_params(&self) -> ConnectParams {
-        ConnectParams::by_socket(
-            self.name(),
-            self.directory.clone(),
-            self.port(),
-            &self.options.database,
-            self.log_path(),
-        )
-    }
-
-    /// How nodes and users connect: over TCP, with TLS and the superuser's password where the server
-    /// asks for them.
-    pub fn tcp_params(&self) -> ConnectParams {
-        self.connect_params()
-            .by_tcp(self.root_certificate())
-            .user(SUPERUSER, self.options.password.as_deref())
-    }
-
-    /// Connects as the superuser.
-    pub fn connect(&self) -> Result<Client> {
-        self.connect_params().connect()
-    }
-
-    /// Connects as a certain user, over TCP.
-    pub fn connect_as(&self, user: &str, password: Option<&str>) -> Result<Client> {
-        self.tcp_params().user(user, password).connect()
-    }
-
-    /// Runs statements in a connection of their own.
-    pub fn execute(&self, sql: &str) -> Result<()> {
-        let params = self.connect_params();
-        let mut client = params.connect()?;
-        client.batch_execute(sql).map_err(|error| params.sql_error(&shorten(sql), &error))
-    }
-
-    /// Runs a query in a connection of its own and returns its rows as text.
-    pub fn query(&self, sql: &str) -> Result<TextRows> {
-        let params = self.connect_params();
-        let mut client = params.connect()?;
-        text_rows(&mut client, sql).map_err(|error| params.sql_error(&shorten(sql), &error))
-    }
-
-    /// Runs a query that yields exactly one value, and returns it as text.
-    pub fn query_value(&self, sql: &str) -> Result<String> {
-        let mut rows = self.query(sql)?;
-        match (rows.len(), rows.pop()) {
-            (1, Some(row)) => match <[Option<String>; 1]>::try_from(row) {
-                Ok([Some(value)]) => Ok(value),
-                Ok([None]) => Err(self.error(format!("{} yielded NULL", shorten(sql)))),
-                Err(row) => Err(self.error(format!(
-                    "{} yielded {} columns instead of one",
-                    shorten(sql),
-                    row.len()
-                ))),
-            },
-            (rows, _) => {
-                Err(self.error(format!("{} yielded {rows} rows instead of one", shorten(sql))))
-            }
-        }
-    }
-
-    /// Runs commands in the real psql, and returns what it prints, unaligned and without headers.
-    pub fn psql(&self, sql: &str) -> Result<String> {
-        let mut command = Installation::current()?.command("psql")?;
-        command
-            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"])
-            .arg(self.connect_params().conninfo())
-            .args(["-c", sql]);
-        run(self.name(), Some(&self.log_path()), &mut command)
-    }
-}
-
-// Copying it.
-impl Server {
-    /// Takes a base backup with the real pg_basebackup into a folder that is empty or does not
-    /// exist.
-    pub fn base_backup(&self, target: &Path, wal: WalMethod) -> Result<()> {
-        self.pg_basebackup(target, wal, &self.connect_params().conninfo(), &[])
-    }
-
-    fn pg_basebackup(
-        &self,
-        target: &Path,
-        wal: WalMethod,
-        source: &str,
-        more: &[&str],
-    ) -> Result<()> {
-        // Made here, because the servers' user may not be allowed to in the folder above.
-        fs::create_dir_all(target).at("cannot create", target)?;
-        fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .at("cannot close", target)?;
-        give_to_server_user(target)?;
-        let mut command = Installation::current()?.command("pg_basebackup")?;
-        command
-            .arg("-D")
-            .arg(target)
-            .args(["-X", wal.argument(), "-d", source])
-            .args(["--checkpoint=fast", "--no-sync", "--no-password"])
-            .args(more);
-        // The connection string may hold the password, and the error shows the command.
-        run(self.name(), Some(&self.log_path()), &mut command).map(drop).map_err(
-            |error| match error {
-                Error::Command { server, command, outcome, output, log } => Error::Command {
-                    server,
-                    command: command.replace(source, "<connection>").into(),
-                    outcome,
-                    output,
-                    log,
-                },
-                other => other,
-            },
-        )
-    }
-
-    /// Copies the files of the server, running or not, the way a disk snapshot sees them: without
-    /// telling it, WAL last. The target must not exist.
-    pub fn copy_files(&self, target: &Path) -> Result<()> {
-        copy_running(&self.data_dir(), target)
-    }
-
-    /// Starts a streaming standby of this server, in the same temporary folder. It uses a
-    /// replication slot of its name.
-    pub fn standby(&self, name: &str) -> Result<Server> {
-        let mut options = self.options.clone();
-        options.name = name.to_owned();
-        let mut standby = Server::place(Arc::clone(&self.root), options)?;
-        let source = self.tcp_params().application_name(name).conninfo();
-        let slot = slot_name(name);
-        self.pg_basebackup(
-            &standby.data_dir(),
-            WalMethod::Stream,
-            &source,
-            &["--write-recovery-conf", "--create-slot", "--slot", &slot],
-        )?;
-        standby.configure()?;
-        standby.start_first()?;
-        Ok(standby)
-    }
-
-    /// Waits until a standby of this server has replayed all that was written here up to now.
-    pub fn wait_for_replay_on(&self, standby: &Server, timeout: Duration) -> Result<()> {
-        // A record of our own: the insert position itself may lie behind a page header that is not
-        // written until there is more to write.
-        let written =
-            self.query_value("SELECT pg_logical_emit_message(true, 'test-cluster', 'here')")?;
-        let mut client = standby.connect()?;
-        crate::wait::wait_for_sql(
-            &mut client,
-            &format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"),
-            timeout,
-        )
-    }
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         let data = self.data_dir();
@@ -702,33 +523,4 @@ impl Drop for Server {
             let _ = process::signal(process.pid, Signal::SIGKILL);
         }
     }
-}
-
-/// Runs a query and returns its rows as text.
-pub(crate) fn text_rows(
-    client: &mut Client,
-    sql: &str,
-) -> std::result::Result<TextRows, postgres::Error> {
-    let messages = client.simple_query(sql)?;
-    let mut rows = Vec::new();
-    for message in messages {
-        if let SimpleQueryMessage::Row(row) = message {
-            let values = (0..row.len())
-                .map(|column| row.try_get(column).map(|value| value.map(str::to_owned)))
-                .collect::<std::result::Result<Vec<_>, _>>()?;
-            rows.push(values);
-        }
-    }
-    Ok(rows)
-}
-
-/// A name as it is allowed for a replication slot.
-fn slot_name(name: &str) -> String {
-    name.chars()
-        .map(|c| match c {
-            'a'..='z' | '0'..='9' | '_' => c,
-            'A'..='Z' => c.to_ascii_lowercase(),
-            _ => '_',
-        })
-        .collect()
 }

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use crate::cluster::{Cluster, quote_name};
 use crate::engine::Engine;
 use crate::error::{Result, shorten};
-use crate::server::text_rows;
+use crate::talk::text_rows;
 
 /// Where the table's name goes in a template.
 const PLACEHOLDER: &str = "%s";

@@ -1,0 +1,124 @@
+//! Copies of a server: base backups, plain copies of its files, standbys.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::binaries::{Installation, run};
+use crate::error::{Error, IoContext, Result};
+use crate::files::copy_running;
+use crate::os_user::give_to_server_user;
+use crate::server::Server;
+use crate::wait::wait_for_sql;
+
+/// How a base backup gets the WAL it needs to be consistent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalMethod {
+    /// Over a second connection while the files are copied.
+    Stream,
+    /// Together with the files, at the end.
+    Fetch,
+}
+
+impl WalMethod {
+    fn argument(self) -> &'static str {
+        match self {
+            WalMethod::Stream => "stream",
+            WalMethod::Fetch => "fetch",
+        }
+    }
+}
+
+impl Server {
+    /// Takes a base backup with the real pg_basebackup into a folder that is empty or does not
+    /// exist.
+    pub fn base_backup(&self, target: &Path, wal: WalMethod) -> Result<()> {
+        self.pg_basebackup(target, wal, &self.connect_params().conninfo(), &[])
+    }
+
+    fn pg_basebackup(
+        &self,
+        target: &Path,
+        wal: WalMethod,
+        source: &str,
+        more: &[&str],
+    ) -> Result<()> {
+        // Made here, because the servers' user may not be allowed to in the folder above.
+        fs::create_dir_all(target).at("cannot create", target)?;
+        fs::set_permissions(target, fs::Permissions::from_mode(0o700))
+            .at("cannot close", target)?;
+        give_to_server_user(target)?;
+        let mut command = Installation::current()?.command("pg_basebackup")?;
+        command
+            .arg("-D")
+            .arg(target)
+            .args(["-X", wal.argument(), "-d", source])
+            .args(["--checkpoint=fast", "--no-sync", "--no-password"])
+            .args(more);
+        // The connection string may hold the password, and the error shows the command.
+        run(self.name(), Some(&self.log_path()), &mut command).map(drop).map_err(
+            |error| match error {
+                Error::Command { server, command, outcome, output, log } => Error::Command {
+                    server,
+                    command: command.replace(source, "<connection>").into(),
+                    outcome,
+                    output,
+                    log,
+                },
+                other => other,
+            },
+        )
+    }
+
+    /// Copies the files of the server, running or not, the way a disk snapshot sees them: without
+    /// telling it, WAL last. The target must not exist.
+    pub fn copy_files(&self, target: &Path) -> Result<()> {
+        copy_running(&self.data_dir(), target)
+    }
+
+    /// Starts a streaming standby of this server, in the same temporary folder. It uses a
+    /// replication slot of its name.
+    pub fn standby(&self, name: &str) -> Result<Server> {
+        let mut options = self.options().clone();
+        options.name = name.to_owned();
+        let mut standby = Server::place(Arc::clone(self.root()), options)?;
+        let source = self.tcp_params().application_name(name).conninfo();
+        let slot = slot_name(name);
+        self.pg_basebackup(
+            &standby.data_dir(),
+            WalMethod::Stream,
+            &source,
+            &["--write-recovery-conf", "--create-slot", "--slot", &slot],
+        )?;
+        standby.configure()?;
+        standby.start_first()?;
+        Ok(standby)
+    }
+
+    /// Waits until a standby of this server has replayed all that was written here up to now.
+    pub fn wait_for_replay_on(&self, standby: &Server, timeout: Duration) -> Result<()> {
+        // A record of our own: the insert position itself may lie behind a page header that is not
+        // written until there is more to write.
+        let written =
+            self.query_value("SELECT pg_logical_emit_message(true, 'test-cluster', 'here')")?;
+        let mut client = standby.connect()?;
+        wait_for_sql(
+            &mut client,
+            &format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"),
+            timeout,
+        )
+    }
+}
+
+/// A name as it is allowed for a replication slot.
+fn slot_name(name: &str) -> String {
+    name.chars()
+        .map(|c| match c {
+            'a'..='z' | '0'..='9' | '_' => c,
+            'A'..='Z' => c.to_ascii_lowercase(),
+            _ => '_',
+        })
+        .collect()
+}
