@@ -242,6 +242,20 @@ fn tls_and_passwords_are_demanded() -> Result<()> {
 }
 
 #[test]
+fn goes_away_while_a_test_panics() -> Result<()> {
+    let server = Server::builder("panicking").start()?;
+    let (pid, data) = (server.pid()?, server.data_dir());
+    let test = std::thread::spawn(move || {
+        let _moved_here = server;
+        panic!("as a failed assertion does");
+    });
+    assert!(test.join().is_err());
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!data.exists() || std::env::var_os("CITUS_FENCE_KEEP").is_some());
+    Ok(())
+}
+
+#[test]
 fn many_servers_side_by_side() -> Result<()> {
     std::thread::scope(|scope| {
         let starts: Vec<_> = (0..6)
