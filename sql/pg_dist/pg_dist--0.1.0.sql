@@ -321,6 +321,7 @@ CREATE FUNCTION pg_catalog.citus_set_coordinator_host(
     host text,
     port int DEFAULT pg_catalog.current_setting('port')::int)
     RETURNS void LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'citus_set_coordinator_host_wrapper';
 COMMENT ON FUNCTION pg_catalog.citus_set_coordinator_host(text, int)
     IS 'make this node the coordinator, reachable at that address';
@@ -328,6 +329,7 @@ REVOKE ALL ON FUNCTION pg_catalog.citus_set_coordinator_host(text, int) FROM PUB
 
 CREATE FUNCTION pg_catalog.citus_add_node(nodename text, nodeport int)
     RETURNS int LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'citus_add_node_wrapper';
 COMMENT ON FUNCTION pg_catalog.citus_add_node(text, int)
     IS 'add a worker, on which CREATE EXTENSION pg_dist has been run';
@@ -335,6 +337,7 @@ REVOKE ALL ON FUNCTION pg_catalog.citus_add_node(text, int) FROM PUBLIC;
 
 CREATE FUNCTION pg_catalog.citus_add_inactive_node(nodename text, nodeport int)
     RETURNS int LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'citus_add_inactive_node_wrapper';
 COMMENT ON FUNCTION pg_catalog.citus_add_inactive_node(text, int)
     IS 'register a worker without connecting to it';
@@ -342,6 +345,7 @@ REVOKE ALL ON FUNCTION pg_catalog.citus_add_inactive_node(text, int) FROM PUBLIC
 
 CREATE FUNCTION pg_catalog.citus_activate_node(nodename text, nodeport int)
     RETURNS int LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'citus_activate_node_wrapper';
 COMMENT ON FUNCTION pg_catalog.citus_activate_node(text, int)
     IS 'give a registered worker the catalog and let it take part';
@@ -349,6 +353,7 @@ REVOKE ALL ON FUNCTION pg_catalog.citus_activate_node(text, int) FROM PUBLIC;
 
 CREATE FUNCTION pg_catalog.citus_disable_node(nodename text, nodeport int)
     RETURNS void LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'citus_disable_node_wrapper';
 COMMENT ON FUNCTION pg_catalog.citus_disable_node(text, int)
     IS 'stop using a worker, which need not answer';
@@ -356,6 +361,7 @@ REVOKE ALL ON FUNCTION pg_catalog.citus_disable_node(text, int) FROM PUBLIC;
 
 CREATE FUNCTION pg_catalog.citus_remove_node(nodename text, nodeport int)
     RETURNS void LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'citus_remove_node_wrapper';
 COMMENT ON FUNCTION pg_catalog.citus_remove_node(text, int)
     IS 'remove a worker that holds no shards';
@@ -391,6 +397,7 @@ COMMENT ON FUNCTION pg_catalog.pg_dist_execute_all(regclass, text)
 
 CREATE FUNCTION pg_catalog.recover_prepared_transactions()
     RETURNS int LANGUAGE c STRICT
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recover_prepared_transactions_wrapper';
 COMMENT ON FUNCTION pg_catalog.recover_prepared_transactions()
     IS 'finish the two-phase commits that this node left in doubt on others; returns how many';

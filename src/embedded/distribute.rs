@@ -115,7 +115,7 @@ fn check_table(rel: Oid, table: &Relation) -> Result<(), EmbeddedError> {
         return Err(EmbeddedError::NotATable { table: name() });
     }
     let distributed = text_sql::query(
-        "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::oid",
+        "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid OPERATOR(pg_catalog.=) $1::oid",
         &[&oid_text(rel)],
     )?;
     if !distributed.is_empty() {
@@ -133,7 +133,9 @@ fn column(rel: Oid, table: &Relation, name: &str) -> Result<Column, EmbeddedErro
     let rows = text_sql::query(
         "SELECT attnum, atttypid::oid, attcollation::oid, pg_catalog.format_type(atttypid, NULL)
            FROM pg_catalog.pg_attribute
-          WHERE attrelid = $1::oid AND attname = $2 AND attnum > 0 AND NOT attisdropped",
+          WHERE attrelid OPERATOR(pg_catalog.=) $1::oid
+            AND attname::text OPERATOR(pg_catalog.=) $2
+            AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
         &[&oid_text(rel), name],
     )?;
     let Some(row) = rows.first() else {
@@ -163,9 +165,10 @@ fn plan_shards(
     let configuration =
         [oid_text(column.type_oid), oid_text(column.collation), shard_count.to_string()];
     let [type_oid, collation, count] = configuration.each_ref().map(String::as_str);
-    const MATCHING: &str = "c.distributioncolumntype = $1::oid
-        AND c.distributioncolumncollation = $2::oid
-        AND c.shardcount = $3::int4 AND c.replicationfactor = 1";
+    const MATCHING: &str = "c.distributioncolumntype OPERATOR(pg_catalog.=) $1::oid
+        AND c.distributioncolumncollation OPERATOR(pg_catalog.=) $2::oid
+        AND c.shardcount OPERATOR(pg_catalog.=) $3::int4
+        AND c.replicationfactor OPERATOR(pg_catalog.=) 1";
     let found = match colocate_with {
         "none" => Vec::new(),
         "default" => text_sql::query(
@@ -179,8 +182,10 @@ fn plan_shards(
             let found = text_sql::query(
                 &format!(
                     "SELECT c.colocationid FROM pg_catalog.pg_dist_colocation c
-                       JOIN pg_catalog.pg_dist_partition p USING (colocationid)
-                      WHERE {MATCHING} AND p.logicalrelid = $4::regclass"
+                       JOIN pg_catalog.pg_dist_partition p
+                         ON p.colocationid OPERATOR(pg_catalog.=) c.colocationid
+                      WHERE {MATCHING}
+                        AND p.logicalrelid OPERATOR(pg_catalog.=) $4::regclass"
                 ),
                 &[type_oid, collation, count, other],
             )?;
@@ -216,10 +221,11 @@ fn colocated_shards(rel: Oid, colocation: &str) -> Result<Vec<ShardPlan>, Embedd
     let rows = text_sql::query(
         "SELECT s.shardminvalue, s.shardmaxvalue, p.groupid
            FROM pg_catalog.pg_dist_shard s
-           JOIN pg_catalog.pg_dist_placement p USING (shardid)
-          WHERE s.logicalrelid = (
+           JOIN pg_catalog.pg_dist_placement p ON p.shardid OPERATOR(pg_catalog.=) s.shardid
+          WHERE s.logicalrelid OPERATOR(pg_catalog.=) (
                 SELECT logicalrelid FROM pg_catalog.pg_dist_partition
-                 WHERE colocationid = $1::int4 AND logicalrelid <> $2::oid
+                 WHERE colocationid OPERATOR(pg_catalog.=) $1::int4
+                   AND logicalrelid OPERATOR(pg_catalog.<>) $2::oid
                  ORDER BY logicalrelid LIMIT 1)
           ORDER BY s.shardminvalue::int4",
         &[colocation, &oid_text(rel)],

@@ -247,7 +247,7 @@ impl From<&EmbeddedError> for Report {
             EmbeddedError::ForeignNode { node, group } => {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail(format!(
-                        "Its pg_dist_node has rows that are not from here, and its own group there is {group}."
+                        "Its pg_dist_node is not empty, and as group {group} it is no node of this cluster."
                     ))
                     .hint(format!(
                         "If it is not this node itself and nothing on it is needed, on {node}: \

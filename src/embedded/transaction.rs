@@ -96,6 +96,14 @@ struct Link {
     part: Part,
 }
 
+impl Link {
+    /// Whether the node has already ended its transaction: the COMMIT of the only writer failed, say.
+    fn has_ended_by_itself(&self) -> bool {
+        matches!(self.part, Part::Joined { .. })
+            && self.session.transaction_status() == TransactionStatus::Idle
+    }
+}
+
 /// The sessions of this backend.
 struct State {
     links: Vec<Link>,
@@ -495,9 +503,13 @@ fn finish(
         let mut sessions: Vec<&mut Session> =
             state.links.iter_mut().map(|link| &mut link.session).collect();
         cancel_and_drain(&mut waiter, &mut sessions, deadline);
-        let links = state.links_where(|part| last_command(part).is_some());
-        let commands: Vec<Command<'static>> =
-            links.iter().filter_map(|link| last_command(&state.links[*link].part)).collect();
+        let (links, commands): (Vec<usize>, Vec<Command<'static>>) = state
+            .links
+            .iter()
+            .enumerate()
+            .filter(|(_, link)| !link.has_ended_by_itself())
+            .filter_map(|(position, link)| Some((position, last_command(&link.part)?)))
+            .unzip();
         let results =
             state.run(&mut waiter, &links, deadline, |position| commands[position].clone());
         for (link, result) in links.into_iter().zip(results) {

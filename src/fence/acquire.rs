@@ -517,6 +517,7 @@ impl Party {
             .collect::<Result<Vec<Session>, RemoteError>>()?;
         let by_commit: Vec<&mut Session> = helpers.iter_mut().collect();
         let mut helpers = by_commit.into_iter();
+        let flush_by_commit = statements::flush_by_commit();
         let mut commands = Vec::with_capacity(self.members.len());
         let mut sessions: Vec<&mut Session> = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
@@ -525,7 +526,7 @@ impl Party {
                 commands.push(statements::FLUSH);
             } else if let Some(helper) = helpers.next() {
                 sessions.push(helper);
-                commands.push(statements::FLUSH_BY_COMMIT);
+                commands.push(flush_by_commit.as_str());
             }
         }
         let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
@@ -559,7 +560,8 @@ impl Member {
     fn note_identity(&mut self, reply: &Reply) -> Result<(), RemoteError> {
         let set = reply.last_set()?;
         let number = |column| set.value(0, column).and_then(|text| text.parse::<i64>().ok());
-        let identifier = set.value(0, "system_identifier").and_then(|text| text.parse().ok());
+        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
+        let identifier = number("system_identifier").map(|signed| signed as u64);
         let (Some(pid), Some(identifier)) = (number("pid"), identifier) else {
             return Err(reply.unexpected("no process or system identifier"));
         };
@@ -641,7 +643,8 @@ fn recover_in_doubt<W: Waiter>(
         }
     }
     let mut sessions: Vec<&mut Session> = sessions.iter_mut().collect();
-    let recover = |_| Command::new("recovery of prepared transactions", statements::RECOVER);
+    let sql = statements::recover();
+    let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
     for reply in run_all(waiter, &mut sessions, recover, deadline) {
         match reply {
             Ok(_) => {}

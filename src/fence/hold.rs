@@ -93,6 +93,7 @@ struct DeadlockSearch {
     sessions: Vec<Session>,
     interval: Duration,
     next: Duration,
+    first: bool,
 }
 
 impl DeadlockSearch {
@@ -100,8 +101,12 @@ impl DeadlockSearch {
     /// there is nothing to do.  A node that cannot be reached a second time is logged and left out:
     /// the fence itself does not need it.
     fn begin<W: Waiter>(waiter: &mut W, held: &HeldFence, block: &Block) -> Self {
-        let mut search =
-            Self { sessions: Vec::new(), interval: Duration::MAX, next: Duration::MAX };
+        let mut search = Self {
+            sessions: Vec::new(),
+            interval: Duration::MAX,
+            next: Duration::MAX,
+            first: true,
+        };
         let Some(interval) = citus_interval() else { return search };
         let dialer = Dialer {
             role: pg_sys::Oid::from(block.terms.owner),
@@ -129,7 +134,8 @@ impl DeadlockSearch {
             });
         }
         search.interval = interval;
-        search.next = waiter.now().saturating_add(interval);
+        // The first look is due at once: with it the sessions get their time-outs.
+        search.next = waiter.now();
         let deadline = Deadline::after(waiter, CONNECT_BOUND);
         for session in connect_all(waiter, &targets, deadline) {
             match session {
@@ -153,9 +159,12 @@ impl DeadlockSearch {
             return;
         }
         self.next = waiter.now().saturating_add(self.interval);
+        let first = std::mem::replace(&mut self.first, false);
+        let idle_ms = 3 * self.interval.as_millis() as i64 + statements::HELPER_IDLE_MS;
+        let sql = statements::check_deadlocks(first, idle_ms);
         for session in &mut self.sessions {
             if session.state() == SessionState::Idle {
-                let check = Command::new("search for deadlocks", statements::CHECK_DEADLOCKS);
+                let check = Command::new("search for deadlocks", sql.as_str());
                 if let Err(error) = session.send(&check) {
                     elog::log(&format!("citus_fence: {error}"));
                 }

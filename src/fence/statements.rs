@@ -62,10 +62,16 @@ pub const FLUSH: &str = "SELECT citus_fence.flush_wal() AS lsn";
 
 /// Brings the node's WAL to disk where the extension is not: a commit that waits for its record also
 /// brings everything before it to disk.  Runs in a session of its own, as it must commit.
-pub const FLUSH_BY_COMMIT: &str = "BEGIN; SET LOCAL synchronous_commit = 'local';\
-     SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
-     COMMIT;\
-     SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn";
+pub fn flush_by_commit() -> String {
+    format!(
+        "BEGIN; SET LOCAL synchronous_commit = 'local';\
+         SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
+         COMMIT;\
+         {};\
+         SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn",
+        begin_helper(HELPER_IDLE_MS)
+    )
+}
 
 /// Ends the transaction, and with it the locks.
 pub const ROLLBACK: &str = "ROLLBACK";
@@ -92,13 +98,35 @@ pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
     format!("SET LOCAL idle_in_transaction_session_timeout = {idle_timeout_ms}")
 }
 
-/// Has the node finish what two-phase commits it has left in doubt, bounded.
-pub const RECOVER: &str = "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s';\
-     SELECT pg_catalog.recover_prepared_transactions();\
-     COMMIT";
+/// Begins the transaction in which a helper session stays: a session that is idle outside of one has no
+/// time-out that `SET LOCAL` could give it, and would be left behind on a node whose link goes silent.
+pub fn begin_helper(idle_timeout_ms: i64) -> String {
+    format!("BEGIN; {}; SET LOCAL statement_timeout = '10s'", set_idle_timeout(idle_timeout_ms))
+}
 
-/// Citus' own look for distributed deadlocks.
-pub const CHECK_DEADLOCKS: &str = "SELECT pg_catalog.check_distributed_deadlocks()";
+/// How long a node keeps a helper session that it hears nothing more from.
+pub const HELPER_IDLE_MS: i64 = 5_000;
+
+/// Has the node finish what two-phase commits it has left in doubt, bounded.
+pub fn recover() -> String {
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s';\
+         SELECT pg_catalog.recover_prepared_transactions();\
+         COMMIT;\
+         {}",
+        begin_helper(HELPER_IDLE_MS)
+    )
+}
+
+/// Citus' own look for distributed deadlocks.  The session stays in a transaction until the next look,
+/// whose COMMIT ends it.
+pub fn check_deadlocks(first: bool, idle_timeout_ms: i64) -> String {
+    format!(
+        "{}{}; SELECT pg_catalog.check_distributed_deadlocks()",
+        if first { "" } else { "COMMIT;" },
+        begin_helper(idle_timeout_ms)
+    )
+}
 
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables has to
 /// wait for; the oldest first.

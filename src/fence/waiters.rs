@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::HELPER_NAME;
 use super::control::NodeRow;
 use super::error::FenceError;
 use super::state::Moment;
+use super::{HELPER_NAME, statements};
 use crate::catalog::{Access, Dialer};
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
@@ -33,14 +33,16 @@ pub struct WaitingSession {
     pub query: Option<String>,
 }
 
-/// Sessions that wait for the holder `$1`, or for one that does.
-const WAITERS: &str = "WITH RECURSIVE edge AS MATERIALIZED ( \
+/// Sessions that wait for the holder, or for one that does.
+fn waiters_of(holder: i32) -> String {
+    format!(
+        "{}; WITH RECURSIVE edge AS MATERIALIZED ( \
          SELECT a.pid, b.blocker \
            FROM pg_catalog.pg_stat_activity a, \
                 LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(blocker) \
           WHERE a.wait_event_type = 'Lock'), \
      waiting(pid) AS ( \
-         SELECT edge.pid FROM edge WHERE edge.blocker = $1::int \
+         SELECT edge.pid FROM edge WHERE edge.blocker = {holder} \
          UNION \
          SELECT edge.pid FROM edge JOIN waiting ON edge.blocker = waiting.pid) \
      SELECT a.pid, a.usename::text, \
@@ -48,7 +50,10 @@ const WAITERS: &str = "WITH RECURSIVE edge AS MATERIALIZED ( \
                FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted), \
             a.query \
        FROM waiting JOIN pg_catalog.pg_stat_activity a USING (pid) \
-      ORDER BY 3 NULLS LAST, 1";
+      ORDER BY 3 NULLS LAST, 1",
+        statements::begin_helper(statements::HELPER_IDLE_MS)
+    )
+}
 
 /// Asks every node of the manifest, as the extension's owner: the caller may not be allowed to see
 /// other roles' queries, nor to read how nodes are reached.  What a query says is for those who were
@@ -74,7 +79,7 @@ pub fn find(manifest: &[NodeRow], owner: pg_sys::Oid) -> Result<Vec<WaitingSessi
     let mut open: Vec<&mut Session> = sessions.iter_mut().collect();
     let look = |index: usize| {
         let holder: i32 = manifest.get(index).map_or(0, |row| row.backend_pid);
-        Command::new("look for waiters", WAITERS).with_param(holder.to_string())
+        Command::new("look for waiters", waiters_of(holder))
     };
     let deadline = Deadline::after(&waiter, connect_timeout);
     let mut found = Vec::new();

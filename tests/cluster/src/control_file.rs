@@ -1,5 +1,5 @@
-//! The little that the harness knows of `global/pg_control`: where its checksum is and that it
-//! begins with the system identifier. The checksum's place differs between major versions, so it is
+//! The little that the harness knows of `global/pg_control`: where its checksum is, that it begins
+//! with the system identifier, and where recovery would begin (the same since PostgreSQL 11). The checksum's place differs between major versions, so it is
 //! looked for: it is the one place where the checksum of everything before it stands.
 
 use std::fs;
@@ -12,6 +12,13 @@ const LONGEST: usize = 512;
 
 /// The identifier is the first field.
 const IDENTIFIER: std::ops::Range<usize> = 0..8;
+
+/// The first WAL that the last checkpoint needs, and its timeline.
+const REDO: std::ops::Range<usize> = 40..48;
+const TIMELINE: std::ops::Range<usize> = 48..52;
+
+/// The usual size of a WAL file; the harness makes no other.
+const SEGMENT_SIZE: u64 = 16 << 20;
 
 /// Where the control file of a data directory is.
 pub(crate) fn path_in(data: &Path) -> PathBuf {
@@ -31,6 +38,16 @@ fn checksum_offset(bytes: &[u8]) -> Option<usize> {
 /// Whether the bytes are a whole control file.
 pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     checksum_offset(bytes).is_some()
+}
+
+/// The name of the oldest WAL file that recovery needs; `None` when the bytes are too few.
+pub(crate) fn oldest_needed_wal(bytes: &[u8]) -> Option<String> {
+    let redo = u64::from_ne_bytes(bytes.get(REDO)?.try_into().ok()?);
+    let timeline = u32::from_ne_bytes(bytes.get(TIMELINE)?.try_into().ok()?);
+    // The name counts in units of four gigabytes and files within.
+    let per_unit = (1u64 << 32) / SEGMENT_SIZE;
+    let segment = redo / SEGMENT_SIZE;
+    Some(format!("{timeline:08X}{:08X}{:08X}", segment / per_unit, segment % per_unit))
 }
 
 /// Gives the data directory of a stopped server an identifier of its own. Its WAL has to be reset
@@ -53,6 +70,15 @@ pub(crate) fn set_system_identifier(data: &Path, identifier: u64) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_wal_files_as_postgresql_does() {
+        let mut bytes = vec![0u8; 64];
+        bytes[REDO].copy_from_slice(&0x12_AB34_5678u64.to_ne_bytes());
+        bytes[TIMELINE].copy_from_slice(&3u32.to_ne_bytes());
+        assert_eq!(oldest_needed_wal(&bytes).as_deref(), Some("0000000300000012000000AB"));
+        assert_eq!(oldest_needed_wal(&bytes[..50]), None);
+    }
 
     #[test]
     fn finds_the_checksum_and_notices_damage() {

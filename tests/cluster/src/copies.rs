@@ -72,9 +72,24 @@ impl Server {
         )
     }
 
-    /// Copies the files of the server, running or not, the way a disk snapshot sees them: without
-    /// telling it, WAL last. The target must not exist.
+    /// Copies the files of the server, running or not, the way a disk snapshot sees them: no backup
+    /// is started, WAL comes last. The target must not exist.
     pub fn copy_files(&self, target: &Path) -> Result<()> {
+        // A snapshot takes no time. For as long as this takes, a slot that goes away with its session
+        // keeps the server from removing the WAL since its last checkpoint. A server that cannot be
+        // connected to is copied all the same, and hardly writes any.
+        let mut session = None;
+        if self.is_running() && !self.is_frozen() {
+            session = self.connect().ok();
+        }
+        if let Some(client) = &mut session {
+            let slot: String = std::iter::repeat_with(fastrand::lowercase).take(12).collect();
+            let create =
+                format!("SELECT pg_create_physical_replication_slot('{slot}', true, true)");
+            client
+                .batch_execute(&create)
+                .map_err(|error| self.connect_params().sql_error(&create, &error))?;
+        }
         copy_running(&self.data_dir(), target)
     }
 

@@ -9,6 +9,9 @@ use crate::error::{Error, IoContext, Result};
 use crate::os_user::give_tree_to_server_user;
 use crate::wait::{PATIENCE, wait_until};
 
+/// How often a copy of a running server is made again.
+const COPY_TRIES: usize = 5;
+
 /// Copies a folder that nobody writes to.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     copy_folder(from, to, &mut |_| true, Vanished::IsAnError)
@@ -24,21 +27,39 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 /// 2. Everything else, in any order. Files may vanish and grow meanwhile.
 /// 3. `pg_wal` last, so that it covers all that the files show.
 ///
-/// The server must keep the WAL since that checkpoint for as long as the copy takes; the settings of
-/// the servers here see to it (`wal_keep_size`).
+/// A disk snapshot takes no time; this does, and the server may remove WAL meanwhile that the copy
+/// needs. It is then made again, as it is noticed: WAL files go in order, so if the oldest one that
+/// is needed is still there in the end, none was missed.
 pub(crate) fn copy_running(data: &Path, to: &Path) -> Result<()> {
-    let wal = data.join("pg_wal");
-    let control = control_file::path_in(data);
     let tablespaces = data.join("pg_tblspc");
     let has_tablespaces =
         fs::read_dir(&tablespaces).at("cannot list", &tablespaces)?.next().is_some();
+    let wal = data.join("pg_wal");
     if has_tablespaces || fs::symlink_metadata(&wal).is_ok_and(|wal| wal.is_symlink()) {
         return Err(Error::Environment(format!(
             "{} reaches outside of itself (a tablespace, or pg_wal elsewhere); its files alone are no copy",
             data.display()
         )));
     }
+    if to.exists() {
+        return Err(Error::Environment(format!("{} exists already", to.display())));
+    }
+    for _ in 0..COPY_TRIES {
+        if copy_running_once(data, to)? {
+            return give_tree_to_server_user(to);
+        }
+        fs::remove_dir_all(to).at("cannot remove", to)?;
+    }
+    Err(Error::Environment(format!(
+        "WAL that a copy of {} needs was removed while it was made, {COPY_TRIES} times",
+        data.display()
+    )))
+}
 
+/// Returns whether the copy has all the WAL it needs.
+fn copy_running_once(data: &Path, to: &Path) -> Result<bool> {
+    let wal = data.join("pg_wal");
+    let control = control_file::path_in(data);
     let control_bytes = wait_until("a whole pg_control", PATIENCE, || {
         let bytes = fs::read(&control).ok()?;
         control_file::is_whole(&bytes).then_some(bytes)
@@ -46,8 +67,9 @@ pub(crate) fn copy_running(data: &Path, to: &Path) -> Result<()> {
     copy_folder(data, to, &mut |path| path != wal && path != control, Vanished::IsFine)?;
     copy_folder(&wal, &to.join("pg_wal"), &mut |_| true, Vanished::IsFine)?;
     let copied_control = control_file::path_in(to);
-    fs::write(&copied_control, control_bytes).at("cannot write", &copied_control)?;
-    give_tree_to_server_user(to)
+    fs::write(&copied_control, &control_bytes).at("cannot write", &copied_control)?;
+    Ok(control_file::oldest_needed_wal(&control_bytes)
+        .is_some_and(|oldest| wal.join(oldest).exists()))
 }
 
 /// What a file that is gone before it could be opened means.
@@ -121,4 +143,44 @@ fn copy_file(source: &Path, target: &Path) -> io::Result<()> {
     to.set_permissions(permissions)?;
     io::copy(&mut from, &mut to)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A data directory whose last checkpoint needs the WAL file 000000010000000000000002.
+    fn data_directory(folder: &Path) -> Result<PathBuf> {
+        let data = folder.join("data");
+        for inner in ["global", "pg_tblspc", "pg_wal", "base"] {
+            let path = data.join(inner);
+            fs::create_dir_all(&path).at("cannot create", &path)?;
+        }
+        let mut control = vec![0u8; 8192];
+        control[40..48].copy_from_slice(&(2u64 << 24).to_ne_bytes());
+        control[48..52].copy_from_slice(&1u32.to_ne_bytes());
+        let checksum = crc32c::crc32c(&control[..296]);
+        control[296..300].copy_from_slice(&checksum.to_ne_bytes());
+        let path = control_file::path_in(&data);
+        fs::write(&path, control).at("cannot write", &path)?;
+        Ok(data)
+    }
+
+    #[test]
+    fn a_copy_without_the_wal_it_needs_is_refused() -> Result<()> {
+        let folder = tempfile::tempdir().at("cannot make", "a temporary folder")?;
+        let data = data_directory(folder.path())?;
+        let copy = folder.path().join("copy");
+        let refused = copy_running(&data, &copy).err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|text| text.contains("WAL that a copy")));
+        assert!(!copy.exists());
+
+        let wal = data.join("pg_wal").join("000000010000000000000002");
+        fs::write(&wal, "wal").at("cannot write", &wal)?;
+        copy_running(&data, &copy)?;
+        assert!(copy.join("pg_wal").join("000000010000000000000002").exists());
+        assert!(control_file::path_in(&copy).exists());
+        assert!(copy_running(&data, &copy).is_err());
+        Ok(())
+    }
 }

@@ -61,8 +61,7 @@ impl Options {
             ("wal_level", "logical"),
             ("max_wal_senders", "20"),
             ("max_replication_slots", "20"),
-            // A plain copy of the running files needs the WAL since the last checkpoint, and a
-            // standby that was stopped for a while needs more.
+            // A plain copy of the running files needs the WAL since the last checkpoint.
             ("wal_keep_size", "512MB"),
             ("max_wal_size", "1GB"),
             // In the data directory, which goes away with the server. Elsewhere a killed server's

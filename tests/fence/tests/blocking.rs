@@ -1,0 +1,211 @@
+//! Blocked is blocked, free is free.
+
+use std::time::Duration;
+
+use fence_tests::{
+    BLOCK, Client, Cluster, Engine, PATIENCE, Result, UNBLOCK, call, in_background, on_each_engine,
+    wait_until,
+};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+const LATER: &str = "CREATE TABLE later (id bigint PRIMARY KEY)";
+
+/// A table spread over the workers, and two keys that live on different nodes.
+struct Spread {
+    keys: [i64; 2],
+}
+
+impl Spread {
+    fn create(cluster: &Cluster) -> Result<Self> {
+        cluster.create_distributed(
+            "CREATE TABLE spread (id bigint PRIMARY KEY, n bigint)",
+            "spread",
+            "id",
+            8,
+        )?;
+        let mut client = cluster.connect(0)?;
+        for id in 1..=40 {
+            let insert =
+                cluster.shard_sql("spread", id, &format!("INSERT INTO %s VALUES ({id}, 0)"));
+            client.batch_execute(&insert).expect("an insert");
+        }
+        let rows = cluster.read_all_shards("spread", "SELECT id FROM %s")?;
+        let id = |row: &test_cluster::ShardRow| {
+            row.values[0].as_deref().and_then(|text| text.parse().ok()).expect("an id")
+        };
+        let other = rows.iter().find(|row| row.node != rows[0].node).expect("two nodes have rows");
+        Ok(Self { keys: [id(&rows[0]), id(other)] })
+    }
+
+    fn update(&self, cluster: &Cluster, key: usize) -> String {
+        let id = self.keys[key];
+        cluster.shard_sql("spread", id, &format!("UPDATE %s SET n = n + 1 WHERE id = {id}"))
+    }
+
+    fn two_phase(&self, cluster: &Cluster) -> Vec<String> {
+        vec!["BEGIN".into(), self.update(cluster, 0), self.update(cluster, 1), "COMMIT".into()]
+    }
+
+    fn sum(&self, cluster: &Cluster) -> Result<i64> {
+        let rows = cluster.read_all_shards("spread", "SELECT n FROM %s")?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                row.values[0].as_deref().and_then(|text| text.parse::<i64>().ok()).expect("n")
+            })
+            .sum())
+    }
+}
+
+/// Waits until as many sessions wait because of the block, on whichever node; what the function shows.
+fn wait_for_waiters(client: &mut Client, count: usize) -> Result<Vec<(i32, i32, String)>> {
+    wait_until(&format!("{count} waiters"), PATIENCE, || {
+        let rows = client
+            .query("SELECT nodeport, pid, query FROM citus_backup_block_waiters()", &[])
+            .unwrap_or_else(|error| panic!("waiters: {}", fence_tests::words(&error)));
+        (rows.len() >= count)
+            .then(|| rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    })
+}
+
+#[test]
+fn two_phase_writers_wait_on_every_node_and_go_on_without_an_error() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spread = Spread::create(&cluster)?;
+        let mut client = cluster.connect(0)?;
+        assert!(call(&mut client, BLOCK));
+        let writers: Vec<_> = (0..cluster.nodes().len())
+            .map(|node| in_background(&cluster, node, &spread.two_phase(&cluster)))
+            .collect();
+        // All three transfers touch the same two rows, so only one of them stands at the fence, the
+        // others behind its row locks, on the worker: those are waiters too.
+        let waiting = wait_for_waiters(&mut client, 1)?;
+        assert!(!waiting.is_empty());
+        assert!(writers.iter().all(|writer| !writer.is_finished()), "a writer got through");
+        assert_eq!(spread.sum(&cluster)?, 0, "a write became visible under the block");
+        assert!(call(&mut client, UNBLOCK));
+        for writer in writers {
+            let result = writer.join().expect("a thread");
+            assert!(result.is_ok(), "{:?}", result.err().map(|error| fence_tests::words(&error)));
+        }
+        assert_eq!(spread.sum(&cluster)?, 6);
+        Ok(())
+    });
+}
+
+#[test]
+fn waiters_are_named_on_whichever_node_they_wait() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spread = Spread::create(&cluster)?;
+        let mut client = cluster.connect(0)?;
+        for node in 0..cluster.nodes().len() {
+            assert!(call(&mut client, BLOCK));
+            let writer = in_background(&cluster, node, &spread.two_phase(&cluster));
+            let waiting = wait_for_waiters(&mut client, 1)?;
+            assert_eq!(waiting.len(), 1, "{waiting:?}");
+            assert_eq!(waiting[0].0, i32::from(cluster.node(node).port()), "{waiting:?}");
+            assert_eq!(waiting[0].2, "COMMIT");
+            let pids = cluster
+                .node(node)
+                .query("SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT'")?;
+            let pid = waiting[0].1.to_string();
+            assert!(pids.iter().any(|row| row[0].as_deref() == Some(&pid)), "{pid} in {pids:?}");
+            assert!(call(&mut client, UNBLOCK));
+            writer.join().expect("a thread").expect("the write goes on");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn reads_and_single_shard_writes_go_on() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spread = Spread::create(&cluster)?;
+        let mut client = cluster.connect(0)?;
+        assert!(call(&mut client, BLOCK));
+        for node in 0..cluster.nodes().len() {
+            let mut user = cluster.connect(node)?;
+            user.batch_execute("SET lock_timeout = '2s'").expect("a setting");
+            for key in 0..2 {
+                let update = spread.update(&cluster, key);
+                user.batch_execute(&update).unwrap_or_else(|error| {
+                    panic!("on node {node}: {}", fence_tests::words(&error))
+                });
+                let read = cluster.shard_sql(
+                    "spread",
+                    spread.keys[key],
+                    &format!("SELECT n FROM %s WHERE id = {}", spread.keys[key]),
+                );
+                user.batch_execute(&read).expect("a read");
+            }
+        }
+        assert_eq!(spread.sum(&cluster)?, 6);
+        assert!(call(&mut client, UNBLOCK));
+        Ok(())
+    });
+}
+
+#[test]
+fn ddl_and_node_changes_wait() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spare = cluster.start_spare("spare")?;
+        Spread::create(&cluster)?;
+        match engine {
+            Engine::Citus => cluster.coordinator().execute(LATER)?,
+            Engine::Embedded => cluster.execute_everywhere(LATER)?,
+        }
+        let mut client = cluster.connect(0)?;
+        // The control: with no block in the way none of this waits.
+        let change = |client: &mut Client, what: &str| {
+            let sql = format!(
+                "SET lock_timeout = '{}ms'; SELECT {what}('127.0.0.1', {}); RESET lock_timeout",
+                SHORT.as_millis(),
+                spare.port()
+            );
+            client
+                .batch_execute(&sql)
+                .unwrap_or_else(|error| panic!("{}", fence_tests::words(&error)));
+        };
+        change(&mut client, "citus_add_node");
+        change(&mut client, "citus_remove_node");
+        assert!(call(&mut client, BLOCK));
+        let waiting = [
+            format!("SELECT citus_add_node('127.0.0.1', {})", spare.port()),
+            "SELECT create_distributed_table('later', 'id')".to_owned(),
+        ];
+        let sessions: Vec<_> = waiting
+            .iter()
+            .map(|sql| in_background(&cluster, 0, std::slice::from_ref(sql)))
+            .collect();
+        let found = wait_for_waiters(&mut client, 2)?;
+        assert!(found.iter().any(|(_, _, query)| query.contains("citus_add_node")), "{found:?}");
+        assert!(found.iter().any(|(_, _, query)| query.contains("later")), "{found:?}");
+        assert!(sessions.iter().all(|session| !session.is_finished()));
+        assert!(call(&mut client, UNBLOCK));
+        for session in sessions {
+            let result = session.join().expect("a thread");
+            assert!(result.is_ok(), "{:?}", result.err().map(|error| fence_tests::words(&error)));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_block_outlives_its_caller() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let mut client = cluster.connect(0)?;
+        assert!(call(&mut client, BLOCK));
+        client.close().expect("a clean end");
+        let mut other = cluster.connect(0)?;
+        assert_eq!(fence_tests::state(&mut other), "active");
+        assert!(call(&mut other, UNBLOCK));
+        assert!(!call(&mut other, UNBLOCK), "nothing is left to release");
+        Ok(())
+    });
+}
