@@ -22,12 +22,12 @@ $$;
 
 -- Runs a command that is to fail, and gives everything that its error says.
 CREATE FUNCTION error_of(command text,
-    OUT sqlstate text, OUT message text, OUT detail text, OUT hint text) LANGUAGE plpgsql AS $$
+    OUT code text, OUT message text, OUT detail text, OUT hint text) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
     message := 'no error';
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
         detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 END
 $$;
@@ -48,6 +48,3 @@ BEGIN
     INSERT INTO outcome VALUES (command, result);
 END
 $$;
-
--- A table that is not distributed yet: to distribute it is a change of metadata.
-CREATE TABLE later (id int PRIMARY KEY);

@@ -41,3 +41,12 @@ BEGIN
          WHERE application_name LIKE 'citus_fence%' OR backend_type LIKE 'citus_fence%'$sql$));
 END
 $$;
+
+-- A table that is not distributed yet: to distribute it is a change of metadata.
+DO $$
+BEGIN
+    IF (SELECT groupid FROM pg_dist_local_group) = 0 THEN
+        CREATE TABLE later (id int PRIMARY KEY);
+    END IF;
+END
+$$;

@@ -60,3 +60,6 @@ BEGIN
             OR backend_type LIKE 'citus_fence%'$sql$) AS node(rows));
 END
 $$;
+
+-- A table that is not distributed yet: to distribute it is a change of metadata.
+CREATE TABLE later (id int PRIMARY KEY);

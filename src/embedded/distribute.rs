@@ -50,8 +50,7 @@ pub fn create_distributed_table(
     let column = column(rel, &table, column_name)?;
 
     let nodes = catalog::nodes()?;
-    let (colocation, plan) =
-        plan_shards(rel, &table, &column, shard_count, colocate_with, &nodes)?;
+    let (colocation, plan) = plan_shards(rel, &table, &column, shard_count, colocate_with, &nodes)?;
     text_sql::execute(
         "INSERT INTO pg_catalog.pg_dist_partition
                 (logicalrelid, partmethod, partkey, colocationid, repmodel)
@@ -238,10 +237,7 @@ fn colocated_shards(rel: Oid, colocation: &str) -> Result<Vec<ShardPlan>, Embedd
         .collect()
 }
 
-fn round_robin(
-    shard_count: u32,
-    nodes: &[catalog::Node],
-) -> Result<Vec<ShardPlan>, EmbeddedError> {
+fn round_robin(shard_count: u32, nodes: &[catalog::Node]) -> Result<Vec<ShardPlan>, EmbeddedError> {
     let mut groups: Vec<i32> = nodes
         .iter()
         .filter(|node| node.active && node.should_have_shards)

@@ -28,10 +28,9 @@ pub fn on_key(rel: Oid, key: &str, command: &str) -> Result<u64, EmbeddedError> 
     let mut found = placements(rel, &table, Some(hash))?;
     match found.pop() {
         Some(placement) => on_placement(&placement, local_group()?, command),
-        None => Err(EmbeddedError::NoPlacement {
-            table: table.shown,
-            what: format!("key \"{key}\""),
-        }),
+        None => {
+            Err(EmbeddedError::NoPlacement { table: table.shown, what: format!("key \"{key}\"") })
+        }
     }
 }
 

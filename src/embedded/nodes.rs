@@ -151,9 +151,9 @@ fn find_group(nodes: &[Node], group: i32) -> Option<&Node> {
 }
 
 fn at<'n>(nodes: &'n [Node], address: &NodeLabel) -> Option<&'n Node> {
-    nodes.iter().find(|node| {
-        node.peer.label.host == address.host && node.peer.label.port == address.port
-    })
+    nodes
+        .iter()
+        .find(|node| node.peer.label.host == address.host && node.peer.label.port == address.port)
 }
 
 fn find(nodes: &[Node], address: NodeLabel) -> Result<Node, EmbeddedError> {
@@ -192,12 +192,7 @@ fn register(nodes: &[Node], address: NodeLabel) -> Result<Node, EmbeddedError> {
         &catalog::others(nodes, COORDINATOR_GROUP),
         "INSERT INTO pg_catalog.pg_dist_node (nodeid, groupid, nodename, nodeport, isactive)
          VALUES ($1::int4, $2::int4, $3, $4::int4, false)",
-        &[
-            nodeid.to_string(),
-            group.to_string(),
-            address.host.clone(),
-            address.port.to_string(),
-        ],
+        &[nodeid.to_string(), group.to_string(), address.host.clone(), address.port.to_string()],
     )?;
     Ok(Node {
         nodeid,
@@ -222,11 +217,8 @@ fn activate(nodes: &[Node], node: &Node) -> Result<(), EmbeddedError> {
 /// An error if a node lacks the extension, or has somebody else's catalog.
 fn require_ours(peer: &Peer) -> Result<(), EmbeddedError> {
     let peers = std::slice::from_ref(peer);
-    let installed = ask(
-        peers,
-        "SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_dist'",
-        &[],
-    )?;
+    let installed =
+        ask(peers, "SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_dist'", &[])?;
     if installed.is_empty() {
         let (node, database) = (peer.label.clone(), ident::database_name());
         return Err(EmbeddedError::MissingExtension { node, database });
@@ -255,7 +247,11 @@ fn require_ours(peer: &Peer) -> Result<(), EmbeddedError> {
 }
 
 /// Rows of a query on one peer.
-fn ask(peers: &[Peer], sql: &'static str, params: &[String]) -> Result<text_sql::Rows, EmbeddedError> {
+fn ask(
+    peers: &[Peer],
+    sql: &'static str,
+    params: &[String],
+) -> Result<text_sql::Rows, EmbeddedError> {
     let replies = run(peers, Writes::Yes, |_| with_params("check node", sql, params))?;
     let mut rows = Vec::new();
     for reply in replies {

@@ -10,8 +10,7 @@ pub fn split(count: u32) -> Vec<Range> {
     let first = |index: i64| i64::from(i32::MIN) + index * width;
     (0..count)
         .map(|index| {
-            let last =
-                if index == count - 1 { i64::from(i32::MAX) } else { first(index + 1) - 1 };
+            let last = if index == count - 1 { i64::from(i32::MAX) } else { first(index + 1) - 1 };
             // Both are within int4 by construction.
             (first(index) as i32, last as i32)
         })

@@ -77,7 +77,8 @@ pub fn recover() -> Result<i32, EmbeddedError> {
 /// One node that does not answer, or refuses, keeps no other from being recovered.
 fn warn(error: &RemoteError) {
     let mut report = Report::from(error);
-    report.message = format!("prepared transactions on {} are not recovered: {error}", error.node());
+    report.message =
+        format!("prepared transactions on {} are not recovered: {error}", error.node());
     elog::emit(PgLogLevel::WARNING, &report);
 }
 

@@ -251,10 +251,7 @@ pub fn connection_targets(labels: &[NodeLabel], role: Oid) -> Result<Vec<Target>
     let dialer =
         Dialer { role, application_name: APPLICATION_NAME, connect_timeout: CONNECT_LIMIT };
     let access = as_superuser(|| Access::read(dialer))?;
-    Ok(labels
-        .iter()
-        .map(|label| access.target(label.clone()))
-        .collect::<Result<Vec<_>, _>>()?)
+    Ok(labels.iter().map(|label| access.target(label.clone())).collect::<Result<Vec<_>, _>>()?)
 }
 
 impl State {
@@ -391,9 +388,8 @@ fn prepare_all(writers: &[usize]) -> Result<(), EmbeddedError> {
     let gids: Vec<String> = (0..writers.len())
         .map(|connection| gid::name(own_group, std::process::id(), number, connection))
         .collect();
-    let groups: Vec<i32> = with_state(|state| {
-        writers.iter().map(|writer| state.links[*writer].peer.group).collect()
-    });
+    let groups: Vec<i32> =
+        with_state(|state| writers.iter().map(|writer| state.links[*writer].peer.group).collect());
     as_superuser(|| {
         for (group, gid) in groups.iter().zip(&gids) {
             text_sql::execute(
@@ -453,10 +449,9 @@ fn committed() {
         |part| match part {
             Part::Waiting | Part::Preparing { .. } => None,
             Part::Joined { .. } => Some(Command::new("commit", "COMMIT")),
-            Part::Prepared { gid } => Some(Command::new(
-                "commit prepared",
-                format!("COMMIT PREPARED {}", literal(gid)),
-            )),
+            Part::Prepared { gid } => {
+                Some(Command::new("commit prepared", format!("COMMIT PREPARED {}", literal(gid))))
+            }
         },
     );
 }

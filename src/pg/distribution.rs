@@ -26,12 +26,8 @@ pub fn hash_text(column: ColumnType, text: &str) -> Option<i32> {
         let mut input = pg_sys::InvalidOid;
         let mut parameter = pg_sys::InvalidOid;
         pg_sys::getTypeInputInfo(column.oid, &mut input, &mut parameter);
-        let value = pg_sys::OidInputFunctionCall(
-            input,
-            text.as_ptr().cast_mut(),
-            parameter,
-            column.typmod,
-        );
+        let value =
+            pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), parameter, column.typmod);
         let hash = pg_sys::FunctionCall1Coll(function, column.collation, value);
         Some(hash.value() as u32 as i32)
     }

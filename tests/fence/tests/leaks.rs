@@ -77,17 +77,18 @@ fn a_caller_that_disconnects_while_starting() {
         let cluster = cluster(engine)?;
         let in_the_way = InTheWay::on(&cluster, 2)?;
         let conninfo = cluster.coordinator().connect_params().conninfo();
+        let mut watcher = cluster.connect(0)?;
         let mut client = std::process::Command::new("psql")
             .args(["--no-psqlrc", "--dbname", &conninfo, "--command", BLOCK])
             .spawn()
             .expect("psql");
-        let mut watcher = cluster.connect(0)?;
-        wait_until("a block that is starting", PATIENCE, || {
+        let starting = wait_until("a block that is starting", PATIENCE, || {
             (state(&mut watcher) == "starting").then_some(())
-        })?;
+        });
         // SIGKILL: the client's kernel closes the socket and nobody says goodbye.
         client.kill().expect("psql can be killed");
         client.wait().expect("psql has ended");
+        starting?;
         wait_until_free(&cluster, SOON)?;
         assert_eq!(state(&mut watcher), "inactive");
         in_the_way.gone();

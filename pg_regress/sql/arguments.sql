@@ -1,0 +1,50 @@
+-- Arguments out of range, and nulls.  Each is an error, and none leaves anything behind.
+\set VERBOSITY verbose
+SELECT citus_block_writes_for_backup(0);
+SELECT citus_block_writes_for_backup(-1);
+SELECT citus_block_writes_for_backup(1800001);
+SELECT citus_block_writes_for_backup(-2147483648);
+SELECT citus_block_writes_for_backup(2147483647);
+SELECT citus_block_writes_for_backup(NULL);
+SELECT citus_block_writes_for_backup(timeout_ms => NULL);
+SELECT state FROM citus_backup_block_status();
+
+-- Also before they look whether there is a block.
+SELECT citus_extend_backup_block(0);
+SELECT citus_extend_backup_block(1800001);
+SELECT citus_extend_backup_block(NULL);
+SELECT citus_backup_restore_point(NULL);
+SELECT citus_backup_restore_point('');
+SELECT citus_backup_restore_point(repeat('x', 64));
+-- 32 letters, 64 bytes.
+SELECT citus_backup_restore_point(repeat('é', 32));
+
+-- There is no such function.
+\set VERBOSITY sqlstate
+SELECT citus_block_writes_for_backup(2147483648);
+SELECT citus_block_writes_for_backup(1.5);
+SELECT citus_block_writes_for_backup('soon');
+SELECT citus_extend_backup_block();
+SELECT citus_backup_restore_point();
+
+-- The ends of the range.  A block of 1 ms cannot be had: it would end before it began.
+\set VERBOSITY verbose
+SELECT citus_block_writes_for_backup(1800000);
+SELECT citus_extend_backup_block(1800000) > now() AS extended;
+SELECT citus_extend_backup_block(0);
+SELECT citus_extend_backup_block(-5);
+SELECT citus_extend_backup_block(1800001);
+SELECT citus_extend_backup_block(NULL);
+SELECT count(*) FROM citus_backup_restore_point(repeat('x', 63));
+SELECT count(*) FROM citus_backup_restore_point(repeat('é', 31));
+SELECT count(*) FROM citus_backup_restore_point(repeat('é', 32));
+SELECT count(*) FROM citus_backup_restore_point('it''s a \ "name"; -- %s $1');
+SELECT count(*) FROM citus_backup_restore_point(E'two\nlines');
+SELECT count(*) FROM citus_backup_restore_point('');
+SELECT count(*) FROM citus_backup_restore_point(NULL);
+-- None of the errors has ended the block.
+SELECT state, timeout_ms >= 1800000 AS as_extended FROM citus_backup_block_status();
+SELECT citus_extend_backup_block(1) IS NOT NULL AS extended;
+SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
+SELECT citus_unblock_writes_for_backup();
+SELECT nodes_held();

@@ -1,0 +1,52 @@
+-- Somebody holds a lock that the block needs.  The error names who, on which node, and what to do.
+\getenv worker_1_port WORKER_1_PORT
+\getenv coordinator_port COORDINATOR_PORT
+\set VERBOSITY verbose
+SET citus_fence.acquire_timeout = '600ms';
+SET citus_fence.lock_timeout = '150ms';
+
+-- Here: this very session.
+BEGIN;
+LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
+SELECT citus_block_writes_for_backup();
+ROLLBACK;
+SELECT state FROM citus_backup_block_status();
+SELECT nodes_held();
+
+-- The block's own timeout bounds the attempts too.
+RESET citus_fence.acquire_timeout;
+BEGIN;
+LOCK TABLE pg_catalog.pg_dist_node IN ROW EXCLUSIVE MODE;
+SELECT citus_block_writes_for_backup(400);
+ROLLBACK;
+
+-- On a worker: a prepared transaction, which nobody's recovery will end.
+\c - - - :worker_1_port
+BEGIN;
+LOCK TABLE pg_catalog.pg_dist_transaction IN ROW EXCLUSIVE MODE;
+PREPARE TRANSACTION 'in the way';
+\c - - - :coordinator_port
+\set VERBOSITY verbose
+SET citus_fence.acquire_timeout = '600ms';
+SET citus_fence.lock_timeout = '150ms';
+SELECT citus_block_writes_for_backup();
+SELECT state, error LIKE '%could not lock all nodes%' AS told FROM citus_backup_block_status();
+SELECT wait_for('fence_sessions() = 0');
+\c - - - :worker_1_port
+COMMIT PREPARED 'in the way';
+\c - - - :coordinator_port
+
+-- A caller's own statement_timeout ends the call, and what it began.
+BEGIN;
+LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
+SET LOCAL statement_timeout = '300ms';
+\set VERBOSITY sqlstate
+SELECT citus_block_writes_for_backup();
+ROLLBACK;
+SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
+SELECT wait_for('nodes_held() = 0');
+SELECT wait_for('fence_sessions() = 0');
+
+-- Out of the way.
+SELECT citus_block_writes_for_backup();
+SELECT citus_unblock_writes_for_backup();

@@ -1,0 +1,199 @@
+//! Bad surroundings: each has an error of its own that says what to do.
+
+use fence_tests::{
+    BLOCK, Cluster, Engine, UNBLOCK, call, on_each_engine, prove_usable, refusal, state,
+};
+use test_cluster::postgres::error::DbError;
+
+/// SQLSTATE, and words that message, detail or hint must have.
+fn expect(error: &DbError, sqlstate: &str, words: &[&str]) {
+    let text = format!(
+        "{} | {} | {}",
+        error.message(),
+        error.detail().unwrap_or_default(),
+        error.hint().unwrap_or_default()
+    );
+    assert_eq!(error.code().code(), sqlstate, "{text}");
+    for word in words {
+        assert!(text.contains(word), "{text} lacks {word}");
+    }
+    assert!(error.hint().is_some(), "no hint: {text}");
+    assert!(!error.message().ends_with('.'), "{text}");
+    assert!(error.message().chars().next().is_some_and(|first| !first.is_uppercase()), "{text}");
+}
+
+#[test]
+fn not_preloaded() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).without_fence_preload(0).build()?;
+        let mut client = cluster.connect(0)?;
+        for sql in [
+            BLOCK,
+            UNBLOCK,
+            "SELECT * FROM citus_backup_block_status()",
+            "SELECT * FROM citus_backup_block_nodes()",
+            "SELECT * FROM citus_backup_block_waiters()",
+            "SELECT citus_extend_backup_block(1000)",
+            "SELECT * FROM citus_backup_restore_point('x')",
+        ] {
+            expect(
+                &refusal(&mut client, sql),
+                "55000",
+                &["shared_preload_libraries", "after citus"],
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_worker_without_the_preload_takes_part_in_a_block() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).without_fence_preload(2).build()?;
+        prove_usable(&cluster)
+    });
+}
+
+#[test]
+fn a_database_without_a_catalog() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        cluster.coordinator().execute("CREATE DATABASE plain")?;
+        let mut client = cluster.coordinator().connect_params().database("plain").connect()?;
+        client.batch_execute("CREATE EXTENSION citus_fence").expect("the extension alone");
+        expect(&refusal(&mut client, BLOCK), "55000", &["no Citus catalog", "pg_dist_"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn on_a_worker() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let place = format!("127.0.0.1:{}", cluster.coordinator().port());
+        let mut client = cluster.connect(1)?;
+        for sql in [BLOCK, UNBLOCK, "SELECT citus_extend_backup_block(1000)"] {
+            expect(&refusal(&mut client, sql), "55000", &["not the coordinator", &place]);
+        }
+        assert_eq!(state(&mut client), "inactive");
+        Ok(())
+    });
+}
+
+#[test]
+fn in_recovery() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).standbys([0]).build()?;
+        let mut client = cluster.standby_of(0).connect()?;
+        for sql in [BLOCK, UNBLOCK] {
+            expect(&refusal(&mut client, sql), "55000", &["recovery", "primary"]);
+        }
+        assert_eq!(state(&mut client), "inactive");
+        Ok(())
+    });
+}
+
+#[test]
+fn no_background_worker_to_be_had() {
+    on_each_engine(|engine: Engine| {
+        // Enough for what the engine itself starts (Citus: a maintenance daemon; PostgreSQL: the
+        // launcher of logical replication), and none for a block.
+        let own = if engine == Engine::Citus { "2" } else { "1" };
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .node_setting(0, "max_worker_processes", own)
+            .build()?;
+        let mut client = cluster.connect(0)?;
+        if engine == Engine::Citus {
+            let daemon = "SELECT count(*) = 1 FROM pg_stat_activity \
+                          WHERE backend_type LIKE 'Citus Maintenance Daemon%'";
+            test_cluster::wait_for_sql(&mut client, daemon, fence_tests::PATIENCE)?;
+        }
+        expect(&refusal(&mut client, BLOCK), "53000", &["max_worker_processes"]);
+        assert_eq!(state(&mut client), "inactive");
+        Ok(())
+    });
+}
+
+#[test]
+fn more_nodes_than_there_is_room_for() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine)
+            .workers(2)
+            .node_setting(0, "citus_fence.max_nodes", "2")
+            .build()?;
+        let mut client = cluster.connect(0)?;
+        expect(&refusal(&mut client, BLOCK), "54000", &["citus_fence.max_nodes", "at least 3"]);
+        assert_eq!(state(&mut client), "inactive");
+        // The control: with room it works.
+        cluster.coordinator().alter_system("citus_fence.max_nodes", "3")?;
+        cluster.coordinator().restart()?;
+        prove_usable(&cluster)
+    });
+}
+
+#[test]
+fn more_databases_than_there_are_slots() {
+    on_each_engine(|engine: Engine| {
+        let cluster =
+            Cluster::builder(engine).workers(0).setting("citus_fence.max_blocks", "1").build()?;
+        cluster.coordinator().execute("CREATE DATABASE second")?;
+        let params = cluster.coordinator().connect_params().database("second");
+        let mut second = params.connect()?;
+        let setup = format!(
+            "CREATE EXTENSION {}; SELECT citus_set_coordinator_host('127.0.0.1', {}); \
+             CREATE EXTENSION citus_fence",
+            engine.catalog_extension(),
+            cluster.coordinator().port()
+        );
+        second.batch_execute(&setup).expect("a second distributed database");
+        let mut first = cluster.connect(0)?;
+        assert!(call(&mut first, BLOCK));
+        expect(&refusal(&mut second, BLOCK), "53400", &["citus_fence.max_blocks"]);
+        assert!(call(&mut first, UNBLOCK));
+        assert!(call(&mut second, BLOCK));
+        assert!(call(&mut second, UNBLOCK));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_refuses_the_connection_or_the_password() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).tls(true).scram(true).build()?;
+        prove_usable(&cluster)?;
+        let mut client = cluster.connect(0)?;
+        let port = cluster.worker(1).port().to_string();
+
+        let secret = "not-the-password-4711";
+        cluster.coordinator().alter_system(
+            "citus_fence.node_conninfo",
+            &format!("sslmode=require password={secret}"),
+        )?;
+        client
+            .batch_execute(
+                "CREATE TABLE kept AS SELECT * FROM pg_dist_authinfo; \
+                 DELETE FROM pg_dist_authinfo",
+            )
+            .expect("a change of authinfo");
+        // Not a reload: PostgreSQL itself logs what a reload changed.
+        cluster.coordinator().restart()?;
+        let mut client = cluster.connect(0)?;
+        let error = refusal(&mut client, BLOCK);
+        expect(&error, "28P01", &[&port, "password", "pg_dist_authinfo"]);
+        assert!(!format!("{error:?}").contains(secret), "a secret got out");
+        assert!(!cluster.coordinator().log().contains(secret), "a secret got into the log");
+        client
+            .batch_execute("INSERT INTO pg_dist_authinfo SELECT * FROM kept")
+            .expect("a change of authinfo");
+
+        // pg_dist_authinfo goes over the setting, so all is well again.
+        prove_usable(&cluster)?;
+
+        cluster.worker(1).stop(test_cluster::StopMode::Fast)?;
+        expect(&refusal(&mut client, BLOCK), "08001", &[&port, "refused"]);
+        assert_eq!(state(&mut client), "inactive");
+        cluster.worker(1).start()?;
+        prove_usable(&cluster)
+    });
+}
