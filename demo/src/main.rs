@@ -5,6 +5,7 @@
 
 mod console;
 mod error;
+mod outcome;
 mod picture;
 mod psql;
 mod report;
@@ -23,8 +24,9 @@ use test_cluster::{Bank, Cluster, Engine, HOST, Installation, Mark, SUPERUSER};
 
 use crate::console::Console;
 use crate::error::{DemoError, Result};
+use crate::outcome::Outcome;
 use crate::report::{cents, comparison, plural, seconds};
-use crate::scenario::{Outcome, Scenario, Stage};
+use crate::scenario::{Scenario, Stage};
 
 const DATABASE: &str = "bank";
 
@@ -49,7 +51,7 @@ enum EngineChoice {
 #[command(version)]
 struct Args {
     /// What makes the cluster's catalog
-    #[arg(long, value_enum, default_value = "embedded")]
+    #[arg(long, value_enum, env = "CITUS_FENCE_ENGINE", default_value = "embedded")]
     engine: EngineChoice,
 
     /// How many workers; the coordinator comes on top
@@ -122,10 +124,10 @@ fn run(args: &Args) -> Result<bool> {
     let with = stage.play(Scenario::WithBlock, "with", &[])?;
 
     console.heading("B. The same copies, without the block");
-    let without = play_until_damaged(&stage, &with.summary.acknowledged)?;
+    let without = play_until_damaged(&stage, &with.watch.summary.acknowledged)?;
 
     console.heading("The same cluster, copied twice");
-    console.plain(comparison(&with, &without));
+    console.block(comparison(&with, &without));
     let holds = conclude(&console, &with, &without);
 
     let subtitle = format!(
@@ -135,8 +137,7 @@ fn run(args: &Args) -> Result<bool> {
         plural(stage.writers_per_node, "writer", "writers"),
         args.delay_ms,
     );
-    let names: Vec<&str> = cluster.nodes().iter().map(test_cluster::Server::name).collect();
-    let picture = picture::compare(&names, subtitle, &with, &without);
+    let picture = picture::compare(&stage.names(), subtitle, &with, &without);
     write_picture(&args.svg, &timeline::draw(&picture))?;
     console.say(format!("drawn: {}", args.svg.display()));
     console.say(format!("the whole took {}", seconds(console.elapsed())));
@@ -182,32 +183,33 @@ fn named(engine: Engine) -> &'static str {
 /// is the first with damage, or the last.
 fn play_until_damaged(stage: &Stage, before: &[Mark]) -> Result<Outcome> {
     let mut before = before.to_vec();
-    for round in 1.. {
+    let mut round = 1;
+    loop {
         let outcome = stage.play(Scenario::WithoutBlock, &format!("without-{round}"), &before)?;
-        if !outcome.audit.is_clean() || round == MOST_ROUNDS {
+        if outcome.is_torn() || round == MOST_ROUNDS {
             return Ok(outcome);
         }
-        stage.console.say(format!(
-            "these copies are whole by luck; round {} of at most {MOST_ROUNDS}",
-            round + 1
-        ));
-        before.extend(outcome.summary.acknowledged);
+        round += 1;
+        stage
+            .console
+            .say(format!("these copies are whole by luck; round {round} of at most {MOST_ROUNDS}"));
+        before.extend(outcome.watch.summary.acknowledged);
     }
-    unreachable!("the loop ends in its last round")
 }
 
 /// Says what came out, and whether it is what the demo promises.
 fn conclude(console: &Console, with: &Outcome, without: &Outcome) -> bool {
     if with.is_whole() {
         console.say("with the block: not a cent is missing");
+    } else if with.audit.is_clean() {
+        console.say("with the block: the books are right, but nothing is proved");
     } else {
         console.say(format!("WITH THE BLOCK THE COPIES ARE DAMAGED: {}", with.audit));
-        for complaint in &with.complaints {
-            console.say(complaint);
-        }
     }
-    let is_damaged = !without.audit.is_clean();
-    if is_damaged {
+    for complaint in &with.complaints {
+        console.say(format!("  {complaint}"));
+    }
+    if without.is_torn() {
         console.say("without it: the copies do not fit together");
     } else {
         console.say(format!(
@@ -215,7 +217,7 @@ fn conclude(console: &Console, with: &Outcome, without: &Outcome) -> bool {
              try a larger --delay-ms"
         ));
     }
-    with.is_whole() && is_damaged
+    with.is_whole() && without.is_torn()
 }
 
 fn write_picture(path: &Path, svg: &str) -> Result<()> {
@@ -226,7 +228,7 @@ fn write_picture(path: &Path, svg: &str) -> Result<()> {
 }
 
 fn wait_for_enter(console: &Console, names: &[&str], clusters: &[&Cluster]) -> Result<()> {
-    console.busy("");
+    console.quiet();
     console.plain("\nAll clusters are up:");
     for (name, cluster) in names.iter().zip(clusters) {
         for node in cluster.nodes() {

@@ -1,9 +1,9 @@
 //! From what the rounds measured to what the timeline draws.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::outcome::Outcome;
 use crate::report::{cents, plural};
-use crate::scenario::Outcome;
 use crate::timeline::{Commit, Lane, Panel, Picture, Span};
 
 /// Both scenarios, above each other. `nodes` are the nodes' names.
@@ -19,18 +19,18 @@ pub fn compare(nodes: &[&str], subtitle: String, with: &Outcome, without: &Outco
 }
 
 fn panel(heading: &str, nodes: &[&str], outcome: &Outcome) -> Panel {
-    let since = |moment: Instant| moment.saturating_duration_since(outcome.began);
+    let since = |moment: Instant| moment.saturating_duration_since(outcome.watch.began);
     let span = |from, to| Span { from: since(from), to: since(to) };
     let torn = outcome.torn();
     let mut lanes: Vec<Lane> =
         nodes.iter().map(|node| Lane { node: (*node).to_owned(), ..Lane::default() }).collect();
-    for mark in outcome.marks() {
+    for mark in outcome.watch.marks() {
         lanes[mark.node].commits.push(Commit {
             at: since(mark.acknowledged),
             is_torn: torn.contains(mark.transfer.as_str()),
         });
     }
-    for wait in outcome.waits() {
+    for wait in outcome.watch.waits() {
         lanes[wait.node].waits.push(span(wait.asked, wait.answered));
     }
     for (lane, copy) in lanes.iter_mut().zip(&outcome.copies) {
@@ -38,16 +38,12 @@ fn panel(heading: &str, nodes: &[&str], outcome: &Outcome) -> Panel {
     }
     Panel {
         heading: heading.to_owned(),
-        block: outcome.block.map(|block| span(block.active, block.release_asked)),
+        block: outcome.watch.block.map(|block| span(block.active, block.release_asked)),
         lanes,
-        length: length(outcome),
+        length: outcome.watch.length(),
         is_whole: outcome.is_whole(),
         verdict: verdict(outcome),
     }
-}
-
-fn length(outcome: &Outcome) -> Duration {
-    outcome.ended - outcome.began
 }
 
 /// What the audit of the restored copies found, in one line.

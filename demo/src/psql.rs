@@ -34,11 +34,12 @@ impl Answer {
         matches!(self.rows.as_slice(), [row] if matches!(row.as_slice(), [Some(value)] if value == "t"))
     }
 
+    /// The warnings, without what follows their first lines.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.remarks
             .iter()
             .filter(|remark| remark.severity == "WARNING")
-            .map(|remark| remark.text.as_str())
+            .filter_map(|remark| remark.text.lines().next())
     }
 
     fn elapsed(&self) -> Duration {
@@ -79,7 +80,7 @@ impl Session {
     /// Runs a statement and shows it with its answer.
     pub fn show(&mut self, console: &Console, sql: &str) -> Result<Answer> {
         let answer = self.run(sql)?;
-        console.plain(format!("\n{} {sql};\n{}", self.prompt, as_psql(&answer)));
+        console.block(format!("{} {sql};\n{}", self.prompt, as_psql(&answer)));
         Ok(answer)
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use test_cluster::Audit;
 
+use crate::outcome::Outcome;
 use crate::psql::table;
-use crate::scenario::Outcome;
 
 /// An amount of cents, as money.
 pub fn cents(amount: i64) -> String {
@@ -30,8 +30,15 @@ pub fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-pub fn verdict(outcome: &Outcome) -> &'static str {
-    if outcome.is_whole() { "whole" } else { "damaged" }
+fn verdict(outcome: &Outcome) -> &'static str {
+    if !outcome.audit.is_clean() {
+        "damaged"
+    } else if !outcome.complaints.is_empty() {
+        // The books are right, and that may be luck.
+        "void"
+    } else {
+        "whole"
+    }
 }
 
 /// How a line of the comparison is got from an audit.

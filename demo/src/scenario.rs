@@ -1,16 +1,16 @@
 //! One round: writers at full speed, a copy of every node, and the copies restored and audited. The
 //! two scenarios differ in nothing but the block.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_cluster::{Audit, Bank, Cluster, ISOLATION, Mark, PATIENCE, Restore, Summary, WalMethod};
+use test_cluster::{Bank, Cluster, HOST, ISOLATION, Mark, PATIENCE, Restore, WalMethod};
 
 use crate::console::Console;
 use crate::error::{DemoError, Result};
+use crate::outcome::{BlockTimes, NodeCopy, Outcome, Wait, Watch, findings};
 use crate::psql::Session;
 use crate::report::{cents, plural, seconds};
 
@@ -20,13 +20,15 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// What every writer does before anything is measured: connections and plans are warm then.
 const WARM_UP_TRANSFERS: u64 = 15;
 
-pub const BLOCK: &str = "SELECT citus_block_writes_for_backup()";
-pub const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup()";
+const BLOCK: &str = "SELECT citus_block_writes_for_backup()";
+const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup()";
 const MANIFEST: &str =
     "SELECT groupid, nodename, nodeport, wal_lsn FROM citus_backup_block_nodes()";
-const WAITERS: &str = "SELECT nodeport, pid, usename, \
-     round(extract(epoch FROM now() - waiting_since) * 1000) AS waiting_ms, \
-     left(query, 40) AS query FROM citus_backup_block_waiters()";
+const WAITERS: &str = "SELECT nodeport, pid, usename, now() - waiting_since AS waiting, \
+     left(query, 30) AS query FROM citus_backup_block_waiters()";
+
+/// The copy after which the waiters are shown: whoever is held up has been so for a while.
+const LOOK_AT_WAITERS_AFTER: usize = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
@@ -43,106 +45,18 @@ pub struct Stage<'a> {
     pub delay: Duration,
 }
 
-/// A base backup that was taken.
-#[derive(Clone, Debug)]
-pub struct NodeCopy {
-    pub began: Instant,
-    pub ended: Instant,
-}
-
-/// The moments of a block, as the session that asked for it saw them.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockTimes {
-    /// The call that blocks had returned.
-    pub active: Instant,
-    /// The call that unblocks was sent.
-    pub release_asked: Instant,
-}
-
-/// A transfer that was begun or to be committed under the block, and was answered after it.
-#[derive(Clone, Debug)]
-pub struct Wait {
-    pub node: usize,
-    pub asked: Instant,
-    pub answered: Instant,
-}
-
-impl Wait {
-    pub fn length(&self) -> Duration {
-        self.answered - self.asked
-    }
-}
-
-/// What a round measured.
-pub struct Outcome {
-    /// Watched from here …
-    pub began: Instant,
-    /// … to here.
-    pub ended: Instant,
-    pub summary: Summary,
-    /// In the nodes' order.
-    pub copies: Vec<NodeCopy>,
-    pub block: Option<BlockTimes>,
-    pub audit: Audit,
-    /// What is wrong beside the books.
-    pub complaints: Vec<String>,
-    pub restored: Cluster,
-}
-
-impl Outcome {
-    pub fn is_whole(&self) -> bool {
-        self.audit.is_clean() && self.complaints.is_empty()
-    }
-
-    /// Only of what was acknowledged while the round was watched.
-    pub fn marks(&self) -> impl Iterator<Item = &Mark> {
-        self.summary
-            .acknowledged
-            .iter()
-            .filter(|mark| (self.began..=self.ended).contains(&mark.acknowledged))
-    }
-
-    pub fn waits(&self) -> Vec<Wait> {
-        self.block.map(|block| waits(&self.summary.acknowledged, block)).unwrap_or_default()
-    }
-
-    /// The transfers that the copies have half of.
-    pub fn torn(&self) -> HashSet<&str> {
-        self.audit.half_transfers.iter().map(|half| half.transfer.as_str()).collect()
-    }
-}
-
-/// Who waited because of a block: asked before it ended, answered after. A writer that had to wait
-/// for an account which a blocked writer had locked had not sent its COMMIT by then, so its wait is
-/// counted from its BEGIN.
-fn waits(marks: &[Mark], block: BlockTimes) -> Vec<Wait> {
-    marks
-        .iter()
-        .filter(|mark| mark.acknowledged > block.release_asked)
-        .filter_map(|mark| {
-            let asked = if mark.commit_sent < block.release_asked {
-                mark.commit_sent
-            } else {
-                mark.started
-            };
-            (asked < block.release_asked).then_some(Wait {
-                node: mark.node,
-                asked,
-                answered: mark.acknowledged,
-            })
-        })
-        .collect()
-}
-
-/// Transfers that were asked for *and* answered under a block. There may be none.
-fn slipped_through(marks: &[Mark], block: BlockTimes) -> usize {
-    marks
-        .iter()
-        .filter(|mark| mark.commit_sent > block.active && mark.acknowledged < block.release_asked)
-        .count()
+/// A block as the session sees it that asked for it.
+struct HeldBlock {
+    session: Session,
+    active: Instant,
 }
 
 impl Stage<'_> {
+    /// The nodes' names.
+    pub fn names(&self) -> Vec<&str> {
+        self.cluster.nodes().iter().map(test_cluster::Server::name).collect()
+    }
+
     /// Plays a scenario. `before` are transfers of earlier rounds, which every copy has to have;
     /// `round` names the folder of the copies.
     pub fn play(&self, scenario: Scenario, round: &str, before: &[Mark]) -> Result<Outcome> {
@@ -160,47 +74,32 @@ impl Stage<'_> {
         ));
 
         let mut complaints = Vec::new();
-        let mut session = match scenario {
-            Scenario::WithBlock => {
-                Some(Session::open(self.cluster.coordinator(), self.cluster.database())?)
-            }
+        let mut held = match scenario {
+            Scenario::WithBlock => Some(self.begin_block(&mut complaints)?),
             Scenario::WithoutBlock => None,
         };
-        let mut active = None;
-        if let Some(session) = &mut session {
-            let answer = session.show(console, BLOCK)?;
-            active = Some(answer.answered);
-            if !answer.is_true() {
-                complaints.push(String::from("the call that blocks did not return true"));
-            }
-            session.show(console, MANIFEST)?;
-        }
-
-        let (paths, copies) = self.copy_all(round, session.as_mut())?;
-
-        let mut block = None;
-        if let (Some(session), Some(active)) = (&mut session, active) {
-            let answer = session.show(console, UNBLOCK)?;
-            block = Some(BlockTimes { active, release_asked: answer.sent });
-            if !answer.is_true() {
-                complaints.push(String::from("the block had ended before it was asked to"));
-            }
-            complaints.extend(answer.warnings().map(|warning| format!("WARNING: {warning}")));
-        }
+        let (paths, copies) =
+            self.copy_all(round, held.as_mut().map(|block| &mut block.session))?;
+        let block = held.map(|block| self.end_block(block, &mut complaints)).transpose()?;
 
         console.busy("transfers");
         pause(MARGIN);
         let ended = Instant::now();
-        let summary = writers.stop();
-        self.tell_of_writers(&summary, (began, ended), block, &mut complaints);
+        let watch = Watch { began, ended, summary: writers.stop(), block };
+        self.tell_of_writers(&watch);
+        complaints.extend(watch.complaints(&self.names()));
 
-        let restored = self.restore(&paths)?;
+        let restored = self.restore(&paths, scenario)?;
         console.busy("audit");
-        let copied_after = active.unwrap_or(copies[0].began);
+        let copied_after = match (watch.block, copies.first()) {
+            (Some(block), _) => block.active,
+            (None, Some(first)) => first.began,
+            (None, None) => began,
+        };
         let had_to_be_there = before
             .iter()
             .map(|mark| mark.transfer.as_str())
-            .chain(summary.transfers_before(copied_after));
+            .chain(watch.summary.transfers_before(copied_after));
         let audit = self.bank.audit(&restored, had_to_be_there)?;
         console.say(format!(
             "audit, each shard read on its own node: {} in {} accounts, {} transfers",
@@ -208,9 +107,36 @@ impl Stage<'_> {
             audit.accounts,
             audit.transfers,
         ));
-        let outcome = Outcome { began, ended, summary, copies, block, audit, complaints, restored };
-        self.tell_of_damage(&outcome);
-        Ok(outcome)
+        let found = [findings(&audit, &self.names()), complaints.clone()].concat();
+        if found.is_empty() {
+            console.say("nothing is missing, nothing is half there");
+        }
+        for finding in found {
+            console.say(finding);
+        }
+        Ok(Outcome { watch, copies, audit, complaints, restored })
+    }
+
+    fn begin_block(&self, complaints: &mut Vec<String>) -> Result<HeldBlock> {
+        self.console.busy("blocking");
+        let mut session = Session::open(self.cluster.coordinator(), self.cluster.database())?;
+        let answer = session.show(self.console, BLOCK)?;
+        if !answer.is_true() {
+            complaints.push(String::from("the call that blocks did not return true"));
+        }
+        session.show(self.console, MANIFEST)?;
+        Ok(HeldBlock { session, active: answer.answered })
+    }
+
+    /// Ends a block, which has to have lasted until now.
+    fn end_block(&self, mut block: HeldBlock, complaints: &mut Vec<String>) -> Result<BlockTimes> {
+        self.console.busy("unblocking");
+        let answer = block.session.show(self.console, UNBLOCK)?;
+        if !answer.is_true() {
+            complaints.push(String::from("the block had ended before it was asked to"));
+        }
+        complaints.extend(answer.warnings().map(|warning| format!("WARNING: {warning}")));
+        Ok(BlockTimes { active: block.active, release_asked: answer.sent })
     }
 
     /// One base backup after the other, with the delay between them.
@@ -231,175 +157,98 @@ impl Stage<'_> {
             let began = Instant::now();
             node.base_backup(&path, WalMethod::Stream)?;
             let ended = Instant::now();
-            let bytes = size_of_tree(&path)?;
+            let megabytes = size_of_tree(&path)? as f64 / 1e6;
+            let gap = match copies.last() {
+                Some(last) => format!(", begun {} after that", seconds(began - last.ended)),
+                None => String::new(),
+            };
             self.console.say(format!(
-                "pg_basebackup -D {} --wal-method=stream --checkpoint=fast: {}, {:.0} MB{}",
+                "pg_basebackup -D {} --checkpoint=fast --wal-method=stream: {megabytes:.0} MB in \
+                 {}{gap}",
                 node.name(),
                 seconds(ended - began),
-                bytes as f64 / 1e6,
-                match copies.last() {
-                    Some(last) => format!(
-                        "; begun {} after the one before ended",
-                        seconds(began - last.ended)
-                    ),
-                    None => String::new(),
-                }
             ));
             paths.push(path);
             copies.push(NodeCopy { began, ended });
-            // Once, in the middle: whoever is held up has been so for a while.
-            if let (1, Some(session)) = (number, session.as_mut()) {
+            if let (LOOK_AT_WAITERS_AFTER, Some(session)) = (number, session.as_mut()) {
                 session.show(self.console, WAITERS)?;
             }
         }
         Ok((paths, copies))
     }
 
-    fn tell_of_writers(
-        &self,
-        summary: &Summary,
-        (began, ended): (Instant, Instant),
-        block: Option<BlockTimes>,
-        complaints: &mut Vec<String>,
-    ) {
+    fn tell_of_writers(&self, watch: &Watch) {
         let console = self.console;
-        let watched = (began..=ended, ended - began);
-        let count_at = |node: Option<usize>| {
-            summary
-                .acknowledged
-                .iter()
-                .filter(|mark| watched.0.contains(&mark.acknowledged))
-                .filter(|mark| node.is_none_or(|node| mark.node == node))
-                .count()
-        };
         let per_node: Vec<String> = self
-            .cluster
-            .nodes()
+            .names()
             .iter()
             .enumerate()
             .map(|(number, node)| {
-                let count = count_at(Some(number));
-                if count == 0 {
-                    // A scenario in which a node did nothing shows nothing about that node.
-                    complaints.push(format!("no transfer was made from {}", node.name()));
-                }
-                format!("{} {count}", node.name())
+                let count = watch.marks().filter(|mark| mark.node == number).count();
+                format!("{node} {count}")
             })
             .collect();
         console.say(format!(
             "writers stopped: {} two-phase commits in {} ({})",
-            count_at(None),
-            seconds(watched.1),
+            watch.marks().count(),
+            seconds(watch.length()),
             per_node.join(", ")
         ));
-        if let Some(block) = block {
-            let waits = waits(&summary.acknowledged, block);
+        if let Some(block) = watch.block {
+            let waits = watch.waits();
             let longest = waits.iter().map(Wait::length).max().unwrap_or_default();
-            let slipped = slipped_through(&summary.acknowledged, block);
             console.say(format!(
-                "blocked for {}: {} waited, the longest {}; {slipped} committed in it",
+                "blocked for {}: {} committed in it; {} for it and went on, the longest for {}",
                 seconds(block.release_asked - block.active),
-                plural(waits.len(), "writer", "writers"),
+                watch.slipped_through(),
+                plural(waits.len(), "writer waited", "writers waited"),
                 seconds(longest),
             ));
-            if slipped > 0 {
-                complaints.push(format!("{slipped} two-phase commits went through the block"));
-            }
-            if waits.is_empty() {
-                complaints.push(String::from("no writer was held up, so the block held nothing"));
-            }
-        }
-        if let Some(first) = summary.errors.first() {
-            complaints.push(format!(
-                "{} of the writers, the first: {}",
-                plural(summary.errors.len(), "error", "errors"),
-                first.message
-            ));
-        }
-        if !summary.hung.is_empty() {
-            complaints.push(format!("{} hang", plural(summary.hung.len(), "writer", "writers")));
         }
     }
 
-    /// The documented recipe, step by step.
-    fn restore(&self, paths: &[PathBuf]) -> Result<Cluster> {
+    /// The documented recipe. Told step by step once.
+    fn restore(&self, paths: &[PathBuf], scenario: Scenario) -> Result<Cluster> {
         let console = self.console;
+        let tell = |text: &str| {
+            if scenario == Scenario::WithBlock {
+                console.plain(format!("         {text}"));
+            }
+        };
         console.busy("restoring");
         let begun = Instant::now();
-        console.say("restore, on every copy:");
         let mut restore = Restore::new(self.cluster, paths)?;
         restore.isolate()?;
+        if scenario == Scenario::WithBlock {
+            console.say("restore elsewhere; on every copy, before its first start:");
+        }
         for (name, value) in ISOLATION {
-            console.plain(format!("           {name} = {value}"));
+            tell(&format!("    {name} = {value}"));
         }
         restore.start()?;
-        console.plain("         start, clients kept out");
         restore.rewrite_addresses()?;
-        console.plain(format!(
-            "           UPDATE pg_dist_node SET nodename = …, nodeport = … WHERE groupid = …;  \
-             -- for each of {} nodes",
-            paths.len()
-        ));
-        let recovered = restore.recover_prepared()?;
-        console.plain(format!(
-            "           SELECT recover_prepared_transactions();  -- {recovered} in all"
-        ));
-        restore.end_isolation()?;
-        console.plain("         settings taken back, restarted");
-        console.say(format!("restored as a cluster of its own in {}", seconds(begun.elapsed())));
-        Ok(restore.into_cluster())
-    }
-
-    fn tell_of_damage(&self, outcome: &Outcome) {
-        let audit = &outcome.audit;
-        let mut findings = Vec::new();
-        if audit.total != audit.expected_total {
-            findings
-                .push(format!("the total is off by {}", cents(audit.total - audit.expected_total)));
-        }
-        if !audit.half_transfers.is_empty() {
-            let half = &audit.half_transfers[0];
-            findings.push(format!(
-                "{}, such as {}, of which {} is only on {}",
-                plural(audit.half_transfers.len(), "half transfer", "half transfers"),
-                half.transfer,
-                cents(half.sum),
-                half.nodes
-                    .iter()
-                    .map(|node| self.cluster.node(*node).name())
-                    .collect::<Vec<_>>()
-                    .join(", ")
+        tell("after it, on every copy:");
+        for (group, node) in restore.nodes().iter().enumerate() {
+            tell(&format!(
+                "    UPDATE pg_dist_node SET nodename = '{HOST}', nodeport = {} \
+                 WHERE groupid = {group};",
+                node.port()
             ));
         }
-        let counted = [
-            (
-                audit.balance_mismatches.len(),
-                "account that does not match its entries",
-                "accounts that do not match their entries",
-            ),
-            (
-                audit.prepared_left.len(),
-                "transaction still prepared",
-                "transactions still prepared",
-            ),
-            (
-                audit.missing_acknowledged.len(),
-                "acknowledged transfer lost",
-                "acknowledged transfers lost",
-            ),
-        ];
-        for (count, one, many) in counted {
-            if count > 0 {
-                findings.push(plural(count, one, many));
-            }
-        }
-        findings.extend(outcome.complaints.iter().cloned());
-        if findings.is_empty() {
-            self.console.say("nothing is missing, nothing is half there");
-        }
-        for finding in findings {
-            self.console.say(finding);
-        }
+        let recovered = restore.recover_prepared()?;
+        tell("    SELECT recover_prepared_transactions();");
+        restore.end_isolation()?;
+        tell("settings taken back, restarted");
+        console.say(format!(
+            "restored in {} by that recipe, {} recovered",
+            seconds(begun.elapsed()),
+            plural(
+                usize::try_from(recovered).unwrap_or(usize::MAX),
+                "prepared transaction",
+                "prepared transactions"
+            )
+        ));
+        Ok(restore.into_cluster())
     }
 }
 
@@ -425,52 +274,4 @@ fn size_of_tree(root: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A mark whose three moments are milliseconds after `origin`.
-    fn mark(origin: Instant, started: u64, commit_sent: u64, acknowledged: u64) -> Mark {
-        let at = |ms| origin + Duration::from_millis(ms);
-        Mark {
-            transfer: String::from("t"),
-            node: 0,
-            started: at(started),
-            commit_sent: at(commit_sent),
-            acknowledged: at(acknowledged),
-            retries: 0,
-        }
-    }
-
-    fn block(origin: Instant) -> BlockTimes {
-        BlockTimes {
-            active: origin + Duration::from_millis(100),
-            release_asked: origin + Duration::from_millis(200),
-        }
-    }
-
-    #[test]
-    fn waits_are_those_that_end_after_the_block() {
-        let origin = Instant::now();
-        let lengths = |mark| -> Vec<Duration> {
-            waits(&[mark], block(origin)).iter().map(Wait::length).collect()
-        };
-        assert_eq!(lengths(mark(origin, 90, 95, 99)), []);
-        assert_eq!(lengths(mark(origin, 90, 120, 210)), [Duration::from_millis(90)]);
-        // Held up by somebody's row lock: its COMMIT came late.
-        assert_eq!(lengths(mark(origin, 120, 205, 210)), [Duration::from_millis(90)]);
-        assert_eq!(lengths(mark(origin, 203, 205, 210)), []);
-    }
-
-    #[test]
-    fn only_what_begins_and_ends_under_the_block_slips_through() {
-        let origin = Instant::now();
-        let slipped = |mark| slipped_through(&[mark], block(origin));
-        // Committed before, told a little later.
-        assert_eq!(slipped(mark(origin, 90, 99, 101)), 0);
-        assert_eq!(slipped(mark(origin, 90, 150, 201)), 0);
-        assert_eq!(slipped(mark(origin, 90, 101, 150)), 1);
-    }
 }

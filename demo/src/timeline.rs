@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::report::plural;
 use crate::svg::{Anchor, Area, Svg, width_of};
 
 /// Where a time lies between two moments.
@@ -64,7 +65,7 @@ const PLOT_WIDTH: f64 = PLOT_RIGHT - PLOT_LEFT;
 
 const HEADER_HEIGHT: f64 = 72.0;
 const HEADING_HEIGHT: f64 = 28.0;
-const LANE_HEIGHT: f64 = 46.0;
+const LANE_HEIGHT: f64 = 52.0;
 /// Above the lanes of a panel with a block, for what is said of it.
 const STRIP_HEIGHT: f64 = 17.0;
 const AXIS_HEIGHT: f64 = 24.0;
@@ -74,8 +75,8 @@ const LEGEND_ROW: f64 = 22.0;
 /// Within a lane: the commits (and under a block the waits, where there are no commits) above, the
 /// copy below.
 const STROKE_TOP: f64 = 5.0;
-const STROKE_LENGTH: f64 = 19.0;
-const BAR_TOP: f64 = 29.0;
+const STROKE_LENGTH: f64 = 23.0;
+const BAR_TOP: f64 = 33.0;
 const BAR_HEIGHT: f64 = 12.0;
 
 const SMALL: f64 = 11.0;
@@ -134,7 +135,7 @@ pub fn draw(picture: &Picture) -> String {
 
 /// What the picture says, in words.
 fn describe(picture: &Picture) -> String {
-    let mut words = picture.subtitle.clone();
+    let mut words = format!("{}.", picture.subtitle);
     for panel in &picture.panels {
         let commits: usize = panel.lanes.iter().map(|lane| lane.commits.len()).sum();
         words.push_str(&format!(
@@ -146,8 +147,9 @@ fn describe(picture: &Picture) -> String {
         if let Some(block) = panel.block {
             let waits: usize = panel.lanes.iter().map(|lane| lane.waits.len()).sum();
             words.push_str(&format!(
-                "a block of {} during which {waits} writers waited; ",
-                in_seconds(block.length())
+                "a block of {}, until whose end {}; ",
+                in_seconds(block.length()),
+                plural(waits, "writer waited", "writers waited"),
             ));
         }
         words.push_str(&format!("{}.", panel.verdict));
@@ -173,8 +175,9 @@ impl Scale {
         PLOT_LEFT + PLOT_WIDTH * share.clamp(0.0, 1.0)
     }
 
-    fn ticks(&self) -> impl Iterator<Item = Duration> {
-        let count = self.longest.as_millis() / self.step.as_millis().max(1);
+    /// The labelled moments up to a certain one.
+    fn ticks(&self, end: Duration) -> impl Iterator<Item = Duration> {
+        let count = end.as_millis() / self.step.as_millis().max(1);
         (0..=u32::try_from(count).unwrap_or(0)).map(|number| self.step * number)
     }
 }
@@ -186,19 +189,17 @@ fn step_for(length: Duration) -> Duration {
     Duration::from_millis(steps.iter().find(fits).copied().unwrap_or(300_000))
 }
 
-/// The label of a moment on the axis: milliseconds below a second where the steps are that fine.
+/// The label of a moment on the axis, in milliseconds where the steps are that fine.
 fn axis_label(at: Duration, step: Duration) -> String {
     let ms = at.as_millis();
     if ms == 0 {
         String::from("0")
-    } else if ms < 1_000 {
+    } else if step.as_millis() < 100 {
         format!("{ms} ms")
     } else if step.as_millis().is_multiple_of(1_000) {
         format!("{} s", ms / 1_000)
-    } else if step.as_millis().is_multiple_of(100) {
-        format!("{:.1} s", at.as_secs_f64())
     } else {
-        format!("{:.2} s", at.as_secs_f64())
+        format!("{:.1} s", at.as_secs_f64())
     }
 }
 
@@ -239,25 +240,28 @@ fn draw_panel(svg: &mut Svg, panel: &Panel, top: f64, scale: &Scale, thinning: &
     let bottom = lanes_top + panel.lanes.len() as f64 * LANE_HEIGHT;
     for (number, _) in panel.lanes.iter().enumerate() {
         let y = lanes_top + number as f64 * LANE_HEIGHT;
-        let area = Area { x: PLOT_LEFT, y, width: PLOT_WIDTH, height: LANE_HEIGHT - 3.0 };
+        // A lane ends with what was watched: beyond it, nothing is not silence.
+        let width = scale.x(panel.length) - PLOT_LEFT;
+        let area = Area { x: PLOT_LEFT, y, width, height: LANE_HEIGHT - 3.0 };
         svg.rect("lane", area, 3.0);
     }
-    draw_axis(svg, (lanes_top, bottom), scale);
+    draw_axis(svg, panel.length, (lanes_top, bottom), scale);
     if let Some(block) = panel.block {
         draw_block(svg, block, (strip_top, bottom), scale);
     }
     for (number, lane) in panel.lanes.iter().enumerate() {
-        draw_lane(svg, lane, lanes_top + number as f64 * LANE_HEIGHT, scale, thinning);
+        let y = lanes_top + number as f64 * LANE_HEIGHT;
+        draw_lane(svg, lane, (y, scale.x(panel.length)), scale, thinning);
     }
 }
 
-/// The scenario's name, and behind it what came of it.
+/// The scenario's name, with a sign for what came of it, which the text to the right tells.
 fn draw_heading(svg: &mut Svg, panel: &Panel, baseline: f64) {
-    svg.text("heading", (MARGIN, baseline), Anchor::Start, &panel.heading);
+    svg.text("heading", (MARGIN + 19.0, baseline), Anchor::Start, &panel.heading);
     let class = if panel.is_whole { "good" } else { "bad" };
     svg.text(class, (PLOT_RIGHT, baseline), Anchor::End, &panel.verdict);
     // Drawn, since not every font has the signs.
-    let x = PLOT_RIGHT - width_of(&panel.verdict, 13.0) - 18.0;
+    let x = MARGIN + 0.5;
     if panel.is_whole {
         svg.polyline(
             "tick",
@@ -269,15 +273,15 @@ fn draw_heading(svg: &mut Svg, panel: &Panel, baseline: f64) {
     }
 }
 
-fn draw_axis(svg: &mut Svg, (top, bottom): (f64, f64), scale: &Scale) {
-    for at in scale.ticks() {
+fn draw_axis(svg: &mut Svg, end: Duration, (top, bottom): (f64, f64), scale: &Scale) {
+    for at in scale.ticks(end) {
         let x = scale.x(at);
         svg.line("grid", (x, top), (x, bottom));
         // At the right edge a centred label would leave the picture.
         let anchor = if x > PLOT_RIGHT - 16.0 { Anchor::End } else { Anchor::Middle };
         svg.text("small", (x, bottom + 15.0), anchor, &axis_label(at, scale.step));
     }
-    svg.line("axis", (PLOT_LEFT, bottom), (PLOT_RIGHT, bottom));
+    svg.line("axis", (PLOT_LEFT, bottom), (scale.x(end), bottom));
 }
 
 fn draw_block(svg: &mut Svg, block: Span, (top, bottom): (f64, f64), scale: &Scale) {
@@ -293,7 +297,14 @@ fn draw_block(svg: &mut Svg, block: Span, (top, bottom): (f64, f64), scale: &Sca
     svg.text("blocklabel", (centre, top + 12.0), Anchor::Middle, &label);
 }
 
-fn draw_lane(svg: &mut Svg, lane: &Lane, top: f64, scale: &Scale, thinning: &Thinning) {
+/// `end` is where the lane ends to the right.
+fn draw_lane(
+    svg: &mut Svg,
+    lane: &Lane,
+    (top, end): (f64, f64),
+    scale: &Scale,
+    thinning: &Thinning,
+) {
     svg.text("node", (MARGIN, top + 18.0), Anchor::Start, &lane.node);
     let count = format!("{} commits", lane.commits.len());
     svg.text("small", (MARGIN, top + 33.0), Anchor::Start, &count);
@@ -313,17 +324,17 @@ fn draw_lane(svg: &mut Svg, lane: &Lane, top: f64, scale: &Scale, thinning: &Thi
         svg.dot("answer", (scale.x(wait.to), y), 2.0);
     }
     if let Some(copy) = lane.copy {
-        draw_copy(svg, copy, top, scale);
+        draw_copy(svg, copy, (top, end), scale);
     }
 }
 
-fn draw_copy(svg: &mut Svg, copy: Span, top: f64, scale: &Scale) {
+fn draw_copy(svg: &mut Svg, copy: Span, (top, end): (f64, f64), scale: &Scale) {
     let (left, right) = (scale.x(copy.from), scale.x(copy.to));
     let (y, width) = (top + BAR_TOP, (right - left).max(1.5));
     svg.rect("copy", Area { x: left, y, width, height: BAR_HEIGHT }, 2.0);
     let label = format!("copied in {}", in_seconds(copy.length()));
     let baseline = y + BAR_HEIGHT - 2.0;
-    if right + 6.0 + width_of(&label, SMALL) <= PLOT_RIGHT {
+    if right + 6.0 + width_of(&label, SMALL) <= end {
         svg.text("small", (right + 6.0, baseline), Anchor::Start, &label);
     } else {
         svg.text("small", (left - 6.0, baseline), Anchor::End, &label);
@@ -367,10 +378,10 @@ impl Legend {
             entries.push((Sign::Bar, String::from("pg_basebackup")));
         }
         if picture.panels.iter().any(|panel| panel.block.is_some()) {
-            entries.push((Sign::Band, String::from("writes blocked")));
+            entries.push((Sign::Band, String::from("the block")));
         }
         if lanes().any(|lane| !lane.waits.is_empty()) {
-            entries.push((Sign::Wait, String::from("a writer waits, and is answered")));
+            entries.push((Sign::Wait, String::from("a writer waits, then goes on")));
         }
 
         let mut rows: Vec<Vec<(Sign, String)>> = Vec::new();

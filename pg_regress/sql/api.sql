@@ -3,7 +3,7 @@
 \a
 \t
 
--- Functions.  Some of the aliases are left out: where Citus has them itself, the extension has not.
+-- Functions, without the aliases: where Citus has these itself, the extension has not.
 SELECT format('%s -> %s%s%s', f.oid::regprocedure, pg_get_function_result(f.oid),
               CASE WHEN f.pronargdefaults > 0 THEN ', defaults: ' || pg_get_function_arguments(f.oid) END,
               CASE WHEN f.proisstrict THEN ', strict' END)
@@ -50,11 +50,13 @@ SELECT count(*) AS aliases_that_differ
                ('citus_cluster_changes_block_status', 'citus_backup_block_status')) AS a(alias, target)
   JOIN pg_proc ours ON ours.oid = to_regproc('public.' || a.alias)
   JOIN pg_proc theirs ON theirs.oid = to_regproc('public.' || a.target)
- WHERE (ours.prosrc, ours.probin, pg_get_function_arguments(ours.oid), ours.prorettype, ours.proacl,
-        ours.provolatile, ours.proparallel, ours.proconfig)
+ WHERE (ours.prosrc, ours.probin, ours.proargtypes::text, ours.proallargtypes, ours.proargnames,
+        ours.pronargdefaults, ours.prorettype, ours.proretset, ours.proacl, ours.provolatile,
+        ours.proparallel, ours.proconfig)
        IS DISTINCT FROM
-       (theirs.prosrc, theirs.probin, pg_get_function_arguments(theirs.oid), theirs.prorettype, theirs.proacl,
-        theirs.provolatile, theirs.proparallel, theirs.proconfig);
+       (theirs.prosrc, theirs.probin, theirs.proargtypes::text, theirs.proallargtypes, theirs.proargnames,
+        theirs.pronargdefaults, theirs.prorettype, theirs.proretset, theirs.proacl, theirs.provolatile,
+        theirs.proparallel, theirs.proconfig);
 
 -- It can be created in any schema, and belongs to whoever created it.
 SELECT e.extrelocatable, n.nspname, pg_get_userbyid(e.extowner), e.extconfig

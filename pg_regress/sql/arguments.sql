@@ -27,7 +27,7 @@ SELECT citus_block_writes_for_backup('soon');
 SELECT citus_extend_backup_block();
 SELECT citus_backup_restore_point();
 
--- The ends of the range.  A block of 1 ms cannot be had: it would end before it began.
+-- The upper end of the range, and a block under which other arguments are wrong.
 \set VERBOSITY verbose
 SELECT citus_block_writes_for_backup(1800000);
 SELECT citus_extend_backup_block(1800000) > now() AS extended;
@@ -44,7 +44,12 @@ SELECT count(*) FROM citus_backup_restore_point('');
 SELECT count(*) FROM citus_backup_restore_point(NULL);
 -- None of the errors has ended the block.
 SELECT state, timeout_ms >= 1800000 AS as_extended FROM citus_backup_block_status();
+-- The lower end.
 SELECT citus_extend_backup_block(1) IS NOT NULL AS extended;
 SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
+\set VERBOSITY sqlstate
 SELECT citus_unblock_writes_for_backup();
+-- A whole block of 1 ms: hardly to be had, but a valid wish.
+SELECT (error_of('SELECT citus_block_writes_for_backup(1)')).code <> '22023' AS valid;
+SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
 SELECT nodes_held();

@@ -10,12 +10,12 @@ SELECT citus_unblock_writes_for_backup();
 -- Active, and nobody is there: an error.
 UPDATE pg_dist_node SET isactive = true WHERE nodeport = 1;
 SELECT citus_block_writes_for_backup();
-SELECT state FROM citus_backup_block_status();
-SELECT nodes_held();
 UPDATE pg_dist_node SET isactive = false WHERE nodeport = 1;
 SELECT citus_remove_node('127.0.0.1', 1);
+SELECT state FROM citus_backup_block_status();
+SELECT nodes_held();
 
--- Reached by way of a pooler that sends it elsewhere: nobody is there, no such database, no such role.
+-- Reached by way of a pooler that sends it elsewhere: nobody is there, or not that database.
 SELECT nodeid AS worker_2 FROM pg_dist_node WHERE nodeport = :worker_2_port \gset
 INSERT INTO pg_dist_poolinfo VALUES (:worker_2, 'port=1');
 SELECT citus_block_writes_for_backup();

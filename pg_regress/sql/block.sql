@@ -65,7 +65,8 @@ SELECT state, requestor_pid = pg_backend_pid() AS by_me FROM citus_backup_block_
 SELECT citus_extend_backup_block(900000) - now() BETWEEN interval '899 s' AND interval '930 s' AS in_15_minutes;
 SELECT expires_at - now() > interval '890 s' AS longer, timeout_ms BETWEEN 900000 AND 960000 AS counted_from_the_start
   FROM citus_backup_block_status();
-SELECT citus_extend_backup_block(timeout_ms => 60000) = expires_at AS told FROM citus_backup_block_status();
+SELECT citus_extend_backup_block(timeout_ms => 60000) AS told \gset
+SELECT expires_at = :'told' AS as_told FROM citus_backup_block_status();
 SELECT expires_at - now() < interval '61 s' AS shorter FROM citus_backup_block_status();
 
 -- Restore points, on every node, in front of anything that comes later.

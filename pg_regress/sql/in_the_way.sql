@@ -20,13 +20,16 @@ LOCK TABLE pg_catalog.pg_dist_node IN ROW EXCLUSIVE MODE;
 SELECT citus_block_writes_for_backup(400);
 ROLLBACK;
 
+-- The caller has been told; nothing is left to be released.
+SELECT citus_unblock_writes_for_backup();
+SELECT citus_unblock_writes_for_backup();
+
 -- On a worker: a prepared transaction, which nobody's recovery will end.
 \c - - - :worker_1_port
 BEGIN;
 LOCK TABLE pg_catalog.pg_dist_transaction IN ROW EXCLUSIVE MODE;
 PREPARE TRANSACTION 'in the way';
 \c - - - :coordinator_port
-\set VERBOSITY verbose
 SET citus_fence.acquire_timeout = '600ms';
 SET citus_fence.lock_timeout = '150ms';
 SELECT citus_block_writes_for_backup();

@@ -22,7 +22,6 @@ SELECT backend_pid AS holder FROM citus_backup_block_nodes() WHERE groupid = 1 \
 \c - - - :worker_1_port
 SELECT pg_terminate_backend(:holder);
 \c - - - :coordinator_port
-\set VERBOSITY verbose
 SELECT wait_for($$(SELECT state = 'error' FROM citus_backup_block_status())$$);
 SELECT error FROM citus_backup_block_status();
 SELECT nodes_held();

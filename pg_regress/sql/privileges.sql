@@ -8,7 +8,6 @@ GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writ
     citus_backup_restore_point(text) TO fence_backup;
 
 \c - fence_outsider
-\set VERBOSITY verbose
 SELECT state FROM citus_backup_block_status();
 SELECT citus_block_writes_for_backup();
 SELECT citus_block_writes_for_backup(NULL);
@@ -39,7 +38,6 @@ $$;
 
 -- The whole backup.
 \c - fence_backup
-\set VERBOSITY verbose
 SELECT rolsuper OR rolreplication OR rolcreaterole OR rolcreatedb AS more FROM pg_roles WHERE rolname = current_user;
 SELECT citus_block_writes_for_backup(60000);
 SELECT citus_extend_backup_block(120000) > now() AS extended;
@@ -51,7 +49,6 @@ SELECT citus_fence.flush_wal();
 
 -- Its block shows to everyone, and is nobody else's to touch.
 \c - fence_outsider
-\set VERBOSITY verbose
 SELECT state, requestor_pid IS NOT NULL AS has_requestor FROM citus_backup_block_status();
 SELECT citus_unblock_writes_for_backup();
 SELECT citus_extend_backup_block(1000);
@@ -64,7 +61,9 @@ SELECT citus_unblock_writes_for_backup();
 SELECT citus_block_writes_for_backup(60000);
 SELECT usename FROM pg_stat_activity WHERE pid = (SELECT worker_pid FROM citus_backup_block_status());
 SELECT current_user, session_user;
+\set VERBOSITY sqlstate
 SELECT pg_terminate_backend(worker_pid) FROM citus_backup_block_status();
+\set VERBOSITY verbose
 SELECT citus_unblock_writes_for_backup();
 
 -- Rights that come by way of a group count, and those that were taken back do not.
@@ -79,7 +78,6 @@ REVOKE EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_wri
     citus_extend_backup_block(int), citus_backup_block_nodes(), citus_backup_block_waiters(),
     citus_backup_restore_point(text) FROM fence_backup;
 \c - fence_backup
-\set VERBOSITY verbose
 SELECT citus_block_writes_for_backup(60000);
 \c - postgres
 SET client_min_messages = warning;

@@ -8,7 +8,6 @@ INSERT INTO pg_dist_authinfo VALUES (0, 'postgres', 'password=correcthorse');
 SELECT pg_reload_conf();
 
 \c - fence_backup
-\set VERBOSITY verbose
 SELECT citus_block_writes_for_backup(60000);
 SELECT s::text !~ 'hunter2|correcthorse' AS kept FROM citus_backup_block_status() s;
 SELECT bool_and(n::text !~ 'hunter2|correcthorse') AS kept FROM citus_backup_block_nodes() n;
@@ -30,13 +29,11 @@ SELECT citus_block_writes_for_backup(60000);
 ALTER SYSTEM SET citus_fence.node_conninfo = 'password=''hunter2';
 SELECT pg_reload_conf();
 \c - fence_backup
-\set VERBOSITY verbose
 SELECT citus_block_writes_for_backup(60000);
 \c - postgres
 ALTER SYSTEM SET citus_fence.node_conninfo = 'no_such_option=hunter2';
 SELECT pg_reload_conf();
 \c - fence_backup
-\set VERBOSITY verbose
 SELECT citus_block_writes_for_backup(60000);
 SELECT s::text !~ 'hunter2|correcthorse' AS kept FROM citus_backup_block_status() s;
 

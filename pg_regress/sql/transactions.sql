@@ -34,6 +34,7 @@ SELECT citus_unblock_writes_for_backup();
 COMMIT;
 
 -- A procedure, a function that catches errors, a cursor, a prepared statement.
+\set VERBOSITY terse
 DO $$
 BEGIN
     PERFORM citus_block_writes_for_backup();
@@ -46,6 +47,7 @@ BEGIN
     PERFORM citus_unblock_writes_for_backup();
 END
 $$;
+\set VERBOSITY sqlstate
 PREPARE block(int) AS SELECT citus_block_writes_for_backup($1);
 EXECUTE block(NULL);
 EXECUTE block(0);

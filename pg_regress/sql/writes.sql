@@ -34,7 +34,6 @@ INSERT INTO later VALUES (1);
 
 -- A worker can coordinate too, and cannot.
 \c - - - :worker_1_port
-\set VERBOSITY sqlstate
 SET lock_timeout = '300ms';
 SELECT move_money(account(1, 1), account(2, 1), 10);
 SELECT deposit(account(1, 2), 1);

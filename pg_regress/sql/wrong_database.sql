@@ -4,7 +4,6 @@
 SET client_min_messages = warning;
 CREATE DATABASE plain_fence;
 \c plain_fence
-\set VERBOSITY verbose
 CREATE EXTENSION citus_fence;
 SELECT citus_block_writes_for_backup();
 SELECT citus_unblock_writes_for_backup();

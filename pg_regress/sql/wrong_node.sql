@@ -29,7 +29,6 @@ ROLLBACK;
 \c - - - :coordinator_port
 SELECT citus_block_writes_for_backup();
 \c - - - :worker_1_port
-\set VERBOSITY verbose
 SELECT state FROM citus_backup_block_status();
 SELECT citus_unblock_writes_for_backup();
 SELECT count(*) FROM citus_backup_block_nodes();

@@ -51,7 +51,9 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const STATEMENT_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 /// Bound on PREPARE TRANSACTION on all nodes.
 const PREPARE_LIMIT: Duration = Duration::from_secs(60);
-/// Bound on what is done while interrupts are held.
+/// Bound on cancelling what an abort finds still running elsewhere.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// Bound on the last command on all nodes, for which interrupts are held.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the sessions show in `pg_stat_activity`.
@@ -486,19 +488,22 @@ fn finish(
         let Ok(mut state) = state.try_borrow_mut() else {
             return;
         };
-        let state = &mut *state;
         if state.links.iter().all(|link| link.part == Part::Waiting) {
             return;
         }
-        if state.links.iter().any(|link| pausing(&link.part)) {
+        // Out of their place while they are worked on: should this unwind, they are closed.
+        let mut ending = State { links: std::mem::take(&mut state.links) };
+        if ending.links.iter().any(|link| pausing(&link.part)) {
             pause(point);
         }
         let mut waiter = PollWaiter::new();
-        let deadline = Deadline::after(&waiter, FINISH_LIMIT);
+        let deadline = Deadline::after(&waiter, DRAIN_LIMIT);
         let mut sessions: Vec<&mut Session> =
-            state.links.iter_mut().map(|link| &mut link.session).collect();
+            ending.links.iter_mut().map(|link| &mut link.session).collect();
         cancel_and_drain(&mut waiter, &mut sessions, deadline);
-        let (links, commands): (Vec<usize>, Vec<Command<'static>>) = state
+        // Of its own: a node that does not come back leaves the others their time.
+        let deadline = Deadline::after(&waiter, FINISH_LIMIT);
+        let (links, commands): (Vec<usize>, Vec<Command<'static>>) = ending
             .links
             .iter()
             .enumerate()
@@ -506,15 +511,16 @@ fn finish(
             .filter_map(|(position, link)| Some((position, last_command(&link.part)?)))
             .unzip();
         let results =
-            state.run(&mut waiter, &links, deadline, |position| commands[position].clone());
+            ending.run(&mut waiter, &links, deadline, |position| commands[position].clone());
         for (link, result) in links.into_iter().zip(results) {
             if let (Err(error), Part::Prepared { gid } | Part::Preparing { gid }) =
-                (result, &state.links[link].part)
+                (result, &ending.links[link].part)
             {
-                warn_unfinished(&state.links[link].part, gid, done, &error);
+                warn_unfinished(&ending.links[link].part, gid, done, &error);
             }
         }
-        state.release();
+        ending.release();
+        state.links = ending.links;
     });
 }
 

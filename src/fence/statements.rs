@@ -107,10 +107,13 @@ pub fn begin_helper(idle_timeout_ms: i64) -> String {
 /// How long a node keeps a helper session that it hears nothing more from.
 pub const HELPER_IDLE_MS: i64 = 5_000;
 
-/// Has the node finish what two-phase commits it has left in doubt, bounded.
+/// Has the node finish what two-phase commits it has left in doubt, bounded.  It must not wait for a
+/// synchronous standby: that wait has no time-out, and what is recovered has been acknowledged or not
+/// long before.
 pub fn recover() -> String {
     format!(
         "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s';\
+         SET LOCAL synchronous_commit = 'local';\
          SELECT pg_catalog.recover_prepared_transactions();\
          COMMIT;\
          {}",

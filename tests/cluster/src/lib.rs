@@ -35,6 +35,7 @@
 //! | `process`, `os_user` | its processes, and the user they run as |
 //! | `ports`, `root_dir` | ports and folders that test processes side by side do not share, and the clean-up (`CITUS_FENCE_KEEP=1` keeps the folders) |
 //! | `connect`, `tls` | connections, certificates |
+//! | `pooler` | PgBouncer in front of servers |
 //! | `proxy` | a link in front of a server that can be cut, frozen and slowed down |
 //! | `builder`, `cluster` | coordinator, workers and standbys as one |
 //! | `shards` | distributed tables, the same on both engines |
@@ -55,6 +56,7 @@ mod engine;
 mod error;
 mod files;
 mod os_user;
+mod pooler;
 mod ports;
 mod process;
 mod proxy;
@@ -79,6 +81,7 @@ pub use copies::WalMethod;
 pub use engine::Engine;
 pub use error::{Error, Result, describe};
 pub use nix::sys::signal::Signal;
+pub use pooler::Pooler;
 pub use ports::PortLease;
 pub use postgres;
 pub use process::Process;

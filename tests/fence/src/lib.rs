@@ -2,8 +2,13 @@
 //!
 //! The tests are in `tests/`, a file per question. Each runs on every engine that there is.
 
+mod spread;
+mod stuck;
+
 use std::time::Duration;
 
+pub use spread::Spread;
+pub use stuck::StuckCommit;
 pub use test_cluster::postgres::Client;
 use test_cluster::postgres::error::DbError;
 pub use test_cluster::{Bank, Cluster, Engine, PATIENCE, Result, Server, wait_until};

@@ -3,60 +3,13 @@
 use std::time::Duration;
 
 use fence_tests::{
-    BLOCK, Client, Cluster, Engine, PATIENCE, Result, UNBLOCK, call, in_background, on_each_engine,
-    wait_until,
+    BLOCK, Client, Cluster, Engine, PATIENCE, Result, Spread, UNBLOCK, call, in_background,
+    on_each_engine, wait_until,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
 
 const LATER: &str = "CREATE TABLE later (id bigint PRIMARY KEY)";
-
-/// A table spread over the workers, and two keys that live on different nodes.
-struct Spread {
-    keys: [i64; 2],
-}
-
-impl Spread {
-    fn create(cluster: &Cluster) -> Result<Self> {
-        cluster.create_distributed(
-            "CREATE TABLE spread (id bigint PRIMARY KEY, n bigint)",
-            "spread",
-            "id",
-            8,
-        )?;
-        let mut client = cluster.connect(0)?;
-        for id in 1..=40 {
-            let insert =
-                cluster.shard_sql("spread", id, &format!("INSERT INTO %s VALUES ({id}, 0)"));
-            client.batch_execute(&insert).expect("an insert");
-        }
-        let rows = cluster.read_all_shards("spread", "SELECT id FROM %s")?;
-        let id = |row: &test_cluster::ShardRow| {
-            row.values[0].as_deref().and_then(|text| text.parse().ok()).expect("an id")
-        };
-        let other = rows.iter().find(|row| row.node != rows[0].node).expect("two nodes have rows");
-        Ok(Self { keys: [id(&rows[0]), id(other)] })
-    }
-
-    fn update(&self, cluster: &Cluster, key: usize) -> String {
-        let id = self.keys[key];
-        cluster.shard_sql("spread", id, &format!("UPDATE %s SET n = n + 1 WHERE id = {id}"))
-    }
-
-    fn two_phase(&self, cluster: &Cluster) -> Vec<String> {
-        vec!["BEGIN".into(), self.update(cluster, 0), self.update(cluster, 1), "COMMIT".into()]
-    }
-
-    fn sum(&self, cluster: &Cluster) -> Result<i64> {
-        let rows = cluster.read_all_shards("spread", "SELECT n FROM %s")?;
-        Ok(rows
-            .iter()
-            .map(|row| {
-                row.values[0].as_deref().and_then(|text| text.parse::<i64>().ok()).expect("n")
-            })
-            .sum())
-    }
-}
 
 /// Waits until as many sessions wait because of the block, on whichever node; what the function shows.
 fn wait_for_waiters(client: &mut Client, count: usize) -> Result<Vec<(i32, i32, String)>> {
@@ -84,13 +37,13 @@ fn two_phase_writers_wait_on_every_node_and_go_on_without_an_error() {
         let waiting = wait_for_waiters(&mut client, 1)?;
         assert!(!waiting.is_empty());
         assert!(writers.iter().all(|writer| !writer.is_finished()), "a writer got through");
-        assert_eq!(spread.sum(&cluster)?, 0, "a write became visible under the block");
+        assert_eq!(spread.values(&cluster)?, [0, 0], "a write became visible under the block");
         assert!(call(&mut client, UNBLOCK));
         for writer in writers {
             let result = writer.join().expect("a thread");
             assert!(result.is_ok(), "{:?}", result.err().map(|error| fence_tests::words(&error)));
         }
-        assert_eq!(spread.sum(&cluster)?, 6);
+        assert_eq!(spread.values(&cluster)?, [3, 3]);
         Ok(())
     });
 }
@@ -143,7 +96,7 @@ fn reads_and_single_shard_writes_go_on() {
                 user.batch_execute(&read).expect("a read");
             }
         }
-        assert_eq!(spread.sum(&cluster)?, 6);
+        assert_eq!(spread.values(&cluster)?, [3, 3]);
         assert!(call(&mut client, UNBLOCK));
         Ok(())
     });

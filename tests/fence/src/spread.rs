@@ -1,0 +1,59 @@
+//! A table spread over the workers, and keys that live on different nodes.
+
+use test_cluster::{Cluster, Result, ShardRow};
+
+/// The table `spread (id, n)`, and a key on each of two nodes.
+pub struct Spread {
+    /// On two different nodes.
+    pub keys: [i64; 2],
+    /// Those nodes.
+    pub nodes: [usize; 2],
+}
+
+impl Spread {
+    /// Makes the table, with forty rows whose `n` is 0.
+    pub fn create(cluster: &Cluster) -> Result<Self> {
+        let ddl = "CREATE TABLE spread (id bigint PRIMARY KEY, n bigint)";
+        cluster.create_distributed(ddl, "spread", "id", 8)?;
+        let mut client = cluster.connect(0)?;
+        for id in 1..=40 {
+            let insert =
+                cluster.shard_sql("spread", id, &format!("INSERT INTO %s VALUES ({id}, 0)"));
+            client.batch_execute(&insert).expect("an insert");
+        }
+        let rows = cluster.read_all_shards("spread", "SELECT id FROM %s ORDER BY id")?;
+        let id = |row: &ShardRow| {
+            row.values[0].as_deref().and_then(|text| text.parse().ok()).expect("an id")
+        };
+        let other = rows.iter().find(|row| row.node != rows[0].node).expect("two nodes have rows");
+        Ok(Self { keys: [id(&rows[0]), id(other)], nodes: [rows[0].node, other.node] })
+    }
+
+    /// Adds one to a key: a write to a single shard.
+    pub fn update(&self, cluster: &Cluster, key: usize) -> String {
+        let id = self.keys[key];
+        cluster.shard_sql("spread", id, &format!("UPDATE %s SET n = n + 1 WHERE id = {id}"))
+    }
+
+    /// Adds one to both keys in one transaction.
+    pub fn two_phase(&self, cluster: &Cluster) -> Vec<String> {
+        vec!["BEGIN".into(), self.update(cluster, 0), self.update(cluster, 1), "COMMIT".into()]
+    }
+
+    /// The `n` of both keys.
+    pub fn values(&self, cluster: &Cluster) -> Result<[i64; 2]> {
+        let rows = cluster.read_all_shards("spread", "SELECT id, n FROM %s")?;
+        let number = |row: &ShardRow, column: usize| {
+            row.values[column]
+                .as_deref()
+                .and_then(|text| text.parse::<i64>().ok())
+                .expect("a number")
+        };
+        Ok(self.keys.map(|key| {
+            rows.iter()
+                .find(|row| number(row, 0) == key)
+                .map(|row| number(row, 1))
+                .expect("the row")
+        }))
+    }
+}
