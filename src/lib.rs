@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod catalog;
+mod embedded;
 mod errors;
 mod fence;
 mod guc;
@@ -27,6 +28,7 @@ static SHARED: &[&dyn pg::shmem::SharedArea] = &[&fence::CONTROL];
 pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
     guc::define(preloading);
+    embedded::init();
     if preloading {
         pg::shmem::install(SHARED);
     }

@@ -93,7 +93,7 @@ struct DeadlockSearch {
     sessions: Vec<Session>,
     interval: Duration,
     next: Duration,
-    first: bool,
+    turn: usize,
 }
 
 impl DeadlockSearch {
@@ -105,7 +105,7 @@ impl DeadlockSearch {
             sessions: Vec::new(),
             interval: Duration::MAX,
             next: Duration::MAX,
-            first: true,
+            turn: 0,
         };
         let Some(interval) = citus_interval() else { return search };
         let dialer = Dialer {
@@ -134,12 +134,20 @@ impl DeadlockSearch {
             });
         }
         search.interval = interval;
-        // The first look is due at once: with it the sessions get their time-outs.
         search.next = waiter.now();
         let deadline = Deadline::after(waiter, CONNECT_BOUND);
         for session in connect_all(waiter, &targets, deadline) {
             match session {
-                Ok(session) => search.sessions.push(session),
+                Ok(mut session) => {
+                    // Gives the session its time-outs; the searches go on from there.
+                    let begin = statements::begin_helper(
+                        3 * interval.as_millis() as i64 + statements::HELPER_IDLE_MS,
+                    );
+                    match session.send(&Command::new("begin of a helper", begin)) {
+                        Ok(()) => search.sessions.push(session),
+                        Err(error) => elog::log(&format!("citus_fence: {error}")),
+                    }
+                }
                 Err(RemoteError::Stopped { .. }) => {}
                 Err(error) => elog::log(&format!(
                     "citus_fence: no deadlock detection on one node under the block: {error}"
@@ -153,21 +161,24 @@ impl DeadlockSearch {
         self.next.saturating_sub(waiter.now())
     }
 
-    /// Starts a search on every node that is not still at the last one; nobody waits for it here.
+    /// Starts the search of the next node in turn; nobody waits for it here.
+    ///
+    /// One after the other: of a cycle between transactions that were begun on different nodes, each
+    /// node only sees its own as one that it can end, and searches that run at once end them all.
     fn run_if_due<W: Waiter>(&mut self, waiter: &W) {
-        if waiter.now() < self.next {
+        if waiter.now() < self.next || self.sessions.is_empty() {
             return;
         }
-        self.next = waiter.now().saturating_add(self.interval);
-        let first = std::mem::replace(&mut self.first, false);
+        let turns = self.sessions.len() as u32;
+        self.next = waiter.now().saturating_add((self.interval / turns).max(SHORTEST_TURN));
+        self.turn = (self.turn + 1) % self.sessions.len();
         let idle_ms = 3 * self.interval.as_millis() as i64 + statements::HELPER_IDLE_MS;
-        let sql = statements::check_deadlocks(first, idle_ms);
-        for session in &mut self.sessions {
-            if session.state() == SessionState::Idle {
-                let check = Command::new("search for deadlocks", sql.as_str());
-                if let Err(error) = session.send(&check) {
-                    elog::log(&format!("citus_fence: {error}"));
-                }
+        let session = &mut self.sessions[self.turn];
+        // One that is still at its last search, or waits on a frozen node, misses its turn.
+        if session.state() == SessionState::Idle {
+            let sql = statements::check_deadlocks(session.transaction_status(), idle_ms);
+            if let Err(error) = session.send(&Command::new("search for deadlocks", sql.as_str())) {
+                elog::log(&format!("citus_fence: {error}"));
             }
         }
     }
@@ -183,6 +194,9 @@ impl DeadlockSearch {
         drop(self.sessions.remove(index));
     }
 }
+
+/// Time between the searches of two nodes: long enough for a victim to be gone before the next looks.
+const SHORTEST_TURN: Duration = Duration::from_millis(50);
 
 /// Bound on connecting a session that the fence does not need.
 const CONNECT_BOUND: Duration = Duration::from_secs(2);

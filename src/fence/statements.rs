@@ -3,6 +3,8 @@
 //! Everything is set with `SET LOCAL`, inside the transaction that holds the locks: behind a pooler in
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
+use crate::remote::TransactionStatus;
+
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
 /// look at a catalog takes milliseconds that nobody should wait for under a lock.
 ///
@@ -121,12 +123,17 @@ pub fn recover() -> String {
     )
 }
 
-/// Citus' own look for distributed deadlocks.  The session stays in a transaction until the next look,
-/// whose COMMIT ends it.
-pub fn check_deadlocks(first: bool, idle_timeout_ms: i64) -> String {
+/// Citus' own look for distributed deadlocks, in a new helper transaction in place of the last one.
+pub fn check_deadlocks(status: TransactionStatus, idle_timeout_ms: i64) -> String {
+    let end = match status {
+        TransactionStatus::Idle => "",
+        TransactionStatus::Active
+        | TransactionStatus::InTransaction
+        | TransactionStatus::InError
+        | TransactionStatus::Unknown => "ROLLBACK;",
+    };
     format!(
-        "{}{}; SELECT pg_catalog.check_distributed_deadlocks()",
-        if first { "" } else { "COMMIT;" },
+        "{end}{}; SELECT pg_catalog.check_distributed_deadlocks()",
         begin_helper(idle_timeout_ms)
     )
 }

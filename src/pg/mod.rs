@@ -2,6 +2,7 @@
 //! rest of the code needs none.  Differences between PostgreSQL's versions are settled here.
 
 pub mod clock;
+pub mod distribution;
 pub mod elog;
 pub mod fd;
 pub mod guc;
@@ -10,10 +11,14 @@ pub mod interrupts;
 pub mod lock;
 pub mod process;
 pub mod shmem;
+pub mod stoppable;
+pub mod superuser;
+pub mod text_sql;
 pub mod types;
 pub mod wait;
 pub mod wal;
 pub mod worker;
+pub mod xact_callbacks;
 
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;

@@ -17,12 +17,16 @@ impl<'a> StuckCommit<'a> {
     /// Has `statements` run on a node and get stuck in their COMMIT.
     pub fn begin(cluster: &'a Cluster, node: usize, statements: &[String]) -> Result<Self> {
         let server = cluster.node(node);
+        // Everybody else's commits, and their halves on this node, wait for no standby.
+        server.alter_system("synchronous_commit", "local")?;
         server.alter_system("synchronous_standby_names", "nobody")?;
         server.reload()?;
         wait_until("the setting to arrive", PATIENCE, || {
             (server.query_value("SHOW synchronous_standby_names").ok()? == "nobody").then_some(())
         })?;
-        let session = crate::in_background(cluster, node, statements);
+        let mut patient = vec!["SET synchronous_commit = on".to_owned()];
+        patient.extend_from_slice(statements);
+        let session = crate::in_background(cluster, node, &patient);
         wait_until("a commit that waits for a standby", PATIENCE, || {
             let waiting = server
                 .query_value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'")

@@ -43,9 +43,12 @@ fn the_recipe_touches_nothing_in_production_and_a_plain_start_does() {
 
         let mut naive = Restore::new(&cluster, &for_control)?;
         naive.start()?;
-        if engine == Engine::Embedded {
-            // Citus does this by itself, in the background.
-            naive.nodes()[0].execute("SELECT recover_prepared_transactions()")?;
+        match engine {
+            // Its daemon does it by itself, once a session has used Citus.
+            Engine::Citus => naive.nodes()[0].execute("SELECT count(*) FROM spread")?,
+            Engine::Embedded => {
+                naive.nodes()[0].execute("SELECT recover_prepared_transactions()")?
+            }
         }
         wait_until("the damage that a copy does when it is just started", PATIENCE, || {
             (!stuck.is_prepared(&cluster).ok()?).then_some(())
