@@ -24,7 +24,7 @@ struct Entry {
 pub struct Access {
     dbname: String,
     user: String,
-    application_name: &'static str,
+    application_name: String,
     connect_timeout: Duration,
     general: Vec<(&'static str, String)>,
     authinfo: Vec<Entry>,
@@ -36,7 +36,7 @@ pub struct Dialer {
     /// Role to connect as.
     pub role: pg_sys::Oid,
     /// `application_name`; never Citus' own, or Citus would take the session for an internal one.
-    pub application_name: &'static str,
+    pub application_name: String,
     /// Bound on connecting.
     pub connect_timeout: Duration,
 }
@@ -88,7 +88,7 @@ impl Access {
             node.port,
             &self.dbname,
             &self.user,
-            self.application_name,
+            &self.application_name,
             self.connect_timeout,
         );
         for (place, text) in &self.general {

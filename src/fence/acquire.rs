@@ -156,7 +156,11 @@ fn attempt<W: Waiter>(
     let (nodes, targets) = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
         catalog::require_coordinator()?;
         let nodes = catalog::nodes()?;
-        let access = Access::read(Dialer { role, application_name: HOLDER_NAME, connect_timeout })?;
+        let access = Access::read(Dialer {
+            role,
+            application_name: HOLDER_NAME.to_owned(),
+            connect_timeout,
+        })?;
         let targets = remote_nodes(&nodes)
             .map(|node| access.target(node.label()))
             .collect::<Result<Vec<Target>, _>>()?;
@@ -614,7 +618,7 @@ fn recover_in_doubt<W: Waiter>(
     let connect_timeout = Duration::from_millis(block.terms.connect_timeout_ms as u64);
     let dialer = Dialer {
         role: pg_sys::Oid::from(block.terms.owner),
-        application_name: HELPER_NAME,
+        application_name: HELPER_NAME.to_owned(),
         connect_timeout,
     };
     let reading = Transaction::begin();

@@ -101,16 +101,12 @@ impl DeadlockSearch {
     /// there is nothing to do.  A node that cannot be reached a second time is logged and left out:
     /// the fence itself does not need it.
     fn begin<W: Waiter>(waiter: &mut W, held: &HeldFence, block: &Block) -> Self {
-        let mut search = Self {
-            sessions: Vec::new(),
-            interval: Duration::MAX,
-            next: Duration::MAX,
-            turn: 0,
-        };
+        let mut search =
+            Self { sessions: Vec::new(), interval: Duration::MAX, next: Duration::MAX, turn: 0 };
         let Some(interval) = citus_interval() else { return search };
         let dialer = Dialer {
             role: pg_sys::Oid::from(block.terms.owner),
-            application_name: HELPER_NAME,
+            application_name: HELPER_NAME.to_owned(),
             connect_timeout: CONNECT_BOUND,
         };
         let loopback = held.local.with_latest_snapshot(|| -> Result<_, CatalogError> {

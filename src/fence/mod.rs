@@ -13,12 +13,14 @@ mod acquire;
 mod control;
 mod hold;
 mod statements;
+mod wait_graph;
 mod waiters;
 mod worker;
 
 #[cfg(any(test, feature = "pg_test"))]
 pub use acquire::parse_lsn;
 pub use control::{CONTROL, NodeRow};
+pub use wait_graph::global_pid;
 pub use worker::run_worker;
 
 /// Longest life of a block, in milliseconds: 30 minutes.

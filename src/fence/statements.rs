@@ -138,6 +138,25 @@ pub fn check_deadlocks(status: TransactionStatus, idle_timeout_ms: i64) -> Strin
     )
 }
 
+/// Sessions that wait for a lock, each with whom it waits for, and sessions that serve transactions
+/// begun on other nodes.
+pub fn look_for_waiters() -> String {
+    format!(
+        "{}; SELECT a.pid, a.application_name, \
+                CASE WHEN a.wait_event_type = 'Lock' \
+                     THEN pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(a.pid), ',') END, \
+                a.usename::text, \
+                (SELECT ((extract(epoch FROM min(l.waitstart)) - 946684800) * 1000000)::int8 \
+                   FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted), \
+                a.query \
+           FROM pg_catalog.pg_stat_activity a \
+          WHERE a.datname = pg_catalog.current_database() \
+            AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%') \
+          ORDER BY 5 NULLS LAST, 1",
+        begin_helper(HELPER_IDLE_MS)
+    )
+}
+
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables has to
 /// wait for; the oldest first.
 pub const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \

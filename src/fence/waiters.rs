@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use super::control::NodeRow;
 use super::error::FenceError;
 use super::state::Moment;
+use super::wait_graph::{self, Session as GraphSession};
 use super::{HELPER_NAME, statements};
 use crate::catalog::{Access, Dialer};
 use crate::guc;
@@ -33,34 +34,12 @@ pub struct WaitingSession {
     pub query: Option<String>,
 }
 
-/// Sessions that wait for the holder, or for one that does.
-fn waiters_of(holder: i32) -> String {
-    format!(
-        "{}; WITH RECURSIVE edge AS MATERIALIZED ( \
-         SELECT a.pid, b.blocker \
-           FROM pg_catalog.pg_stat_activity a, \
-                LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(blocker) \
-          WHERE a.wait_event_type = 'Lock'), \
-     waiting(pid) AS ( \
-         SELECT edge.pid FROM edge WHERE edge.blocker = {holder} \
-         UNION \
-         SELECT edge.pid FROM edge JOIN waiting ON edge.blocker = waiting.pid) \
-     SELECT a.pid, a.usename::text, \
-            (SELECT ((extract(epoch FROM min(l.waitstart)) - 946684800) * 1000000)::int8 \
-               FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted), \
-            a.query \
-       FROM waiting JOIN pg_catalog.pg_stat_activity a USING (pid) \
-      ORDER BY 3 NULLS LAST, 1",
-        statements::begin_helper(statements::HELPER_IDLE_MS)
-    )
-}
-
 /// Asks every node of the manifest, as the extension's owner: the caller may not be allowed to see
 /// other roles' queries, nor to read how nodes are reached.  What a query says is for those who were
 /// granted the function.
 pub fn find(manifest: &[NodeRow], owner: pg_sys::Oid) -> Result<Vec<WaitingSession>, FenceError> {
     let connect_timeout = Duration::from_millis(guc::CONNECT_TIMEOUT.get() as u64);
-    let dialer = Dialer { role: owner, application_name: HELPER_NAME, connect_timeout };
+    let dialer = Dialer { role: owner, application_name: HELPER_NAME.to_owned(), connect_timeout };
     let targets = ident::as_role(owner, || -> Result<_, FenceError> {
         let access = Access::read(dialer)?;
         let mut targets: Vec<Target> = vec![access.loopback()?];
@@ -77,31 +56,52 @@ pub fn find(manifest: &[NodeRow], owner: pg_sys::Oid) -> Result<Vec<WaitingSessi
     let mut sessions =
         connect_all(&mut waiter, &targets, deadline).into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut open: Vec<&mut Session> = sessions.iter_mut().collect();
-    let look = |index: usize| {
-        let holder: i32 = manifest.get(index).map_or(0, |row| row.backend_pid);
-        Command::new("look for waiters", waiters_of(holder))
-    };
+    let sql = statements::look_for_waiters();
+    let look = |_| Command::new("look for waiters", sql.as_str());
     let deadline = Deadline::after(&waiter, connect_timeout);
-    let mut found = Vec::new();
-    for (row, reply) in manifest.iter().zip(run_all(&mut waiter, &mut open, look, deadline)) {
-        found.extend(read(row, &reply?)?);
+    let mut graph = Vec::new();
+    let mut shown = Vec::new();
+    for (number, reply) in run_all(&mut waiter, &mut open, look, deadline).into_iter().enumerate() {
+        let node = &manifest[number];
+        for (vertex, session) in read(number, node, &reply?)? {
+            graph.push(vertex);
+            shown.push(Some(session));
+        }
     }
-    Ok(found)
+    let holders: Vec<i32> = manifest.iter().map(|row| row.backend_pid).collect();
+    let waiting = wait_graph::waiting(&holders, &graph);
+    Ok(waiting.into_iter().filter_map(|position| shown[position].take()).collect())
 }
 
-fn read(node: &NodeRow, reply: &Reply) -> Result<Vec<WaitingSession>, FenceError> {
+fn read(
+    number: usize,
+    node: &NodeRow,
+    reply: &Reply,
+) -> Result<Vec<(GraphSession, WaitingSession)>, FenceError> {
     let rows = &reply.last_set()?.rows;
-    let waiting = rows.iter().filter_map(|row| {
-        let [pid, user, since, query] = row.as_slice() else { return None };
-        Some(WaitingSession {
+    let sessions = rows.iter().filter_map(|row| {
+        let [pid, application_name, blockers, user, since, query] = row.as_slice() else {
+            return None;
+        };
+        let pid: i32 = pid.as_ref()?.parse().ok()?;
+        let served = application_name.as_deref().and_then(wait_graph::parse_global_pid);
+        let blockers = blockers.as_deref().unwrap_or_default();
+        let vertex = GraphSession {
+            node: number,
+            pid,
+            global_pid: served.unwrap_or_else(|| wait_graph::global_pid(node.nodeid, pid)),
+            blockers: blockers.split(',').filter_map(|text| text.parse().ok()).collect(),
+        };
+        let session = WaitingSession {
             nodeid: node.nodeid,
             host: node.host.as_str().to_owned(),
             port: node.port,
-            pid: pid.as_ref()?.parse().ok()?,
+            pid,
             user: user.clone(),
             since: since.as_ref().and_then(|text| text.parse().ok()),
             query: query.clone(),
-        })
+        };
+        Some((vertex, session))
     });
-    Ok(waiting.collect())
+    Ok(sessions.collect())
 }

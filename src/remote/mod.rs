@@ -44,6 +44,12 @@
 //! not look at its socket. So remote commands carry `lock_timeout` and `statement_timeout` of
 //! their own.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the module's surface is whole; what of it is in use changes with its callers"
+)]
+
 mod cancel;
 mod connection;
 mod conninfo;

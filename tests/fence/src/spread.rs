@@ -11,10 +11,12 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// What makes the plain table.
+    pub const DDL: &'static str = "CREATE TABLE spread (id bigint PRIMARY KEY, n bigint)";
+
     /// Makes the table, with forty rows whose `n` is 0.
     pub fn create(cluster: &Cluster) -> Result<Self> {
-        let ddl = "CREATE TABLE spread (id bigint PRIMARY KEY, n bigint)";
-        cluster.create_distributed(ddl, "spread", "id", 8)?;
+        cluster.create_distributed(Self::DDL, "spread", "id", 8)?;
         let mut client = cluster.connect(0)?;
         for id in 1..=40 {
             let insert =

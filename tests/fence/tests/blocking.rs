@@ -74,6 +74,30 @@ fn waiters_are_named_on_whichever_node_they_wait() {
 }
 
 #[test]
+fn a_waiter_behind_a_blocked_transaction_on_another_node_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spread = Spread::create(&cluster)?;
+        let mut client = cluster.connect(0)?;
+        assert!(call(&mut client, BLOCK));
+        let first = in_background(&cluster, 0, &spread.two_phase(&cluster));
+        wait_for_waiters(&mut client, 1)?;
+        // Begun on a node that has nothing to do with the first, it wants a row that the first keeps
+        // on a third: there the first is idle.
+        let second = in_background(&cluster, spread.nodes[1], &[spread.update(&cluster, 0)]);
+        let waiting = wait_for_waiters(&mut client, 2)?;
+        let port = i32::from(cluster.node(spread.nodes[0]).port());
+        assert!(waiting.iter().any(|waiter| waiter.0 == port), "{waiting:?}");
+        assert!(call(&mut client, UNBLOCK));
+        for session in [first, second] {
+            session.join().expect("a thread").expect("the write goes on");
+        }
+        assert_eq!(spread.values(&cluster)?, [2, 1]);
+        Ok(())
+    });
+}
+
+#[test]
 fn reads_and_single_shard_writes_go_on() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
@@ -110,7 +134,11 @@ fn ddl_and_node_changes_wait() {
         Spread::create(&cluster)?;
         match engine {
             Engine::Citus => cluster.coordinator().execute(LATER)?,
-            Engine::Embedded => cluster.execute_everywhere(LATER)?,
+            Engine::Embedded => {
+                cluster.execute_everywhere(LATER)?;
+                // There the definitions of tables do not come with the catalog.
+                spare.execute(&format!("{LATER}; {}", Spread::DDL))?;
+            }
         }
         let mut client = cluster.connect(0)?;
         // The control: with no block in the way none of this waits.

@@ -1,0 +1,109 @@
+//! Who waits for a fence, directly or behind somebody who does, across nodes.
+//!
+//! PostgreSQL knows who blocks whom on one node.  A transaction that waits on one node also keeps its
+//! row locks on the others, in sessions that are idle there; whoever wants those rows waits for the
+//! fence too.  Citus marks a session that serves a transaction begun elsewhere with the global process
+//! id of the session where it was begun, and so does the embedded catalog; that joins the graphs.
+
+use std::collections::HashSet;
+
+/// A session that waits for a lock, or serves another node's transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// Position of its node in the manifest.
+    pub node: usize,
+    /// Process on that node.
+    pub pid: i32,
+    /// Where its transaction was begun.
+    pub global_pid: u64,
+    /// Processes on its node that it waits for.
+    pub blockers: Vec<i32>,
+}
+
+/// Number of the process where a transaction was begun, as Citus counts it.
+pub fn global_pid(nodeid: i32, pid: i32) -> u64 {
+    const NODES: u64 = 10_000_000_000;
+    u64::from(nodeid.unsigned_abs()) * NODES + u64::from(pid.unsigned_abs())
+}
+
+/// The number in the application name of a session that serves another node.
+pub fn parse_global_pid(application_name: &str) -> Option<u64> {
+    let (_, digits) = application_name.split_once("gpid=")?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
+
+/// Positions of the sessions that wait for one of the holders, a holder per node.
+pub fn waiting(holders: &[i32], sessions: &[Session]) -> Vec<usize> {
+    let mut blocking: HashSet<(usize, i32)> =
+        holders.iter().enumerate().map(|(node, pid)| (node, *pid)).collect();
+    let mut waiting = Vec::new();
+    let mut found: HashSet<usize> = HashSet::new();
+    loop {
+        let new: Vec<usize> = (0..sessions.len())
+            .filter(|position| {
+                let session = &sessions[*position];
+                !found.contains(position)
+                    && session.blockers.iter().any(|pid| blocking.contains(&(session.node, *pid)))
+            })
+            .collect();
+        if new.is_empty() {
+            return waiting;
+        }
+        for position in new {
+            found.insert(position);
+            waiting.push(position);
+            // Whatever its transaction holds on any node is held up with it.
+            let global_pid = sessions[position].global_pid;
+            let party = sessions.iter().filter(|session| session.global_pid == global_pid);
+            blocking.extend(party.map(|session| (session.node, session.pid)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Session, global_pid, parse_global_pid, waiting};
+
+    fn session(node: usize, pid: i32, global_pid: u64, blockers: &[i32]) -> Session {
+        Session { node, pid, global_pid, blockers: blockers.to_vec() }
+    }
+
+    #[test]
+    fn a_row_lock_on_another_node_is_followed() {
+        let sessions = [
+            // Begun on node 0, waits for the fence there, and is idle on node 2.
+            session(0, 50, global_pid(1, 50), &[10]),
+            session(2, 70, global_pid(1, 50), &[]),
+            // Waits on node 2 for a row of the idle one.
+            session(2, 80, global_pid(2, 33), &[70]),
+            // Behind that one, begun on node 1.
+            session(2, 81, global_pid(2, 34), &[80]),
+            // Waits for somebody who has nothing to do with the fence.
+            session(1, 90, global_pid(2, 90), &[91]),
+        ];
+        assert_eq!(waiting(&[10, 20, 30], &sessions), [0, 2, 3]);
+    }
+
+    #[test]
+    fn equal_pids_on_different_nodes_are_different_processes() {
+        let sessions =
+            [session(1, 50, global_pid(2, 50), &[10]), session(0, 51, global_pid(1, 51), &[20])];
+        assert!(waiting(&[10, 20], &sessions).is_empty());
+    }
+
+    #[test]
+    fn a_cycle_ends() {
+        let sessions =
+            [session(0, 1, global_pid(1, 1), &[9, 2]), session(0, 2, global_pid(1, 2), &[1])];
+        assert_eq!(waiting(&[9], &sessions), [0, 1]);
+    }
+
+    #[test]
+    fn global_pids_are_read_where_they_are() {
+        assert_eq!(parse_global_pid("citus_internal gpid=30000001234"), Some(global_pid(3, 1234)));
+        assert_eq!(parse_global_pid("citus_rebalancer gpid=10000000005 x"), Some(10_000_000_005));
+        assert_eq!(parse_global_pid("psql"), None);
+        assert_eq!(parse_global_pid("gpid="), None);
+    }
+}
