@@ -8,7 +8,7 @@ mod connection;
 mod node;
 
 pub use connection::{Access, Dialer};
-pub use node::{Node, local_group, nodes};
+pub use node::{Node, local_group, nodes, spi_one};
 
 use crate::pg::lock;
 

@@ -1,6 +1,7 @@
 //! `pg_dist_node` and `pg_dist_local_group`.
 
 use pgrx::spi::{self, Spi};
+use pgrx::{FromDatum, IntoDatum};
 
 use super::CatalogError;
 use crate::remote::NodeLabel;
@@ -31,9 +32,18 @@ impl Node {
 pub fn local_group() -> Result<i32, CatalogError> {
     const TABLE: &str = "pg_dist_local_group";
     let read = |error: spi::Error| CatalogError::Read { table: TABLE, error: error.to_string() };
-    Spi::get_one::<i32>("SELECT groupid FROM pg_catalog.pg_dist_local_group")
+    spi_one::<i32>("SELECT groupid FROM pg_catalog.pg_dist_local_group")
         .map_err(read)?
         .ok_or_else(|| CatalogError::Read { table: TABLE, error: "no row".into() })
+}
+
+/// The one value that a query gives.  Unlike [`Spi::get_one`] it only reads, and so gives a transaction
+/// that has written nothing no transaction id.
+pub fn spi_one<T: FromDatum + IntoDatum>(query: &str) -> spi::Result<Option<T>> {
+    Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &[])?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get::<T>(1) }
+    })
 }
 
 /// All primaries, by `nodeid`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
-use pgrx::{Spi, default, name, pg_extern, pg_sys, search_path};
+use pgrx::{default, name, pg_extern, pg_sys, search_path};
 
 use super::control::{self, CONTROL};
 use super::error::FenceError;
@@ -246,7 +246,7 @@ fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
 
 /// The role that the extension's own sessions act as.
 fn owner() -> pg_sys::Oid {
-    Spi::get_one::<pg_sys::Oid>(
+    catalog::spi_one::<pg_sys::Oid>(
         "SELECT extowner FROM pg_catalog.pg_extension WHERE extname = 'citus_fence'",
     )
     .ok()

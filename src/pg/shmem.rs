@@ -218,6 +218,7 @@ impl<S: Shareable, R: Shareable> Drop for Guard<'_, S, R> {
 pub struct Listening;
 
 impl Drop for Listening {
+    #[allow(clippy::let_unit_value, reason = "it has returned a bool since PostgreSQL 16")]
     fn drop(&mut self) {
         // SAFETY: cancelling when nothing is prepared does nothing.
         unsafe {

@@ -82,8 +82,10 @@ impl Installation {
     pub(crate) fn command(&self, name: &str) -> Result<Command> {
         let mut command = Command::new(self.program(name));
         // Variables like PGHOST or PGOPTIONS of the caller's shell would change what a test does.
+        // RUST_BACKTRACE of a test run would put backtraces into the servers' error messages.
         for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("PG") {
+            let name = variable.to_string_lossy();
+            if name.starts_with("PG") || name.starts_with("RUST_") {
                 command.env_remove(variable);
             }
         }

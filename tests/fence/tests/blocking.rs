@@ -57,10 +57,13 @@ fn waiters_are_named_on_whichever_node_they_wait() {
         for node in 0..cluster.nodes().len() {
             assert!(call(&mut client, BLOCK));
             let writer = in_background(&cluster, node, &spread.two_phase(&cluster));
-            let waiting = wait_for_waiters(&mut client, 1)?;
+            // The query's text is a moment older than the wait: it may still be the one before.
+            let waiting = wait_until("the COMMIT to be named", PATIENCE, || {
+                let waiting = wait_for_waiters(&mut client, 1).ok()?;
+                (waiting[0].2 == "COMMIT").then_some(waiting)
+            })?;
             assert_eq!(waiting.len(), 1, "{waiting:?}");
             assert_eq!(waiting[0].0, i32::from(cluster.node(node).port()), "{waiting:?}");
-            assert_eq!(waiting[0].2, "COMMIT");
             let pids = cluster
                 .node(node)
                 .query("SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT'")?;
