@@ -5,8 +5,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::errors::Report;
 
-/// Raises the report as an ERROR.  The code may be any SQLSTATE, also one that came from another
-/// server and that this one has no name for.
+/// Raises the report as an ERROR.  A SQLSTATE from another server that PostgreSQL itself has no name for
+/// becomes XX000.
 pub fn raise(report: &Report) -> ! {
     emit(PgLogLevel::ERROR, report);
     unreachable!("an ERROR does not return")
