@@ -30,7 +30,7 @@ demo: deps ## a cluster, transfers, backups with and without the block, restored
 
 bench: deps ## measure, ratios side by side
 	@ci/install release
-	@cargo run --quiet --release --package benches
+	@cargo run --quiet --release --package benches -- $(BENCH_ARGS)
 
 lint: deps ## format, clippy, licences, structure
 	@ci/lint

@@ -102,8 +102,14 @@ pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
 
 /// Begins the transaction in which a helper session stays: a session that is idle outside of one has no
 /// time-out that `SET LOCAL` could give it, and would be left behind on a node whose link goes silent.
+/// What it runs may itself wait for other nodes (Citus' search for deadlocks asks them all); it ends soon
+/// after this side has closed the session.
 pub fn begin_helper(idle_timeout_ms: i64) -> String {
-    format!("BEGIN; {}; SET LOCAL statement_timeout = '10s'", set_idle_timeout(idle_timeout_ms))
+    format!(
+        "BEGIN; {}; SET LOCAL statement_timeout = '5s'; \
+         SET LOCAL client_connection_check_interval = '1s'",
+        set_idle_timeout(idle_timeout_ms)
+    )
 }
 
 /// How long a node keeps a helper session that it hears nothing more from.

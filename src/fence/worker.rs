@@ -103,12 +103,12 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
         None => String::new(),
     };
     elog::log(&format!(
-        "citus_fence: backup block is active on {} nodes after {} ms ({} attempts, {} ms from first to \
+        "citus_fence: backup block is active on {} nodes after {} ms ({} attempts, {:.2} ms from first to \
          last lock{slowest})",
         held.rows.len(),
         took.as_millis(),
         held.story.attempts,
-        held.story.locking.as_millis(),
+        held.story.locking.as_secs_f64() * 1e3,
     ));
     if !held.warning.is_empty() {
         elog::log(&format!("citus_fence: {}", held.warning));

@@ -105,7 +105,26 @@ pub fn connect(database: u32, role: u32) {
             0,
         );
     }
+    no_transaction_timeout();
 }
+
+/// The worker's transaction lasts as long as its block, whatever the server's default is.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn no_transaction_timeout() {
+    // SAFETY: the setting exists since PostgreSQL 17; both texts are C strings.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"transaction_timeout".as_ptr(),
+            c"0".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// There is no such setting before PostgreSQL 17.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+fn no_transaction_timeout() {}
 
 /// Has `callback` run when this process ends, whichever way, while shared memory is still there.
 /// Callbacks run last come, first served: one that is registered before the session connects to its
@@ -177,6 +196,9 @@ impl Transaction {
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
+            // Whatever the default is: a snapshot kept for the whole transaction would hold up vacuum
+            // for as long as a block lasts.
+            pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as i32;
         }
         let this = Self(());
         this.set_local(c"search_path", "pg_catalog");

@@ -57,3 +57,41 @@ fn an_inactive_node_that_does_not_answer_is_named_in_a_warning() {
         Ok(())
     });
 }
+
+#[test]
+fn a_node_that_comes_or_goes_while_the_block_starts_is_seen() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spare = cluster.start_spare("spare")?;
+        for (change, nodes) in [("citus_add_node", 4), ("citus_remove_node", 3)] {
+            let mut changer = cluster.connect(0)?;
+            changer.batch_execute("BEGIN").expect("a transaction");
+            changer
+                .batch_execute(&format!("SELECT {change}('127.0.0.1', {})", spare.port()))
+                .unwrap_or_else(|error| panic!("{change}: {}", fence_tests::words(&error)));
+            // The list has been read and the nodes are connected to; the lock on it is not yet had.
+            let caller = in_background(&cluster, 0, &[BLOCK.to_owned()]);
+            let mut client = cluster.connect(0)?;
+            test_cluster::wait_for_sql(
+                &mut client,
+                "SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                  WHERE a.backend_type LIKE 'citus_fence%' AND NOT l.granted \
+                    AND l.relation = 'pg_dist_node'::regclass",
+                PATIENCE,
+            )?;
+            changer.batch_execute("COMMIT").expect("a commit");
+            caller.join().expect("a thread").expect("a block");
+            let held = client.query("SELECT * FROM citus_backup_block_nodes()", &[]).expect("rows");
+            assert_eq!(held.len(), nodes, "after {change}");
+            if nodes == 4 {
+                assert!(left_behind(&spare)? > 0, "the new node is not under the block");
+            }
+            assert!(call(&mut client, UNBLOCK));
+        }
+        // The first attempts went by the old list, and were given up for it.
+        let log = cluster.coordinator().log();
+        let given_up = log.matches("the nodes of the cluster changed while they were being locked");
+        assert_eq!(given_up.count(), 2, "{log}");
+        Ok(())
+    });
+}

@@ -1,0 +1,57 @@
+//! Measurements of the backup block, each beside what it is to be compared with, in one run.
+//!
+//! ```text
+//! make bench                        # embedded catalog
+//! make bench BENCH_ARGS='--engine citus'
+//! ```
+//!
+//! | file | question |
+//! | --- | --- |
+//! | `latency.rs` | how long do block and unblock take, and how much of it is the floor |
+//! | `floor.rs` | what a bare program needs for the same connections and locks |
+//! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
+//! | `figures.rs` | medians, and the table |
+
+mod figures;
+mod floor;
+mod latency;
+mod throughput;
+
+use clap::Parser;
+use test_cluster::{Cluster, Engine, Result};
+
+use figures::Table;
+
+/// What can be chosen.
+#[derive(Parser)]
+#[command(about = "measures the backup block, side by side with its floor")]
+struct Options {
+    /// embedded or citus
+    #[arg(long, default_value = "embedded")]
+    engine: String,
+    /// Worker nodes.
+    #[arg(long, default_value_t = 8)]
+    workers: usize,
+    /// Blocks, each paired with a floor.
+    #[arg(long, default_value_t = 60)]
+    rounds: usize,
+    /// Pairs of intervals of single-shard load, outside and under a block.
+    #[arg(long, default_value_t = 10)]
+    pairs: usize,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let Some(engine) = Engine::available().into_iter().find(|e| e.name() == options.engine) else {
+        eprintln!("there is no engine {} here", options.engine);
+        std::process::exit(2);
+    };
+    println!("{} workers on {}, all on this machine", options.workers, engine.name());
+    let cluster =
+        Cluster::builder(engine).workers(options.workers).setting("autovacuum", "off").build()?;
+    let mut table = Table::default();
+    latency::measure(&cluster, options.rounds, &mut table)?;
+    throughput::measure(&cluster, options.pairs, &mut table)?;
+    print!("{table}");
+    Ok(())
+}
