@@ -38,6 +38,9 @@ struct Options {
     /// Pairs of intervals of single-shard load, outside and under a block.
     #[arg(long, default_value_t = 10)]
     pairs: usize,
+    /// Print the coordinator's log, which has the parts of each block's time.
+    #[arg(long)]
+    log: bool,
 }
 
 fn main() -> Result<()> {
@@ -52,6 +55,9 @@ fn main() -> Result<()> {
     let mut table = Table::default();
     latency::measure(&cluster, options.rounds, &mut table)?;
     throughput::measure(&cluster, options.pairs, &mut table)?;
+    if options.log {
+        print!("{}", cluster.coordinator().log());
+    }
     print!("{table}");
     Ok(())
 }

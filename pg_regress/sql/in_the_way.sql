@@ -20,9 +20,10 @@ LOCK TABLE pg_catalog.pg_dist_node IN ROW EXCLUSIVE MODE;
 SELECT citus_block_writes_for_backup(400);
 ROLLBACK;
 
--- The caller has been told; nothing is left to be released.
+-- Nothing is left to be released.
+SET client_min_messages = error;
 SELECT citus_unblock_writes_for_backup();
-SELECT citus_unblock_writes_for_backup();
+RESET client_min_messages;
 
 -- On a worker: a prepared transaction, which nobody's recovery will end.
 \c - - - :worker_1_port
@@ -32,7 +33,8 @@ PREPARE TRANSACTION 'in the way';
 \c - - - :coordinator_port
 SET citus_fence.acquire_timeout = '600ms';
 SET citus_fence.lock_timeout = '150ms';
-SELECT citus_block_writes_for_backup();
+SELECT code, message, detail LIKE '%In the way: on 127.0.0.1:' || :worker_1_port || ', %' AS named
+  FROM error_of('SELECT citus_block_writes_for_backup()');
 SELECT state, error LIKE '%could not lock all nodes%' AS told FROM citus_backup_block_status();
 SELECT wait_for('fence_sessions() = 0');
 \c - - - :worker_1_port

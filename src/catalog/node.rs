@@ -4,6 +4,7 @@ use pgrx::spi::{self, Spi};
 use pgrx::{FromDatum, IntoDatum};
 
 use super::CatalogError;
+use crate::pg::lock;
 use crate::remote::NodeLabel;
 
 /// A primary: a node that can take writes, and so can coordinate a distributed transaction.
@@ -49,23 +50,26 @@ pub fn spi_one<T: FromDatum + IntoDatum>(query: &str) -> spi::Result<Option<T>> 
 /// All primaries, by `nodeid`.
 ///
 /// `hasmetadata` is no condition: a worker whose metadata sync was stopped still plans and records
-/// two-phase commits.  A registered clone (Citus 13.2 and later) is a standby and writes nothing; its
-/// columns do not exist everywhere, hence the detour over JSON, in which a missing key is a null.
+/// two-phase commits.  A registered clone (Citus 13.2 and later, where there is a column for it) is a
+/// standby and writes nothing.
 pub fn nodes() -> Result<Vec<Node>, CatalogError> {
     let read =
         |error: spi::Error| CatalogError::Read { table: "pg_dist_node", error: error.to_string() };
+    let relation = lock::catalog_relation(c"pg_dist_node").ok_or(CatalogError::Missing)?;
+    let but_clones = if lock::has_column(relation, c"nodeisclone") {
+        "AND n.nodeisclone IS NOT TRUE"
+    } else {
+        ""
+    };
+    let query = format!(
+        "SELECT n.nodeid, n.groupid, n.nodename, n.nodeport, n.isactive
+           FROM pg_catalog.pg_dist_node n
+          WHERE n.noderole = 'primary' {but_clones}
+          ORDER BY n.nodeid"
+    );
     Spi::connect(|client| {
         let mut nodes = Vec::new();
-        let rows = client.select(
-            "SELECT n.nodeid, n.groupid, n.nodename, n.nodeport, n.isactive
-               FROM pg_catalog.pg_dist_node n
-              WHERE n.noderole::pg_catalog.text = 'primary'
-                AND NOT COALESCE((pg_catalog.to_jsonb(n) ->> 'nodeisclone')::boolean, false)
-              ORDER BY n.nodeid",
-            None,
-            &[],
-        )?;
-        for row in rows {
+        for row in client.select(&query, None, &[])? {
             nodes.push(Node {
                 nodeid: row.get::<i32>(1)?.unwrap_or_default(),
                 groupid: row.get::<i32>(2)?.unwrap_or_default(),

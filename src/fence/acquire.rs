@@ -66,8 +66,14 @@ pub struct HeldFence {
 pub struct Story {
     /// Attempts it took.
     pub attempts: u32,
+    /// Reading the node list and connecting.
+    pub connecting: Duration,
+    /// Beginning the transactions and warming the sessions up.
+    pub warming: Duration,
     /// From the first lock asked for to the last lock held: what writers can have been made to wait.
     pub locking: Duration,
+    /// Reading the list again and flushing.
+    pub flushing: Duration,
     /// The node that took longest to give its lock, and how long.
     pub slowest: Option<(String, i64)>,
 }
@@ -152,9 +158,10 @@ fn attempt<W: Waiter>(
     let role = pg_sys::Oid::from(block.terms.owner);
     let connect_timeout = Duration::from_millis(block.terms.connect_timeout_ms as u64);
 
+    let began = Instant::now();
     let reading = Transaction::begin();
     let (nodes, targets) = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
-        catalog::require_coordinator()?;
+        catalog::fence_relations()?;
         let nodes = catalog::nodes()?;
         let access = Access::read(Dialer {
             role,
@@ -178,6 +185,7 @@ fn attempt<W: Waiter>(
     let mut party = Party::default();
     let connected = connect_all(waiter, &targets, connect_deadline);
     party.gather(remote_nodes(&nodes).cloned(), connected)?;
+    let connecting = began.elapsed();
     let idle_ms = i64::from(block.terms.timeout_ms) + statements::IDLE_GRACE_MS;
     let left_ms = deadline.remaining(waiter).as_millis().clamp(1, i32::MAX as u128) as i32;
     let lock_timeout_ms = block.terms.lock_timeout_ms.min(left_ms);
@@ -187,6 +195,7 @@ fn attempt<W: Waiter>(
     let local = Transaction::begin();
     local.set_local(c"lock_timeout", &lock_timeout_ms.to_string());
     local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
+    let warming = began.elapsed() - connecting;
     let locking = Instant::now();
     if let Err(error) = lock_here() {
         drop(local);
@@ -195,6 +204,7 @@ fn attempt<W: Waiter>(
     let local_locked_at = now();
     let slowest = party.lock(waiter, lock_timeout_ms)?;
     let locking = locking.elapsed();
+    let flushing = Instant::now();
 
     let again = local.with_latest_snapshot(catalog::nodes)?;
     if again != nodes {
@@ -217,7 +227,14 @@ fn attempt<W: Waiter>(
         local,
         rows,
         warning,
-        story: Story { attempts: 1, locking, slowest },
+        story: Story {
+            attempts: 1,
+            connecting,
+            warming,
+            locking,
+            flushing: flushing.elapsed(),
+            slowest,
+        },
         _descriptors: descriptors,
     })
 }
@@ -254,11 +271,10 @@ impl From<Report> for Caught {
     }
 }
 
-/// A quarter of the server's own, as a text with its unit: the fence is the one that finds a
-/// deadlock, and so its victim.
+/// Just below the server's own, as a text with its unit; see [`statements::settle`].
 fn local_deadlock_timeout() -> String {
     let server = crate::pg::guc::read_number("deadlock_timeout").unwrap_or(1000.0);
-    format!("{}ms", (server / 4.0).max(1.0) as i64)
+    format!("{}ms", statements::below(server as i64))
 }
 
 /// What a local lock that was not granted means.
@@ -348,6 +364,7 @@ struct Member {
     system_identifier: u64,
     timeline: u32,
     can_flush: bool,
+    settle: String,
     locked_at: i64,
     waited_ms: i64,
 }
@@ -394,6 +411,7 @@ impl Party {
                     system_identifier: 0,
                     timeline: 0,
                     can_flush: false,
+                    settle: String::new(),
                     locked_at: 0,
                     waited_ms: 0,
                 }),
@@ -428,7 +446,7 @@ impl Party {
         let replies = self.run(waiter, "begin of the fence", sql, deadline);
         let members = std::mem::take(&mut self.members);
         for (mut member, reply) in members.into_iter().zip(replies) {
-            match reply.and_then(|reply| member.note_identity(&reply)) {
+            match reply.and_then(|reply| member.note_begin(&reply)) {
                 Ok(()) => self.members.push(member),
                 Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
                 Err(error) if !member.node.active => self.absent.push(error.to_string()),
@@ -446,7 +464,12 @@ impl Party {
     ) -> Result<Option<(String, i64)>, Failed> {
         let bound = i64::from(lock_timeout_ms) + 2 * statements::STATEMENT_GRACE_MS;
         let deadline = Deadline::after(waiter, Duration::from_millis(bound as u64));
-        let replies = self.run(waiter, "lock of the fence", statements::LOCK, deadline);
+        let commands: Vec<String> =
+            self.members.iter().map(|member| statements::lock(&member.settle)).collect();
+        let mut sessions: Vec<&mut Session> =
+            self.members.iter_mut().map(|member| &mut member.session).collect();
+        let lock = |index: usize| Command::new("lock of the fence", commands[index].as_str());
+        let replies = run_all(waiter, &mut sessions, lock, deadline);
         let mut refused = Vec::new();
         let mut final_error = None;
         for (index, reply) in replies.into_iter().enumerate() {
@@ -521,28 +544,30 @@ impl Party {
             .collect::<Result<Vec<Session>, RemoteError>>()?;
         let by_commit: Vec<&mut Session> = helpers.iter_mut().collect();
         let mut helpers = by_commit.into_iter();
+        let flush = statements::flush();
         let flush_by_commit = statements::flush_by_commit();
         let mut commands = Vec::with_capacity(self.members.len());
         let mut sessions: Vec<&mut Session> = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
             if member.can_flush {
                 sessions.push(&mut member.session);
-                commands.push(statements::FLUSH);
+                commands.push(flush.as_str());
             } else if let Some(helper) = helpers.next() {
                 sessions.push(helper);
                 commands.push(flush_by_commit.as_str());
             }
         }
         let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
-        run_all(waiter, &mut sessions, flush, deadline)
-            .into_iter()
-            .map(|reply| {
+        let replies = run_all(waiter, &mut sessions, flush, deadline);
+        self.members
+            .iter_mut()
+            .zip(replies)
+            .map(|(member, reply)| {
                 let reply = reply.map_err(|error| match error {
                     RemoteError::Stopped { .. } => stopped(),
                     other => other.into(),
                 })?;
-                let position = reply.last_set()?.value(0, "lsn").and_then(parse_lsn);
-                position.ok_or_else(|| reply.unexpected("no WAL position").into())
+                member.note_flush(&reply).map_err(FenceError::from)
             })
             .collect::<Result<Vec<u64>, FenceError>>()
             .map_err(Failed::from)
@@ -561,30 +586,47 @@ impl Party {
 }
 
 impl Member {
-    fn note_identity(&mut self, reply: &Reply) -> Result<(), RemoteError> {
-        let set = reply.last_set()?;
-        let number = |column| set.value(0, column).and_then(|text| text.parse::<i64>().ok());
-        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
-        let identifier = number("system_identifier").map(|signed| signed as u64);
-        let (Some(pid), Some(identifier)) = (number("pid"), identifier) else {
-            return Err(reply.unexpected("no process or system identifier"));
+    fn note_begin(&mut self, reply: &Reply) -> Result<(), RemoteError> {
+        let shown = |column: &str| {
+            reply.sets.iter().find_map(|set| set.value(0, column)).map(str::to_owned)
         };
-        self.pid = pid as i32;
-        self.session.set_server_pid(self.pid);
-        self.system_identifier = identifier;
-        self.timeline = number("timeline").unwrap_or_default() as u32;
+        let version = shown("server_version_num").and_then(|text| text.parse().ok());
+        let (Some(version), Some(deadlock_timeout)) = (version, shown("deadlock_timeout")) else {
+            return Err(reply.unexpected("no version or deadlock timeout"));
+        };
+        self.settle = statements::settle(version, &deadlock_timeout);
+        let set = reply.last_set()?;
+        let Some(pid) = set.value(0, "pid").and_then(|text| text.parse().ok()) else {
+            return Err(reply.unexpected("no process"));
+        };
+        self.pid = pid;
+        self.session.set_server_pid(pid);
         self.can_flush = set.value(0, "can_flush") == Some("t");
         Ok(())
     }
 
-    fn note_lock(&mut self, reply: &Reply) -> Result<(), RemoteError> {
+    /// The position up to which the node has flushed; the node's identity is noted.
+    fn note_flush(&mut self, reply: &Reply) -> Result<u64, RemoteError> {
         let set = reply.last_set()?;
         let number = |column| set.value(0, column).and_then(|text| text.parse::<i64>().ok());
-        let (Some(unix_us), Some(waited)) = (number("locked_at"), number("waited_ms")) else {
+        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
+        let (Some(identifier), Some(timeline)) = (number("system_identifier"), number("timeline"))
+        else {
+            return Err(reply.unexpected("no system identifier or timeline"));
+        };
+        self.system_identifier = identifier as u64;
+        self.timeline = timeline as u32;
+        set.value(0, "lsn").and_then(parse_lsn).ok_or_else(|| reply.unexpected("no WAL position"))
+    }
+
+    fn note_lock(&mut self, reply: &Reply) -> Result<(), RemoteError> {
+        let set = reply.last_set()?;
+        let seconds = |column| set.value(0, column).and_then(|text| text.parse::<f64>().ok());
+        let (Some(locked_at), Some(waited)) = (seconds("locked_at"), seconds("waited")) else {
             return Err(reply.unexpected("no time of the lock"));
         };
-        self.locked_at = unix_us - POSTGRES_EPOCH_US;
-        self.waited_ms = waited;
+        self.locked_at = (locked_at * 1e6) as i64 - POSTGRES_EPOCH_US;
+        self.waited_ms = (waited * 1e3) as i64;
         Ok(())
     }
 }

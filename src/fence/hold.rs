@@ -272,8 +272,9 @@ fn run_errand(
 }
 
 /// Lets go everywhere, and comes back once every node that answers has no lock left.  The nodes that
-/// did not answer are returned; their locks end when they notice that the session is closed.
-pub fn release(held: HeldFence) -> Vec<String> {
+/// did not answer are returned, their locks end when they notice that the session is closed; and the
+/// sessions, which are yet to be closed by dropping them.
+pub fn release(held: HeldFence) -> (Vec<String>, Vec<Session>) {
     let mut waiter = BackendWaiter::new(|| false);
     let HeldFence { mut sessions, local, .. } = held;
     let deadline = Deadline::after(&waiter, RELEASE_BOUND);
@@ -289,7 +290,7 @@ pub fn release(held: HeldFence) -> Vec<String> {
         let deadline = Deadline::after(&waiter, CONNECT_BOUND);
         let _ = cancel_and_drain(&mut waiter, &mut open, deadline);
     }
-    silent
+    (silent, sessions)
 }
 
 /// How long the release waits for a node's answer.

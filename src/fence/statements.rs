@@ -6,14 +6,12 @@
 use crate::remote::TransactionStatus;
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
-/// look at a catalog takes milliseconds that nobody should wait for under a lock.
+/// look at a catalog takes milliseconds that nobody should wait for under a lock.  A lock that conflicts
+/// with no reader and no writer does that as well as a query, and for less.
 ///
-/// - `lock_timeout` bounds how long later writers can queue up behind this session.
 /// - `statement_timeout` ends a statement whose canceller cannot reach it.
 /// - `idle_in_transaction_session_timeout` ends the hold on a node that never hears from the
-///   coordinator again; `transaction_timeout` (PostgreSQL 17) must not end it earlier.
-/// - `deadlock_timeout` below the server's own makes this session the one that finds a deadlock, and
-///   so its victim, and never a user's transaction.
+///   coordinator again.
 /// - the TCP settings and `client_connection_check_interval` have the node notice that this side is
 ///   gone, also while it waits for a lock.
 pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
@@ -28,21 +26,48 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
          SET LOCAL tcp_keepalives_idle = 5;\
          SET LOCAL tcp_keepalives_interval = 2;\
          SET LOCAL tcp_keepalives_count = 3;\
-         SELECT CASE WHEN current_setting('server_version_num')::int >= 170000 \
-                     THEN set_config('transaction_timeout', '0', true) END, \
-                set_config('deadlock_timeout', \
-                    greatest(1, (extract(epoch FROM current_setting('deadlock_timeout')::interval) \
-                                 * 250)::int)::text, true), \
-                (SELECT count(*) FROM (SELECT FROM pg_dist_transaction LIMIT 1) t), \
-                (SELECT count(*) FROM (SELECT FROM pg_dist_partition LIMIT 1) p);\
+         SHOW server_version_num;\
+         SHOW deadlock_timeout;\
+         LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
+             IN ACCESS SHARE MODE;\
          SELECT pg_backend_pid() AS pid, \
-                (SELECT system_identifier FROM pg_control_system()) AS system_identifier, \
-                pg_is_in_recovery() AS in_recovery, \
-                CASE WHEN NOT pg_is_in_recovery() \
-                     THEN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8 \
-                END AS timeline, \
                 to_regprocedure('citus_fence.flush_wal()') IS NOT NULL AS can_flush"
     )
+}
+
+/// What a node's answers to the two SHOWs of [`begin`] ask for, to be sent before the locks.
+///
+/// `deadlock_timeout` just below the node's own makes this session the one that finds a deadlock, and so
+/// its victim, and never a user's transaction, as long as the cycle closes before it looks.
+/// `transaction_timeout` (PostgreSQL 17) must not end the hold.
+pub fn settle(server_version: i32, deadlock_timeout: &str) -> String {
+    let mut sql = String::new();
+    if server_version >= 170_000 {
+        sql.push_str("SET LOCAL transaction_timeout = 0;");
+    }
+    if let Some(theirs) = parse_milliseconds(deadlock_timeout) {
+        sql.push_str(&format!("SET LOCAL deadlock_timeout = {};", below(theirs)));
+    }
+    sql
+}
+
+/// A deadlock timeout, in ms, just below another.
+pub fn below(deadlock_timeout_ms: i64) -> i64 {
+    (deadlock_timeout_ms * 9 / 10).max(1)
+}
+
+/// A time as SHOW writes it.
+fn parse_milliseconds(text: &str) -> Option<i64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    digits.parse::<i64>().ok()?.checked_mul(factor)
 }
 
 /// What a statement may take beyond the time it waits for locks.
@@ -51,16 +76,30 @@ pub const STATEMENT_GRACE_MS: i64 = 5_000;
 /// How long after the deadline a node ends a hold by itself.
 pub const IDLE_GRACE_MS: i64 = 5_000;
 
-/// The locks.  A commit record takes RowExclusiveLock on `pg_dist_transaction` before the first
+/// The locks, after what a node needs before them.
+pub fn lock(settle: &str) -> String {
+    format!("{settle}{LOCK}")
+}
+
+/// A commit record takes RowExclusiveLock on `pg_dist_transaction` before the first
 /// PREPARE and keeps it past the last COMMIT PREPARED, so once this is granted no two-phase commit
 /// that this node coordinates is under way, and none begins; `pg_dist_partition` stands for DDL.
-pub const LOCK: &str = "LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
+const LOCK: &str = "LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
      IN EXCLUSIVE MODE;\
-     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS locked_at, \
-            (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000)::int8 AS waited_ms";
+     SELECT date_part('epoch', clock_timestamp()) AS locked_at, \
+            date_part('epoch', clock_timestamp() - statement_timestamp()) AS waited";
 
-/// Brings the node's WAL to disk, by this extension's function.
-pub const FLUSH: &str = "SELECT citus_fence.flush_wal() AS lsn";
+/// Brings the node's WAL to disk, by this extension's function.  Asked for with it: what the manifest
+/// says of the node.
+pub fn flush() -> String {
+    format!("SELECT citus_fence.flush_wal() AS lsn, {IDENTITY}")
+}
+
+/// Which data directory and timeline a node has.
+const IDENTITY: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_system()) \
+         AS system_identifier, \
+     ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)) \
+         ::pg_catalog.bit(32)::pg_catalog.int8 AS timeline";
 
 /// Brings the node's WAL to disk where the extension is not: a commit that waits for its record also
 /// brings everything before it to disk.  Runs in a session of its own, as it must commit.
@@ -70,7 +109,7 @@ pub fn flush_by_commit() -> String {
          SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
          COMMIT;\
          {};\
-         SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn",
+         SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn, {IDENTITY}",
         begin_helper(HELPER_IDLE_MS)
     )
 }
@@ -189,7 +228,18 @@ pub const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
 
 #[cfg(test)]
 mod tests {
-    use super::restore_point;
+    use super::{parse_milliseconds, restore_point, settle};
+
+    #[test]
+    fn times_are_read_as_they_are_shown() {
+        assert_eq!(parse_milliseconds("1s"), Some(1000));
+        assert_eq!(parse_milliseconds("250ms"), Some(250));
+        assert_eq!(parse_milliseconds("2min"), Some(120_000));
+        assert_eq!(parse_milliseconds("1 parsec"), None);
+        assert_eq!(settle(150_020, "1s"), "SET LOCAL deadlock_timeout = 900;");
+        assert_eq!(settle(150_020, "1ms"), "SET LOCAL deadlock_timeout = 1;");
+        assert!(settle(170_000, "1s").starts_with("SET LOCAL transaction_timeout = 0;"));
+    }
 
     #[test]
     fn names_cannot_leave_their_quotes() {

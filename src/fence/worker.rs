@@ -102,13 +102,18 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
         Some((node, waited_ms)) => format!(", slowest node {node} with {waited_ms} ms"),
         None => String::new(),
     };
+    let story = &held.story;
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     elog::log(&format!(
-        "citus_fence: backup block is active on {} nodes after {} ms ({} attempts, {:.2} ms from first to \
-         last lock{slowest})",
+        "citus_fence: backup block is active on {} nodes after {:.1} ms ({} attempts; connecting {:.1} ms, \
+         beginning {:.1} ms, {:.2} ms from first to last lock, flushing {:.1} ms{slowest})",
         held.rows.len(),
-        took.as_millis(),
-        held.story.attempts,
-        held.story.locking.as_secs_f64() * 1e3,
+        ms(took),
+        story.attempts,
+        ms(story.connecting),
+        ms(story.warming),
+        ms(story.locking),
+        ms(story.flushing),
     ));
     if !held.warning.is_empty() {
         elog::log(&format!("citus_fence: {}", held.warning));
@@ -118,7 +123,8 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
 /// Lets go, then says so.
 fn ended(owner: &Owner, block: &Block, end: Result<End, FenceError>, held: Option<HeldFence>) {
     owner.begin_release();
-    let silent = held.map(hold::release).unwrap_or_default();
+    // The sessions are closed after the state has said that all locks are gone: nobody waits for that.
+    let (silent, _sessions) = held.map(hold::release).unwrap_or_default();
     for node in &silent {
         elog::log(&format!("citus_fence: a node did not confirm the release: {node}"));
     }

@@ -6,14 +6,14 @@
 //! ```
 //!
 //! Each engine gets a fresh cluster of a coordinator and two workers, with the bank of [`bank`] on it.
-//! What is run, and what it must print, is in `pg_regress/`; its README tells how to add to it.  The
+//! What is run, and what it must print, is in `pg_regress/`.  The
 //! tester's lines per test go to standard output as they are.
 
 mod bank;
 mod tester;
 
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::fs;
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use test_cluster::{Cluster, Engine};
@@ -70,7 +70,7 @@ impl From<EngineName> for Engine {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match begin_again_without_backtraces().and_then(|()| run(&arguments)) {
+    match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -78,23 +78,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The servers inherit this process' environment, and with `RUST_BACKTRACE` in it an error's DETAIL
-/// would hold a backtrace.  A process cannot safely change its own environment, but can begin again
-/// in another.
-fn begin_again_without_backtraces() -> Result<()> {
-    const VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
-    if VARIABLES.iter().all(|variable| std::env::var_os(variable).is_none()) {
-        return Ok(());
-    }
-    let mut again = Command::new(std::env::current_exe()?);
-    again.args(std::env::args_os().skip(1));
-    for variable in VARIABLES {
-        again.env_remove(variable);
-    }
-    // Comes back only where it failed.
-    Err(again.exec().into())
 }
 
 /// Runs the suite on one engine after the other; true if all tests passed on all of them.
@@ -115,6 +98,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
             .setting("citus.recover_2pc_interval", "-1")
             .build()?;
         bank::create(&cluster, &tester.sources)?;
+        if let Suite::Isolation = arguments.suite {
+            let setup = fs::read_to_string(tester.sources.join("setup_isolation.sql"))?;
+            cluster.coordinator().execute(&setup)?;
+        }
         all_passed &= tester.run(&cluster, &arguments.only)?;
     }
     Ok(all_passed)

@@ -59,7 +59,6 @@ impl Tester {
             fs::remove_dir_all(&output)?;
         }
         fs::create_dir_all(&output)?;
-        // The servers' user has no business there, and the testers run as whoever started this.
         let launcher = self.sources.join("launch");
         let mut command = Command::new(&self.program);
         command
