@@ -54,6 +54,8 @@ $$;
 -- Sessions of the extension on any node, its background worker among them.
 CREATE FUNCTION fence_sessions() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
+    -- The transactions over there last as long as the one here, and so would what they see.
+    PERFORM rows_on_nodes('SELECT pg_catalog.pg_stat_clear_snapshot()');
     RETURN (SELECT sum(rows) FROM rows_on_nodes($sql$
         SELECT FROM pg_catalog.pg_stat_activity
          WHERE application_name LIKE 'citus_fence%'

@@ -10,7 +10,7 @@ SELECT citus_unblock_writes_for_backup();
 
 -- Afterwards it goes, with all that it brought.
 DROP EXTENSION citus_fence;
-SELECT count(*) FROM pg_proc WHERE probin LIKE '%citus_fence%';
+SELECT count(*) FROM pg_proc WHERE proname ~ '^citus_(backup|(un)?block|extend)_' OR proname = 'flush_wal';
 SELECT to_regnamespace('citus_fence');
 SELECT citus_backup_block_status();
 

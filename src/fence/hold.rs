@@ -17,9 +17,10 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use super::HELPER_NAME;
-use super::acquire::{HeldFence, parse_lsn};
+use super::acquire::HeldFence;
 use super::control::Owner;
 use super::error::FenceError;
+use super::party::parse_lsn;
 use super::state::{Block, Errand, Failure};
 use super::statements;
 use crate::catalog::{self, Access, CatalogError, Dialer};

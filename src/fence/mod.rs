@@ -12,14 +12,15 @@ pub mod text;
 mod acquire;
 mod control;
 mod hold;
+mod party;
 mod statements;
 mod wait_graph;
 mod waiters;
 mod worker;
 
-#[cfg(any(test, feature = "pg_test"))]
-pub use acquire::parse_lsn;
 pub use control::{CONTROL, NodeRow};
+#[cfg(any(test, feature = "pg_test"))]
+pub use party::parse_lsn;
 pub use wait_graph::global_pid;
 pub use worker::run_worker;
 

@@ -1,0 +1,328 @@
+//! The remote nodes that take part in a fence, each with its session: what an attempt does on all of
+//! them at once.
+
+use std::time::Duration;
+
+use super::acquire::{Failed, describe_blocker, is_passing, stopped};
+use super::control::NodeRow;
+use super::error::FenceError;
+use super::statements;
+use super::text::Text;
+use crate::catalog::Node;
+use crate::pg::fd::ReservedDescriptors;
+use crate::remote::{
+    Command, Deadline, RemoteError, Reply, Session, Target, Waiter, connect_all, run_all,
+};
+
+/// A remote node with its session.
+pub struct Member {
+    node: Node,
+    /// Its session; in it, the transaction that holds the locks.
+    pub session: Session,
+    pid: i32,
+    system_identifier: u64,
+    timeline: u32,
+    can_flush: bool,
+    settle: String,
+    locked_at: i64,
+    waited_ms: i64,
+}
+
+impl Member {
+    /// Its row of the manifest.
+    pub fn row(&self, wal_lsn: u64) -> NodeRow {
+        NodeRow {
+            nodeid: self.node.nodeid,
+            groupid: self.node.groupid,
+            host: Text::new(&self.node.host),
+            port: self.node.port,
+            backend_pid: self.pid,
+            locked_at: self.locked_at,
+            system_identifier: self.system_identifier,
+            timeline: self.timeline,
+            wal_lsn,
+            restore_lsn: 0,
+        }
+    }
+}
+
+/// All remote nodes that take part.
+#[derive(Default)]
+pub struct Party {
+    /// Those who take part.
+    pub members: Vec<Member>,
+    /// Inactive nodes that do not take part, and why.
+    absent: Vec<String>,
+}
+
+impl Party {
+    /// Sorts out who answered.  An active node that did not is an error; an inactive one is noted.
+    pub fn gather(
+        &mut self,
+        nodes: impl Iterator<Item = Node>,
+        connected: Vec<Result<Session, RemoteError>>,
+    ) -> Result<(), Failed> {
+        let mut lost = None;
+        for (node, session) in nodes.zip(connected) {
+            match session {
+                Ok(session) => self.members.push(Member {
+                    node,
+                    session,
+                    pid: 0,
+                    system_identifier: 0,
+                    timeline: 0,
+                    can_flush: false,
+                    settle: String::new(),
+                    locked_at: 0,
+                    waited_ms: 0,
+                }),
+                Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
+                Err(error) if !node.active => self.absent.push(error.to_string()),
+                Err(error) => lost = lost.or(Some(error)),
+            }
+        }
+        lost.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn run<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        name: &'static str,
+        sql: &str,
+        deadline: Deadline,
+    ) -> Vec<Result<Reply, RemoteError>> {
+        let mut sessions: Vec<&mut Session> =
+            self.members.iter_mut().map(|member| &mut member.session).collect();
+        run_all(waiter, &mut sessions, |_| Command::new(name, sql), deadline)
+    }
+
+    /// Begins the transactions.  An inactive node that cannot (it may not even have the tables) is
+    /// noted and left out.
+    pub fn warm_up<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        sql: &str,
+        deadline: Deadline,
+    ) -> Result<(), Failed> {
+        let replies = self.run(waiter, "begin of the fence", sql, deadline);
+        let members = std::mem::take(&mut self.members);
+        for (mut member, reply) in members.into_iter().zip(replies) {
+            match reply.and_then(|reply| member.note_begin(&reply)) {
+                Ok(()) => self.members.push(member),
+                Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
+                Err(error) if !member.node.active => self.absent.push(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks all at once, one round trip each; the slowest node and what it took.
+    pub fn lock<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        lock_timeout_ms: i32,
+    ) -> Result<Option<(String, i64)>, Failed> {
+        let bound = i64::from(lock_timeout_ms) + 2 * statements::STATEMENT_GRACE_MS;
+        let deadline = Deadline::after(waiter, Duration::from_millis(bound as u64));
+        let commands: Vec<String> =
+            self.members.iter().map(|member| statements::lock(&member.settle)).collect();
+        let mut sessions: Vec<&mut Session> =
+            self.members.iter_mut().map(|member| &mut member.session).collect();
+        let lock = |index: usize| Command::new("lock of the fence", commands[index].as_str());
+        let replies = run_all(waiter, &mut sessions, lock, deadline);
+        let mut refused = Vec::new();
+        let mut final_error = None;
+        for (index, reply) in replies.into_iter().enumerate() {
+            let noted = reply.and_then(|reply| self.members[index].note_lock(&reply));
+            match noted {
+                Ok(()) => {}
+                Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
+                Err(error) if is_passing_remote(&error) => refused.push((index, error)),
+                Err(error) => final_error = final_error.or(Some(error)),
+            }
+        }
+        if let Some(error) = final_error {
+            return Err(error.into());
+        }
+        if let Some((_, first)) = refused.first() {
+            let what = first.to_string();
+            let blockers = self.blockers(waiter, &refused);
+            return Err(Failed::ForNow { what, blockers });
+        }
+        let slowest = self.members.iter().max_by_key(|member| member.waited_ms);
+        Ok(slowest.map(|member| (member.node.label().to_string(), member.waited_ms)))
+    }
+
+    /// Who stood in the way on the nodes that did not give their lock.  What was held is let go first.
+    fn blockers<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        refused: &[(usize, RemoteError)],
+    ) -> Vec<String> {
+        let deadline = Deadline::after(waiter, Duration::from_secs(2));
+        for result in self.run(waiter, "rollback", statements::ROLLBACK, deadline) {
+            // A node that does not answer here loses its session, and with it its locks.
+            drop(result);
+        }
+        let mut blockers = Vec::new();
+        for (index, _) in refused {
+            let member = &mut self.members[*index];
+            let look = Command::new("look for blockers", statements::BLOCKERS);
+            let Ok(reply) = member.session.run(waiter, look, deadline) else { continue };
+            let Ok(set) = reply.last_set() else { continue };
+            for row in 0..set.rows.len() {
+                let text = |column| set.value(row, column).unwrap_or_default();
+                let number = |column| text(column).parse::<i64>().unwrap_or_default();
+                blockers.push(describe_blocker(
+                    &member.node.label().to_string(),
+                    number("pid") as i32,
+                    text("usename"),
+                    number("age"),
+                    text("what"),
+                ));
+            }
+        }
+        blockers
+    }
+
+    /// Brings every node's WAL to disk; the positions, in the members' order.
+    pub fn flush<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        deadline: Deadline,
+    ) -> Result<Vec<u64>, Failed> {
+        // Nodes without the extension are flushed over a second session each.
+        let without: Vec<usize> =
+            (0..self.members.len()).filter(|index| !self.members[*index].can_flush).collect();
+        let targets: Vec<Target> = without
+            .iter()
+            .map(|index| {
+                let session = &self.members[*index].session;
+                Target { node: session.node().clone(), params: session.params().clone() }
+            })
+            .collect();
+        let _descriptors = ReservedDescriptors::acquire(targets.len())
+            .ok_or(FenceError::NoDescriptors { count: targets.len() })?;
+        let mut helpers = connect_all(waiter, &targets, deadline)
+            .into_iter()
+            .collect::<Result<Vec<Session>, RemoteError>>()?;
+        let by_commit: Vec<&mut Session> = helpers.iter_mut().collect();
+        let mut helpers = by_commit.into_iter();
+        let flush = statements::flush();
+        let flush_by_commit = statements::flush_by_commit();
+        let mut commands = Vec::with_capacity(self.members.len());
+        let mut sessions: Vec<&mut Session> = Vec::with_capacity(self.members.len());
+        for member in &mut self.members {
+            if member.can_flush {
+                sessions.push(&mut member.session);
+                commands.push(flush.as_str());
+            } else if let Some(helper) = helpers.next() {
+                sessions.push(helper);
+                commands.push(flush_by_commit.as_str());
+            }
+        }
+        let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
+        let replies = run_all(waiter, &mut sessions, flush, deadline);
+        self.members
+            .iter_mut()
+            .zip(replies)
+            .map(|(member, reply)| {
+                let reply = reply.map_err(|error| match error {
+                    RemoteError::Stopped { .. } => stopped(),
+                    other => other.into(),
+                })?;
+                member.note_flush(&reply).map_err(FenceError::from)
+            })
+            .collect::<Result<Vec<u64>, FenceError>>()
+            .map_err(Failed::from)
+    }
+
+    /// The sentence that names the nodes which do not take part.
+    pub fn warning(&self) -> String {
+        if self.absent.is_empty() {
+            return String::new();
+        }
+        format!(
+            "inactive nodes that do not answer are not under the backup block: {}",
+            self.absent.join("; ")
+        )
+    }
+}
+
+impl Member {
+    fn note_begin(&mut self, reply: &Reply) -> Result<(), RemoteError> {
+        let shown = |column: &str| {
+            reply.sets.iter().find_map(|set| set.value(0, column)).map(str::to_owned)
+        };
+        let version = shown("server_version_num").and_then(|text| text.parse().ok());
+        let (Some(version), Some(deadlock_timeout)) = (version, shown("deadlock_timeout")) else {
+            return Err(reply.unexpected("no version or deadlock timeout"));
+        };
+        self.settle = statements::settle(version, &deadlock_timeout);
+        let set = reply.last_set()?;
+        let Some(pid) = set.value(0, "pid").and_then(|text| text.parse().ok()) else {
+            return Err(reply.unexpected("no process"));
+        };
+        self.pid = pid;
+        self.session.set_server_pid(pid);
+        self.can_flush = set.value(0, "can_flush") == Some("t");
+        Ok(())
+    }
+
+    /// The position up to which the node has flushed; the node's identity is noted.
+    fn note_flush(&mut self, reply: &Reply) -> Result<u64, RemoteError> {
+        let set = reply.last_set()?;
+        let number = |column| set.value(0, column).and_then(|text| text.parse::<i64>().ok());
+        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
+        let (Some(identifier), Some(timeline)) = (number("system_identifier"), number("timeline"))
+        else {
+            return Err(reply.unexpected("no system identifier or timeline"));
+        };
+        self.system_identifier = identifier as u64;
+        self.timeline = timeline as u32;
+        set.value(0, "lsn").and_then(parse_lsn).ok_or_else(|| reply.unexpected("no WAL position"))
+    }
+
+    fn note_lock(&mut self, reply: &Reply) -> Result<(), RemoteError> {
+        let set = reply.last_set()?;
+        let seconds = |column| set.value(0, column).and_then(|text| text.parse::<f64>().ok());
+        let (Some(locked_at), Some(waited)) = (seconds("locked_at"), seconds("waited")) else {
+            return Err(reply.unexpected("no time of the lock"));
+        };
+        self.locked_at = (locked_at * 1e6) as i64 - POSTGRES_EPOCH_US;
+        self.waited_ms = (waited * 1e3) as i64;
+        Ok(())
+    }
+}
+
+/// 2000-01-01, where PostgreSQL's clock starts, in microseconds of the Unix clock.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// `16/B374D848` as a number.
+pub fn parse_lsn(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    let high = u64::from(u32::from_str_radix(high, 16).ok()?);
+    let low = u64::from(u32::from_str_radix(low, 16).ok()?);
+    Some(high << 32 | low)
+}
+
+fn is_passing_remote(error: &RemoteError) -> bool {
+    match error {
+        RemoteError::Timeout { .. } => true,
+        other => other.sqlstate().and_then(crate::errors::parse_sqlstate).is_some_and(is_passing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_lsn;
+
+    #[test]
+    fn positions_are_read_as_the_server_writes_them() {
+        assert_eq!(parse_lsn("16/B374D848"), Some(0x16_B374_D848));
+        assert_eq!(parse_lsn("0/0"), Some(0));
+        assert_eq!(parse_lsn("16B374D848"), None);
+        assert_eq!(parse_lsn("1/100000000"), None);
+    }
+}
