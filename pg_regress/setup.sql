@@ -3,7 +3,7 @@
 -- Looks again and again until the condition is true, and fails if that takes too long.
 CREATE FUNCTION wait_for(condition text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    patience constant timestamptz := clock_timestamp() + interval '30 s';
+    patience constant timestamptz := clock_timestamp() + interval '60 s';
     found boolean;
 BEGIN
     LOOP

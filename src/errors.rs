@@ -180,6 +180,11 @@ impl From<&FenceError> for Report {
             FenceError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail("Its background worker ended without a word; its locks went with it.")
                 .hint("See the server's log for the reason, then try again."),
+            FenceError::WorkerSilent => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("It did not start, or stands still; the block has been given up.")
+                    .hint("See the server's log and whether the postmaster responds, then try again.")
+            }
             FenceError::ReleasedWhileStarting => Report::new(ERRCODE_QUERY_CANCELED, message)
                 .detail("Another session called citus_unblock_writes_for_backup()."),
             FenceError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),

@@ -44,13 +44,13 @@ SELECT count(*) FROM citus_backup_restore_point('');
 SELECT count(*) FROM citus_backup_restore_point(NULL);
 -- None of the errors has ended the block.
 SELECT state, timeout_ms >= 1800000 AS as_extended FROM citus_backup_block_status();
--- The lower end.
-SELECT citus_extend_backup_block(1) IS NOT NULL AS extended;
+-- The lower end: the block may have expired before the caller hears of the extension.
+SELECT coalesce((error_of('SELECT citus_extend_backup_block(1)')).code, 'extended') IN ('extended', '55000') AS valid;
 SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
 \set VERBOSITY sqlstate
 SELECT citus_unblock_writes_for_backup();
 -- A whole block of 1 ms: hardly to be had, but a valid wish.
-SELECT (error_of('SELECT citus_block_writes_for_backup(1)')).code <> '22023' AS valid;
+SELECT (error_of('SELECT citus_block_writes_for_backup(1)')).code IS DISTINCT FROM '22023' AS valid;
 SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
 SET client_min_messages = error;
 SELECT citus_unblock_writes_for_backup();

@@ -14,8 +14,7 @@ SELECT count(*) FROM pg_proc WHERE proname ~ '^citus_(backup|(un)?block|extend)_
 SELECT to_regnamespace('citus_fence');
 SELECT citus_backup_block_status();
 
--- And comes back.  Where Citus has functions of its own by the names of the aliases, a notice says so.
-SET client_min_messages = warning;
+-- And comes back.
 CREATE EXTENSION citus_fence;
 SELECT state, error FROM citus_backup_block_status();
 SELECT citus_block_writes_for_backup();

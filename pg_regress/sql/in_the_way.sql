@@ -2,8 +2,8 @@
 \getenv worker_1_port WORKER_1_PORT
 \getenv coordinator_port COORDINATOR_PORT
 \set VERBOSITY verbose
-SET citus_fence.acquire_timeout = '600ms';
-SET citus_fence.lock_timeout = '150ms';
+SET citus_fence.acquire_timeout = '1500ms';
+SET citus_fence.lock_timeout = '300ms';
 
 -- Here: this very session.
 BEGIN;
@@ -17,7 +17,7 @@ SELECT nodes_held();
 RESET citus_fence.acquire_timeout;
 BEGIN;
 LOCK TABLE pg_catalog.pg_dist_node IN ROW EXCLUSIVE MODE;
-SELECT citus_block_writes_for_backup(400);
+SELECT citus_block_writes_for_backup(1500);
 ROLLBACK;
 
 -- Nothing is left to be released.
@@ -31,8 +31,8 @@ BEGIN;
 LOCK TABLE pg_catalog.pg_dist_transaction IN ROW EXCLUSIVE MODE;
 PREPARE TRANSACTION 'in the way';
 \c - - - :coordinator_port
-SET citus_fence.acquire_timeout = '600ms';
-SET citus_fence.lock_timeout = '150ms';
+SET citus_fence.acquire_timeout = '1500ms';
+SET citus_fence.lock_timeout = '300ms';
 SELECT code, message, detail LIKE '%In the way: on 127.0.0.1:' || :worker_1_port || ', %' AS named
   FROM error_of('SELECT citus_block_writes_for_backup()');
 SELECT state, error LIKE '%could not lock all nodes%' AS told FROM citus_backup_block_status();
@@ -44,7 +44,7 @@ COMMIT PREPARED 'in the way';
 -- A caller's own statement_timeout ends the call, and what it began.
 BEGIN;
 LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
-SET LOCAL statement_timeout = '300ms';
+SET LOCAL statement_timeout = '1s';
 \set VERBOSITY sqlstate
 SELECT citus_block_writes_for_backup();
 ROLLBACK;

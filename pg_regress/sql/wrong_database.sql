@@ -20,15 +20,6 @@ SELECT citus_block_writes_for_backup();
 \c plain_fence
 SELECT state FROM citus_backup_block_status();
 SELECT count(*) FROM citus_backup_block_nodes();
-
--- Another schema will do as well.
-DROP EXTENSION citus_fence;
-CREATE SCHEMA ops;
-CREATE EXTENSION citus_fence SCHEMA ops;
-SELECT state FROM ops.citus_backup_block_status();
-SELECT DISTINCT pronamespace::regnamespace AS schema FROM pg_proc WHERE probin LIKE '%citus_fence%' ORDER BY 1;
-DROP EXTENSION citus_fence;
-SELECT count(*) FROM pg_namespace WHERE nspname = 'citus_fence';
 \c postgres
 SELECT citus_unblock_writes_for_backup();
 SET client_min_messages = warning;

@@ -28,7 +28,7 @@ use pgrx::pg_sys;
 
 use super::control::{NodeRow, Owner};
 use super::error::FenceError;
-use super::party::Party;
+use super::party::{LockFailure, Party};
 use super::state::Block;
 use super::text::Text;
 use super::{HELPER_NAME, HOLDER_NAME, statements};
@@ -199,16 +199,27 @@ fn attempt<W: Waiter>(
     party.warm_up(waiter, &warm_up, connect_deadline)?;
 
     let local = Transaction::begin();
-    local.set_local(c"lock_timeout", &lock_timeout_ms.to_string());
     local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
     let warming = began.elapsed() - connecting;
     let locking = Instant::now();
-    if let Err(error) = lock_here() {
+    // One bound for all locks of the attempt: writers may wait behind each of them.
+    let lock_by = Deadline::after(waiter, Duration::from_millis(lock_timeout_ms as u64));
+    if let Err(error) = lock_here(&local, waiter, lock_by) {
         drop(local);
         return Err(blocked_here(error));
     }
     let local_locked_at = now();
-    let slowest = party.lock(waiter, lock_timeout_ms)?;
+    let slowest = match party.lock(waiter, lock_by) {
+        Ok(slowest) => slowest,
+        Err(LockFailure::ForGood(error)) => return Err(error.into()),
+        Err(LockFailure::Refused(refused)) => {
+            // First of all, nobody is to wait for this attempt any more.
+            drop(local);
+            let what = refused.first().map_or_else(String::new, |(_, error)| error.to_string());
+            let blockers = party.let_go(waiter, &refused);
+            return Err(Failed::ForNow { what, blockers });
+        }
+    };
     let locking = locking.elapsed();
     let flushing = Instant::now();
 
@@ -252,16 +263,23 @@ fn remote_nodes(nodes: &[Node]) -> impl Iterator<Item = &Node> {
 
 /// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
 /// the extension, and so the way to unblock, from being dropped.
-fn lock_here() -> Result<(), Caught> {
+fn lock_here<W: Waiter>(local: &Transaction, waiter: &W, lock_by: Deadline) -> Result<(), Caught> {
+    let lock = |relation| {
+        let left_ms = lock_by.remaining(waiter).as_millis().max(1);
+        local.set_local(c"lock_timeout", &left_ms.to_string());
+        lock::lock_relation_exclusive(relation);
+    };
     worker::catch(|| {
         interrupts::cancellable(|| {
+            let left_ms = lock_by.remaining(waiter).as_millis().max(1);
+            local.set_local(c"lock_timeout", &left_ms.to_string());
             if let Some(extension) = lock::extension(c"citus_fence") {
                 lock::keep_extension(extension);
             }
             let relations = catalog::fence_relations()?;
-            lock::lock_relation_exclusive(relations.node);
-            lock::lock_relation_exclusive(relations.partition);
-            lock::lock_relation_exclusive(relations.transaction);
+            lock(relations.node);
+            lock(relations.partition);
+            lock(relations.transaction);
             Ok(())
         })
     })
@@ -321,7 +339,7 @@ pub fn is_passing(sqlstate: pgrx::PgSqlErrorCode) -> bool {
 fn local_blockers() -> Result<Vec<String>, pgrx::spi::Error> {
     pgrx::Spi::connect(|client| {
         let mut blockers = Vec::new();
-        for row in client.select(statements::BLOCKERS, None, &[])? {
+        for row in client.select(statements::local_blockers(), None, &[])? {
             blockers.push(describe_blocker(
                 "this node",
                 row.get::<i32>(1)?.unwrap_or_default(),

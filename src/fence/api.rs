@@ -18,10 +18,12 @@ use crate::errors::Report;
 use crate::guc;
 use crate::pg::elog;
 use crate::pg::ident;
+use crate::pg::lock;
 use crate::pg::types::Lsn;
-use crate::pg::wait::wait_latch_or_client_gone;
+use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::wal;
 use crate::pg::worker::{Status, before_exit};
+use crate::remote::Deadline;
 
 /// How often a waiting caller looks for a worker that died without a word.  Everything else wakes it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -166,7 +168,7 @@ fn citus_backup_restore_point(
         name!(restore_lsn, Lsn),
     ),
 > {
-    or_raise(restore_point(name));
+    let one_at_a_time = or_raise(restore_point(name));
     let rows: Vec<_> = control::manifest(database())
         .into_iter()
         .map(|row| {
@@ -179,6 +181,11 @@ fn citus_backup_restore_point(
             )
         })
         .collect();
+    drop(one_at_a_time);
+    if rows.is_empty() {
+        // It was written, and then the block ended before anyone could read where.
+        or_raise(Err::<(), _>(FenceError::NoBlock));
+    }
     TableIterator::new(rows)
 }
 
@@ -214,10 +221,14 @@ fn moment(moment: Moment) -> Option<TimestampWithTimeZone> {
     if moment == 0 { None } else { TimestampWithTimeZone::try_from(moment).ok() }
 }
 
+/// Everybody may know that and why a block failed; the detail may quote other sessions' queries, and is
+/// for those who may read them anyway.
 fn error_text(failure: &Failure) -> Option<String> {
     failure.is_some().then(|| match failure.detail.non_empty() {
-        Some(detail) => format!("{}: {detail}", failure.message.as_str()),
-        None => failure.message.as_str().to_owned(),
+        Some(detail) if ident::may_read_all_stats() => {
+            format!("{}: {detail}", failure.message.as_str())
+        }
+        Some(_) | None => failure.message.as_str().to_owned(),
     })
 }
 
@@ -253,6 +264,10 @@ fn owner() -> pg_sys::Oid {
     .flatten()
     .unwrap_or_else(ident::current_role)
 }
+
+/// How much later than the worker itself its requestor gives up: a worker may be at the last of its
+/// bounded steps (connecting, letting go) when its time runs out.
+const START_GRACE: Duration = Duration::from_secs(15);
 
 thread_local! {
     /// The block that this session has begun and not yet been told of.
@@ -307,6 +322,10 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     let token = control::begin(database(), terms)?;
     let pending = Pending::new(token);
     let handle = worker::start(token).ok_or(FenceError::NoWorkerSlot)?;
+    let start_by = Deadline::after(
+        &interruptible(),
+        Duration::from_millis(terms.acquire_timeout_ms.min(timeout_ms) as u64) + START_GRACE,
+    );
     loop {
         let _listening = control::listen(token);
         // Before the state: a worker that has stopped by now has written its last word there.
@@ -333,6 +352,10 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
             Status::Stopped => return Err(FenceError::WorkerVanished),
             Status::NotYetStarted | Status::Started | Status::PostmasterDied => {}
         }
+        // The worker keeps its own time; this is for one that never came up, or stands still.
+        if start_by.expired(&interruptible()) {
+            return Err(FenceError::WorkerSilent);
+        }
         if wait_latch_or_client_gone(LOOK_AGAIN) {
             return Err(FenceError::ClientGone);
         }
@@ -341,33 +364,38 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
 
 fn unblock() -> Result<bool, FenceError> {
     require_usable()?;
-    let (release, token, failure) = control::ask_release(database());
-    match (release, token) {
+    let asked = control::ask_release(database());
+    match (asked.release, asked.token) {
         (Release::Nothing, _) | (_, None) => {
-            warn_of_end("the last backup block ended by itself", &failure);
+            warn_of_end("the last backup block ended by itself", &asked.failure);
             Ok(false)
         }
         (Release::Cleared, _) => {
-            warn_of_end("the backup block had been lost", &failure);
+            warn_of_end("the backup block had been lost", &asked.failure);
             Ok(true)
         }
         (Release::Asked(generation), Some(token)) => {
-            let failure = wait_for_end(token, generation);
-            warn_of_end("the backup block did not end in order", &failure);
+            let failure = wait_for_end(token, generation)?;
+            if !asked.was_starting {
+                warn_of_end("the backup block did not end in order", &failure);
+            }
             Ok(true)
         }
     }
 }
 
-fn wait_for_end(token: Token, generation: u64) -> Failure {
+fn wait_for_end(token: Token, generation: u64) -> Result<Failure, FenceError> {
     loop {
         let _listening = control::listen(token);
         // look() also clears a block whose worker is gone.
         control::look(database());
         if let Some(failure) = control::read(token).outcome(generation) {
-            return failure;
+            return Ok(failure);
         }
-        wait_latch_or_client_gone(LOOK_AGAIN);
+        if wait_latch_or_client_gone(LOOK_AGAIN) {
+            // The release has been asked for and takes its way without this session.
+            return Err(FenceError::ClientGone);
+        }
     }
 }
 
@@ -387,11 +415,13 @@ fn warn_of_end(what: &str, failure: &Failure) {
 fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, FenceError> {
     let timeout_ms = timeout(timeout_ms)?;
     require_usable()?;
+    let _one_at_a_time = lock::ErrandLock::acquire();
     let block = run_errand(Errand::Extend(timeout_ms))?;
     moment(block.expires_at).ok_or(FenceError::NoBlock)
 }
 
-fn restore_point(name: Option<&str>) -> Result<(), FenceError> {
+/// Writes a restore point.  The lock keeps others' errands off until the caller has read the answer.
+fn restore_point(name: Option<&str>) -> Result<lock::ErrandLock, FenceError> {
     let name = name.ok_or(FenceError::NullArgument { argument: "name" })?;
     if name.is_empty() || name.len() > LONGEST_RESTORE_POINT_NAME {
         return Err(FenceError::RestorePointName);
@@ -400,7 +430,8 @@ fn restore_point(name: Option<&str>) -> Result<(), FenceError> {
     if !wal::is_enough_for_recovery() {
         return Err(FenceError::WalLevel);
     }
-    run_errand(Errand::RestorePoint(Text::new(name))).map(drop)
+    let one_at_a_time = lock::ErrandLock::acquire();
+    run_errand(Errand::RestorePoint(Text::new(name))).map(|_| one_at_a_time)
 }
 
 /// The server's own bound, without the byte that ends the text.

@@ -267,15 +267,32 @@ pub fn abandon(token: Token) {
     }
 }
 
+/// What asking for the release found.
+pub struct Asked {
+    /// What comes of it.
+    pub release: Release,
+    /// Which block it was asked of; none where this database has never had one.
+    pub token: Option<Token>,
+    /// Why the last block ended, where nobody has been told yet.
+    pub failure: Failure,
+    /// Whether the block had not become active: then its requestor is the one who is told.
+    pub was_starting: bool,
+}
+
 /// Asks for the release of the block of this database.
-pub fn ask_release(database: u32) -> (Release, Option<Token>, Failure) {
+pub fn ask_release(database: u32) -> Asked {
     let mut control = CONTROL.lock();
     reap(&mut control, database);
     let Some(slot) = find(&mut control, database) else {
-        return (Release::Nothing, None, Failure::NONE);
+        return Asked {
+            release: Release::Nothing,
+            token: None,
+            failure: Failure::NONE,
+            was_starting: false,
+        };
     };
     let block = control.slot(slot);
-    let starting = block.state == State::Starting;
+    let was_starting = block.state == State::Starting;
     let failure =
         if block.state == State::Inactive { block.take_end_reason() } else { block.failure };
     let worker = block.worker;
@@ -285,11 +302,11 @@ pub fn ask_release(database: u32) -> (Release, Option<Token>, Failure) {
     CONTROL.notify(slot);
     if let (Release::Asked(_), Some(worker)) = (release, worker) {
         process::wake(worker);
-        if starting {
+        if was_starting {
             process::interrupt(worker);
         }
     }
-    (release, Some(token), failure)
+    Asked { release, token: Some(token), failure, was_starting }
 }
 
 /// Posts an errand to the worker of the active block; `None` while another is under way.
@@ -342,10 +359,12 @@ impl Owner {
         let mut control = CONTROL.lock();
         let slot = self.token.slot as usize;
         let count = rows.len().min(control.rows_per_slot());
-        control.rows(slot)[..count].copy_from_slice(&rows[..count]);
         let block = control.slot(slot);
         let result = block.activate(self.token.generation, self.me, count as u32, now());
-        block.warning = Text::new(warning);
+        if result.is_ok() {
+            block.warning = Text::new(warning);
+            control.rows(slot)[..count].copy_from_slice(&rows[..count]);
+        }
         drop(control);
         CONTROL.notify(slot);
         result.map_err(|refusal| refusal_error(refusal, &Failure::NONE))

@@ -59,6 +59,9 @@ pub enum FenceError {
     /// The worker is gone.
     #[error("the backup block was lost")]
     WorkerVanished,
+    /// The worker neither started nor gave up in time.
+    #[error("the background worker of the backup block does not answer")]
+    WorkerSilent,
     /// Somebody unblocked before the block was active.
     #[error("the backup block was released while it was being started")]
     ReleasedWhileStarting,

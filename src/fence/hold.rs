@@ -31,8 +31,8 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker;
 use crate::remote::{
-    Command, Deadline, RemoteError, Session, SessionState, Waiter, WatchEnd, cancel_and_drain,
-    connect_all, run_all, watch,
+    Command, Deadline, RemoteError, Session, SessionState, Target, Waiter, WatchEnd,
+    cancel_and_drain, connect_all, run_all, watch,
 };
 
 /// Why a hold ended in order.
@@ -52,7 +52,7 @@ pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, F
                 .is_none_or(|block| block.release_asked || block.pending_errand().is_some())
     };
     let mut waiter = BackendWaiter::new(stirred);
-    let mut search = DeadlockSearch::begin(&mut waiter, held, block);
+    let mut search = DeadlockSearch::begin(&waiter, held, block);
     loop {
         worker::reload_settings();
         if interrupts::terminated() {
@@ -76,35 +76,41 @@ pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, F
         let timeout = to_deadline.min(search.due_in(&waiter));
         let holders = held.sessions.len();
         let mut sessions: Vec<&mut Session> =
-            held.sessions.iter_mut().chain(search.sessions.iter_mut()).collect();
+            held.sessions.iter_mut().chain(search.sessions()).collect();
         match watch(&mut waiter, &mut sessions, timeout) {
             WatchEnd::Quiet | WatchEnd::Stopped => {}
             WatchEnd::Lost { index, error } if index < holders => return Err(error.into()),
-            WatchEnd::Lost { index, error } => search.lose(index - holders, &error),
+            WatchEnd::Lost { index, error } => search.lose(&waiter, index - holders, &error),
             WatchEnd::Answered { index, result } if index >= holders => search.note(&result),
             // A holder is only ever busy within run_all.
             WatchEnd::Answered { .. } => {}
         }
-        search.run_if_due(&waiter);
+        search.run_if_due(&mut waiter);
     }
 }
 
-/// The sessions that look for deadlocks, and when they next do.
+/// The sessions that look for deadlocks, a place per node, and when the next of them does.
 struct DeadlockSearch {
-    sessions: Vec<Session>,
+    places: Vec<Place>,
     interval: Duration,
     next: Duration,
     turn: usize,
 }
 
+/// A node's session, or when to try for one again.
+struct Place {
+    target: Target,
+    session: Option<Session>,
+    retry_at: Duration,
+}
+
 impl DeadlockSearch {
-    /// Connects to each node once more.  Without Citus, or where Citus' own search is switched off,
-    /// there is nothing to do.  A node that cannot be reached a second time is logged and left out:
-    /// the fence itself does not need it.
-    fn begin<W: Waiter>(waiter: &mut W, held: &HeldFence, block: &Block) -> Self {
-        let mut search =
-            Self { sessions: Vec::new(), interval: Duration::MAX, next: Duration::MAX, turn: 0 };
-        let Some(interval) = citus_interval() else { return search };
+    /// Knows whom to ask.  Without Citus, or where Citus' own search is switched off, there is nothing
+    /// to do.
+    fn begin<W: Waiter>(waiter: &W, held: &HeldFence, block: &Block) -> Self {
+        let idle =
+            Self { places: Vec::new(), interval: Duration::MAX, next: Duration::MAX, turn: 0 };
+        let Some(interval) = citus_interval() else { return idle };
         let dialer = Dialer {
             role: pg_sys::Oid::from(block.terms.owner),
             application_name: HELPER_NAME.to_owned(),
@@ -116,68 +122,60 @@ impl DeadlockSearch {
             }
             Access::read(dialer)?.loopback().map(Some)
         });
-        let mut targets = match loopback {
-            Ok(Some(loopback)) => vec![loopback],
-            Ok(None) => return search,
+        let loopback = match loopback {
+            Ok(Some(loopback)) => loopback,
+            Ok(None) => return idle,
             Err(error) => {
                 elog::log(&format!("citus_fence: no deadlock detection under the block: {error}"));
-                return search;
+                return idle;
             }
         };
-        for session in &held.sessions {
-            targets.push(crate::remote::Target {
-                node: session.node().clone(),
-                params: session.params().clone(),
-            });
-        }
-        search.interval = interval;
-        search.next = waiter.now();
-        let deadline = Deadline::after(waiter, CONNECT_BOUND);
-        for session in connect_all(waiter, &targets, deadline) {
-            match session {
-                Ok(mut session) => {
-                    // Gives the session its time-outs; the searches go on from there.
-                    let begin = statements::begin_helper(
-                        3 * interval.as_millis() as i64 + statements::HELPER_IDLE_MS,
-                    );
-                    match session.send(&Command::new("begin of a helper", begin)) {
-                        Ok(()) => search.sessions.push(session),
-                        Err(error) => elog::log(&format!("citus_fence: {error}")),
-                    }
-                }
-                Err(RemoteError::Stopped { .. }) => {}
-                Err(error) => elog::log(&format!(
-                    "citus_fence: no deadlock detection on one node under the block: {error}"
-                )),
-            }
-        }
-        search
+        let others = held.sessions.iter().map(|session| {
+            let mut params = session.params().clone();
+            params.set("fallback_application_name", HELPER_NAME);
+            Target { node: session.node().clone(), params }
+        });
+        let places = std::iter::once(loopback)
+            .chain(others)
+            .map(|target| Place { target, session: None, retry_at: Duration::ZERO })
+            .collect();
+        Self { places, interval, next: waiter.now(), turn: 0 }
     }
 
     fn due_in<W: Waiter>(&self, waiter: &W) -> Duration {
         self.next.saturating_sub(waiter.now())
     }
 
-    /// Starts the search of the next node in turn; nobody waits for it here.
+    /// Starts the search of the next node in turn; nobody waits for its end here.
     ///
     /// One after the other: of a cycle between transactions that were begun on different nodes, each
     /// node only sees its own as one that it can end, and searches that run at once end them all.
-    fn run_if_due<W: Waiter>(&mut self, waiter: &W) {
-        if waiter.now() < self.next || self.sessions.is_empty() {
+    fn run_if_due<W: Waiter>(&mut self, waiter: &mut W) {
+        if waiter.now() < self.next || self.places.is_empty() {
             return;
         }
-        let turns = self.sessions.len() as u32;
-        self.next = waiter.now().saturating_add((self.interval / turns).max(SHORTEST_TURN));
-        self.turn = (self.turn + 1) % self.sessions.len();
+        let pause = (self.interval / self.places.len() as u32).max(SHORTEST_TURN);
+        self.next = waiter.now().saturating_add(pause);
+        self.turn = (self.turn + 1) % self.places.len();
         let idle_ms = 3 * self.interval.as_millis() as i64 + statements::HELPER_IDLE_MS;
-        let session = &mut self.sessions[self.turn];
+        let place = &mut self.places[self.turn];
+        if place.session.is_none() && waiter.now() >= place.retry_at {
+            place.connect(waiter);
+        }
         // One that is still at its last search, or waits on a frozen node, misses its turn.
-        if session.state() == SessionState::Idle {
+        if let Some(session) = &mut place.session
+            && session.state() == SessionState::Idle
+        {
             let sql = statements::check_deadlocks(session.transaction_status(), idle_ms);
             if let Err(error) = session.send(&Command::new("search for deadlocks", sql.as_str())) {
-                elog::log(&format!("citus_fence: {error}"));
+                place.lose(waiter, &error);
             }
         }
+    }
+
+    /// The sessions there are.
+    fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.places.iter_mut().filter_map(|place| place.session.as_mut())
     }
 
     fn note(&self, result: &Result<crate::remote::Reply, RemoteError>) {
@@ -186,17 +184,44 @@ impl DeadlockSearch {
         }
     }
 
-    fn lose(&mut self, index: usize, error: &RemoteError) {
-        elog::log(&format!("citus_fence: no deadlock detection on one node any more: {error}"));
-        drop(self.sessions.remove(index));
+    /// The `index`-th of the sessions there are is gone.
+    fn lose<W: Waiter>(&mut self, waiter: &W, index: usize, error: &RemoteError) {
+        let place = self.places.iter_mut().filter(|place| place.session.is_some()).nth(index);
+        if let Some(place) = place {
+            place.lose(waiter, error);
+        }
     }
 }
+
+impl Place {
+    /// Tries for a session, briefly: the fence itself does not need it.
+    fn connect<W: Waiter>(&mut self, waiter: &mut W) {
+        let deadline = Deadline::after(waiter, CONNECT_BOUND);
+        match connect_all(waiter, std::slice::from_ref(&self.target), deadline).pop() {
+            Some(Ok(session)) => self.session = Some(session),
+            Some(Err(RemoteError::Stopped { .. })) | None => {}
+            Some(Err(error)) => self.lose(waiter, &error),
+        }
+    }
+
+    fn lose<W: Waiter>(&mut self, waiter: &W, error: &RemoteError) {
+        self.session = None;
+        self.retry_at = waiter.now().saturating_add(RETRY);
+        elog::log(&format!(
+            "citus_fence: no deadlock detection on {} for the moment: {error}",
+            self.target.node
+        ));
+    }
+}
+
+/// How long after its loss a session is tried for again.
+const RETRY: Duration = Duration::from_secs(3);
 
 /// Time between the searches of two nodes: long enough for a victim to be gone before the next looks.
 const SHORTEST_TURN: Duration = Duration::from_millis(50);
 
 /// Bound on connecting a session that the fence does not need.
-const CONNECT_BOUND: Duration = Duration::from_secs(2);
+const CONNECT_BOUND: Duration = Duration::from_millis(500);
 
 /// How often Citus looks for distributed deadlocks; `None` where it does not.
 fn citus_interval() -> Option<Duration> {
@@ -288,11 +313,14 @@ pub fn release(held: HeldFence) -> (Vec<String>, Vec<Session>) {
         .filter_map(|reply| reply.err().map(|error| error.to_string()))
         .collect();
     if !silent.is_empty() {
-        let deadline = Deadline::after(&waiter, CONNECT_BOUND);
+        let deadline = Deadline::after(&waiter, CANCEL_BOUND);
         let _ = cancel_and_drain(&mut waiter, &mut open, deadline);
     }
     (silent, sessions)
 }
+
+/// How long it then waits for a cancel.
+const CANCEL_BOUND: Duration = Duration::from_secs(2);
 
 /// How long the release waits for a node's answer.
 const RELEASE_BOUND: Duration = Duration::from_secs(5);

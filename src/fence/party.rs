@@ -11,7 +11,8 @@ use super::text::Text;
 use crate::catalog::Node;
 use crate::pg::fd::ReservedDescriptors;
 use crate::remote::{
-    Command, Deadline, RemoteError, Reply, Session, Target, Waiter, connect_all, run_all,
+    Command, Deadline, RemoteError, Reply, Session, Target, Waiter, cancel_and_drain, connect_all,
+    run_all,
 };
 
 /// A remote node with its session.
@@ -45,6 +46,17 @@ impl Member {
         }
     }
 }
+
+/// Why not all nodes gave their locks.
+pub enum LockFailure {
+    /// Another attempt would end the same way.
+    ForGood(FenceError),
+    /// Somebody was in the way on these nodes, or they were too slow.
+    Refused(Vec<(usize, RemoteError)>),
+}
+
+/// How much later than the node itself this side gives a lock up.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// All remote nodes that take part.
 #[derive(Default)]
@@ -121,61 +133,69 @@ impl Party {
     pub fn lock<W: Waiter>(
         &mut self,
         waiter: &mut W,
-        lock_timeout_ms: i32,
-    ) -> Result<Option<(String, i64)>, Failed> {
-        let bound = i64::from(lock_timeout_ms) + 2 * statements::STATEMENT_GRACE_MS;
-        let deadline = Deadline::after(waiter, Duration::from_millis(bound as u64));
+        lock_by: Deadline,
+    ) -> Result<Option<(String, i64)>, LockFailure> {
+        let left_ms = lock_by.remaining(waiter).as_millis().max(1) as i64;
         let commands: Vec<String> =
-            self.members.iter().map(|member| statements::lock(&member.settle)).collect();
+            self.members.iter().map(|member| statements::lock(&member.settle, left_ms)).collect();
         let mut sessions: Vec<&mut Session> =
             self.members.iter_mut().map(|member| &mut member.session).collect();
         let lock = |index: usize| Command::new("lock of the fence", commands[index].as_str());
+        // The node gives up by itself; only one that is frozen, or slow to say so, runs into this.
+        let deadline = Deadline::after(waiter, Duration::from_millis(left_ms as u64) + GRACE);
         let replies = run_all(waiter, &mut sessions, lock, deadline);
         let mut refused = Vec::new();
-        let mut final_error = None;
+        let mut for_good = None;
         for (index, reply) in replies.into_iter().enumerate() {
             let noted = reply.and_then(|reply| self.members[index].note_lock(&reply));
             match noted {
                 Ok(()) => {}
-                Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
+                Err(RemoteError::Stopped { .. }) => return Err(LockFailure::ForGood(stopped())),
                 Err(error) if is_passing_remote(&error) => refused.push((index, error)),
-                Err(error) => final_error = final_error.or(Some(error)),
+                Err(error) => for_good = for_good.or(Some(error)),
             }
         }
-        if let Some(error) = final_error {
-            return Err(error.into());
+        if let Some(error) = for_good {
+            return Err(LockFailure::ForGood(error.into()));
         }
-        if let Some((_, first)) = refused.first() {
-            let what = first.to_string();
-            let blockers = self.blockers(waiter, &refused);
-            return Err(Failed::ForNow { what, blockers });
+        if !refused.is_empty() {
+            return Err(LockFailure::Refused(refused));
         }
         let slowest = self.members.iter().max_by_key(|member| member.waited_ms);
         Ok(slowest.map(|member| (member.node.label().to_string(), member.waited_ms)))
     }
 
-    /// Who stood in the way on the nodes that did not give their lock.  What was held is let go first.
-    fn blockers<W: Waiter>(
+    /// Lets go on all nodes at once, and asks those that did not give their lock who stood in the way.
+    pub fn let_go<W: Waiter>(
         &mut self,
         waiter: &mut W,
         refused: &[(usize, RemoteError)],
     ) -> Vec<String> {
         let deadline = Deadline::after(waiter, Duration::from_secs(2));
-        for result in self.run(waiter, "rollback", statements::ROLLBACK, deadline) {
-            // A node that does not answer here loses its session, and with it its locks.
-            drop(result);
-        }
+        let look = statements::look_for_blockers();
+        let command = |index: usize| {
+            if refused.iter().any(|(position, _)| *position == index) {
+                Command::new("look for blockers", look.as_str())
+            } else {
+                Command::new("rollback", statements::ROLLBACK)
+            }
+        };
+        let mut sessions: Vec<&mut Session> =
+            self.members.iter_mut().map(|member| &mut member.session).collect();
+        let replies = run_all(waiter, &mut sessions, command, deadline);
+        // Whoever is still at the lock (it ran into our own deadline) is cancelled or closed.
+        let deadline = Deadline::after(waiter, Duration::from_secs(1));
+        let _ = cancel_and_drain(waiter, &mut sessions, deadline);
         let mut blockers = Vec::new();
         for (index, _) in refused {
-            let member = &mut self.members[*index];
-            let look = Command::new("look for blockers", statements::BLOCKERS);
-            let Ok(reply) = member.session.run(waiter, look, deadline) else { continue };
+            let Some(Ok(reply)) = replies.get(*index) else { continue };
             let Ok(set) = reply.last_set() else { continue };
+            let node = self.members[*index].node.label().to_string();
             for row in 0..set.rows.len() {
                 let text = |column| set.value(row, column).unwrap_or_default();
                 let number = |column| text(column).parse::<i64>().unwrap_or_default();
                 blockers.push(describe_blocker(
-                    &member.node.label().to_string(),
+                    &node,
                     number("pid") as i32,
                     text("usename"),
                     number("age"),

@@ -200,6 +200,8 @@ pub struct Block {
     /// In `error`: what went wrong.  In `inactive`: why the last block ended, where its end was not
     /// asked for.
     pub failure: Failure,
+    /// Whether whom the failure concerns has been told of it, or waits to be told by the call it made.
+    pub told: bool,
     /// How the block before this one in the same slot ended, for a requestor that has yet to read it.
     pub previous: Failure,
     /// What the requestor should be warned of, once active.
@@ -229,6 +231,7 @@ impl Block {
         },
         node_count: 0,
         failure: Failure::NONE,
+        told: false,
         previous: Failure::NONE,
         warning: Text::EMPTY,
         errands: Errands { posted: 0, done: 0, errand: None, answer: Failure::NONE },
@@ -365,12 +368,17 @@ impl Block {
     ) -> Result<(), Refusal> {
         self.check_worker(generation, worker)?;
         match self.state {
-            State::Starting => self.end(failure),
+            State::Starting => {
+                self.end(failure);
+                self.told = true;
+            }
             State::Active | State::Releasing => {
                 // Whoever asked for the release is told by the release itself.
                 let state = if self.release_asked { State::Inactive } else { State::Error };
+                let told = self.release_asked;
                 self.end(failure);
                 self.state = state;
+                self.told = told;
             }
             State::Inactive | State::Error => return Err(Refusal::Stale),
         }
@@ -440,10 +448,11 @@ impl Block {
         self.state == State::Active && now >= self.expires_at
     }
 
-    /// The reason why the last block ended though nobody asked, once: asking forgets it.
+    /// The reason why the last block ended though nobody asked, for the first who asks after it.
     pub fn take_end_reason(&mut self) -> Failure {
-        if self.state == State::Inactive {
-            std::mem::replace(&mut self.failure, Failure::NONE)
+        if self.state == State::Inactive && !self.told {
+            self.told = true;
+            self.failure
         } else {
             Failure::NONE
         }

@@ -1,5 +1,8 @@
 //! The SQL that goes to the nodes.
 //!
+//! These sessions are the extension's owner, a superuser: each sets `search_path` before anything else,
+//! for an operator or function of somebody else's must never stand in for one of the server's.
+//!
 //! Everything is set with `SET LOCAL`, inside the transaction that holds the locks: behind a pooler in
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
@@ -31,9 +34,14 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
          LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
              IN ACCESS SHARE MODE;\
          SELECT pg_backend_pid() AS pid, \
-                to_regprocedure('citus_fence.flush_wal()') IS NOT NULL AS can_flush"
+                (SELECT p.prolang = {C_LANGUAGE} AND p.probin ~ 'citus_fence$' FROM pg_proc p \
+                  WHERE p.oid = to_regprocedure('citus_fence.flush_wal()')) AS can_flush"
     )
 }
+
+/// Only a superuser makes functions in C: one of that name in another language is somebody else's, and
+/// must not run with this session's rights.
+const C_LANGUAGE: u32 = 13;
 
 /// What a node's answers to the two SHOWs of [`begin`] ask for, to be sent before the locks.
 ///
@@ -77,17 +85,19 @@ pub const STATEMENT_GRACE_MS: i64 = 5_000;
 pub const IDLE_GRACE_MS: i64 = 5_000;
 
 /// The locks, after what a node needs before them.
-pub fn lock(settle: &str) -> String {
-    format!("{settle}{LOCK}")
+///
+/// A commit record takes RowExclusiveLock on `pg_dist_transaction` before the first PREPARE and keeps it
+/// past the last COMMIT PREPARED, so once this is granted no two-phase commit that this node coordinates
+/// is under way, and none begins; `pg_dist_partition` stands for DDL.
+pub fn lock(settle: &str, lock_timeout_ms: i64) -> String {
+    format!(
+        "{settle}SET LOCAL lock_timeout = {lock_timeout_ms};\
+         LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
+             IN EXCLUSIVE MODE;\
+         SELECT date_part('epoch', clock_timestamp()) AS locked_at, \
+                date_part('epoch', clock_timestamp() - statement_timestamp()) AS waited"
+    )
 }
-
-/// A commit record takes RowExclusiveLock on `pg_dist_transaction` before the first
-/// PREPARE and keeps it past the last COMMIT PREPARED, so once this is granted no two-phase commit
-/// that this node coordinates is under way, and none begins; `pg_dist_partition` stands for DDL.
-const LOCK: &str = "LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
-     IN EXCLUSIVE MODE;\
-     SELECT date_part('epoch', clock_timestamp()) AS locked_at, \
-            date_part('epoch', clock_timestamp() - statement_timestamp()) AS waited";
 
 /// Brings the node's WAL to disk, by this extension's function.  Asked for with it: what the manifest
 /// says of the node.
@@ -105,7 +115,7 @@ const IDENTITY: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_sys
 /// brings everything before it to disk.  Runs in a session of its own, as it must commit.
 pub fn flush_by_commit() -> String {
     format!(
-        "BEGIN; SET LOCAL synchronous_commit = 'local';\
+        "BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL synchronous_commit = 'local';\
          SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
          COMMIT;\
          {};\
@@ -145,7 +155,7 @@ pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
 /// after this side has closed the session.
 pub fn begin_helper(idle_timeout_ms: i64) -> String {
     format!(
-        "BEGIN; {}; SET LOCAL statement_timeout = '5s'; \
+        "BEGIN; SET LOCAL search_path = pg_catalog; {}; SET LOCAL statement_timeout = '5s'; \
          SET LOCAL client_connection_check_interval = '1s'",
         set_idle_timeout(idle_timeout_ms)
     )
@@ -159,7 +169,9 @@ pub const HELPER_IDLE_MS: i64 = 5_000;
 /// long before.
 pub fn recover() -> String {
     format!(
-        "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s';\
+        "BEGIN; SET LOCAL search_path = pg_catalog;\
+         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '2s';\
+         SET LOCAL client_connection_check_interval = '1s';\
          SET LOCAL synchronous_commit = 'local';\
          SELECT pg_catalog.recover_prepared_transactions();\
          COMMIT;\
@@ -202,9 +214,19 @@ pub fn look_for_waiters() -> String {
     )
 }
 
+/// Looks for blockers in a transaction of its own, in place of the one that failed.
+pub fn look_for_blockers() -> String {
+    format!("ROLLBACK; {}; {BLOCKERS}", begin_helper(HELPER_IDLE_MS))
+}
+
+/// The same on this node, in a transaction whose search_path is safe.
+pub fn local_blockers() -> &'static str {
+    BLOCKERS
+}
+
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables has to
 /// wait for; the oldest first.
-pub const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
+const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
             CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \

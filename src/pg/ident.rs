@@ -34,6 +34,13 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Whether the session's role may read what other sessions run.
+pub fn may_read_all_stats() -> bool {
+    const PG_READ_ALL_STATS: u32 = 3375;
+    // SAFETY: look-ups in the system cache.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(PG_READ_ALL_STATS)) }
+}
+
 /// Port that this server listens on.
 pub fn port() -> i32 {
     // SAFETY: set once when the server starts.

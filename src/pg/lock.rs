@@ -22,6 +22,49 @@ pub fn keep_extension(extension: pg_sys::Oid) {
     }
 }
 
+/// Makes errands to the worker of a block one at a time, over all sessions of the database.  Waits, and
+/// can be cancelled.  Given back when dropped; after an error, by the end of the transaction.
+pub struct ErrandLock(Option<pg_sys::Oid>);
+
+impl ErrandLock {
+    /// Waits for it.
+    pub fn acquire() -> Self {
+        let extension = extension(c"citus_fence");
+        if let Some(extension) = extension {
+            // SAFETY: inside a transaction.  The mode conflicts with itself and not with the one that
+            // keeps the extension.
+            unsafe {
+                pg_sys::LockDatabaseObject(
+                    pg_sys::ExtensionRelationId,
+                    extension,
+                    0,
+                    pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+                );
+            }
+        }
+        Self(extension)
+    }
+}
+
+impl Drop for ErrandLock {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort that follows releases the lock.
+        if let Some(extension) = self.0
+            && !std::thread::panicking()
+        {
+            // SAFETY: taken in acquire(), in the same transaction.
+            unsafe {
+                pg_sys::UnlockDatabaseObject(
+                    pg_sys::ExtensionRelationId,
+                    extension,
+                    0,
+                    pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+                );
+            }
+        }
+    }
+}
+
 /// The relation of that name in `pg_catalog`, or `None`.
 pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a look-up in the system cache, inside a transaction.

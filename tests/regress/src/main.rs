@@ -6,8 +6,11 @@
 //! ```
 //!
 //! Each engine gets a fresh cluster of a coordinator and two workers, with the bank of [`bank`] on it.
-//! What is run, and what it must print, is in `pg_regress/`.  The
-//! tester's lines per test go to standard output as they are.
+//! What is run, and what it must print, is in `pg_regress/`; the same expected output serves both
+//! engines.  The tester's lines per test go to standard output as they are.
+//!
+//! A new test needs a line in a schedule and a file in `expected/`.  A run without that file fails, and
+//! leaves what was printed in `target/pg_regress/<suite>-<engine>/results/`: read it, then copy it.
 
 mod bank;
 mod tester;

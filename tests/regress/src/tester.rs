@@ -61,6 +61,12 @@ impl Tester {
         fs::create_dir_all(&output)?;
         let launcher = self.sources.join("launch");
         let mut command = Command::new(&self.program);
+        // Variables like PGOPTIONS of the caller's shell would change what a test does.
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("PG") {
+                command.env_remove(variable);
+            }
+        }
         command
             .arg("--use-existing")
             .args(["--dbname", cluster.database()])
