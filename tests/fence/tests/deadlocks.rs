@@ -89,6 +89,13 @@ fn a_distributed_deadlock_is_resolved_under_the_block() {
         for nodes in [[0, 0], [1, 2], [0, 2]] {
             assert!(call(&mut client, BLOCK));
             wait_for_daemons(&cluster)?;
+            // The sessions that search may be lost; they come back.
+            for node in cluster.nodes() {
+                node.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                      WHERE application_name = 'citus_fence helper'",
+                )?;
+            }
             let begun = Instant::now();
             let cycle = Cycle::begin(&cluster, &spread, nodes)?;
             wait_until(&format!("an end of the deadlock from {nodes:?}"), RESOLVED, || {
