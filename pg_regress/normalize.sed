@@ -1,4 +1,5 @@
-# What differs from run to run, or from machine to machine.
+# What differs from run to run, or from machine to machine.  For messages: the width of a table still tells
+# how long a value was, so tests select whether a value is right and not the value.
 
 # Where in the source a message comes from (psql's VERBOSITY verbose).
 /^LOCATION:  /d

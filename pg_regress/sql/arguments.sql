@@ -52,6 +52,5 @@ SELECT citus_unblock_writes_for_backup();
 -- A whole block of 1 ms: hardly to be had, but a valid wish.
 SELECT (error_of('SELECT citus_block_writes_for_backup(1)')).code IS DISTINCT FROM '22023' AS valid;
 SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
-SET client_min_messages = error;
 SELECT citus_unblock_writes_for_backup();
 SELECT nodes_held();

@@ -8,7 +8,7 @@ SELECT nodes_held();
 SELECT citus_extend_backup_block(1000);
 SELECT citus_backup_restore_point('too late');
 SELECT citus_unblock_writes_for_backup();
--- Once.
+-- Once.  The status keeps the reason until the next block.
 SELECT citus_unblock_writes_for_backup();
 SELECT state, error FROM citus_backup_block_status();
 

@@ -10,8 +10,18 @@ BEGIN;
 LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
 SELECT citus_block_writes_for_backup();
 ROLLBACK;
-SELECT state FROM citus_backup_block_status();
+SELECT state, error ~ 'process [0-9]+ of postgres' AS named FROM citus_backup_block_status();
 SELECT nodes_held();
+-- Who was in the way, and with which query, is for those who may see that elsewhere too.
+CREATE ROLE fence_curious;
+SET ROLE fence_curious;
+SELECT state, error FROM citus_backup_block_status();
+RESET ROLE;
+GRANT pg_read_all_stats TO fence_curious;
+SET ROLE fence_curious;
+SELECT error ~ 'process [0-9]+ of postgres' AS named FROM citus_backup_block_status();
+RESET ROLE;
+DROP ROLE fence_curious;
 
 -- The block's own timeout bounds the attempts too.
 RESET citus_fence.acquire_timeout;
@@ -20,10 +30,8 @@ LOCK TABLE pg_catalog.pg_dist_node IN ROW EXCLUSIVE MODE;
 SELECT citus_block_writes_for_backup(1500);
 ROLLBACK;
 
--- Nothing is left to be released.
-SET client_min_messages = error;
+-- The caller has been told: nothing is left to be released, and nobody to be warned.
 SELECT citus_unblock_writes_for_backup();
-RESET client_min_messages;
 
 -- On a worker: a prepared transaction, which nobody's recovery will end.
 \c - - - :worker_1_port

@@ -23,7 +23,7 @@ SELECT backend_pid AS holder FROM citus_backup_block_nodes() WHERE groupid = 1 \
 SELECT pg_terminate_backend(:holder);
 \c - - - :coordinator_port
 SELECT wait_for($$(SELECT state = 'error' FROM citus_backup_block_status())$$);
-SELECT error FROM citus_backup_block_status();
+SELECT error LIKE 'lost the connection to 127.0.0.1:' || :worker_1_port || ' %' AS named FROM citus_backup_block_status();
 SELECT nodes_held();
 SELECT citus_block_writes_for_backup();
 SELECT citus_unblock_writes_for_backup();
