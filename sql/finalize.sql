@@ -36,6 +36,8 @@ DO $aliases$
 DECLARE
     alias record;
 BEGIN
+    -- CREATE EXTENSION silences notices while a script runs; this one is meant for whoever runs it.
+    PERFORM set_config('client_min_messages', 'notice', true);
     FOR alias IN
         SELECT * FROM (VALUES
             ('citus_cluster_changes_block', 'timeout_ms int DEFAULT 300000', 'int', 'boolean',

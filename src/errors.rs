@@ -136,15 +136,22 @@ impl From<&FenceError> for Report {
         let message = error.to_string();
         const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup();";
         match error {
-            FenceError::NullArgument { .. } => Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message),
+            FenceError::NullArgument { argument } => {
+                Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message)
+                    .detail(format!("The argument {argument} was given as null."))
+                    .hint("Leave the argument out for its default, or give it a value.")
+            }
             FenceError::TimeoutOutOfRange { given } => {
                 Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
-                    .detail(format!("timeout_ms is {given}; it is a number of milliseconds from 1 to {}.", crate::fence::MAX_TIMEOUT_MS))
+                    .detail(format!(
+                        "timeout_ms is {given}; it is a number of milliseconds from 1 to {}.",
+                        crate::fence::MAX_TIMEOUT_MS
+                    ))
+                    .hint("The default is five minutes: SELECT citus_block_writes_for_backup(300000);")
             }
-            FenceError::RestorePointName => {
-                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
-                    .hint("Choose a name of 1 to 63 bytes.")
-            }
+            FenceError::RestorePointName => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .detail("PostgreSQL takes names of 1 to 63 bytes for restore points.")
+                .hint("For example: SELECT * FROM citus_backup_restore_point('nightly');"),
             FenceError::WalLevel => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .hint("wal_level must be set to \"replica\" or \"logical\" at server start."),
             FenceError::NotPreloaded => {
@@ -186,7 +193,8 @@ impl From<&FenceError> for Report {
                     .hint("See the server's log and whether the postmaster responds, then try again.")
             }
             FenceError::ReleasedWhileStarting => Report::new(ERRCODE_QUERY_CANCELED, message)
-                .detail("Another session called citus_unblock_writes_for_backup()."),
+                .detail("Another session called citus_unblock_writes_for_backup().")
+                .hint("Begin again: SELECT citus_block_writes_for_backup();"),
             FenceError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
             FenceError::TooManyNodes { count, max } => {
                 Report::new(ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
@@ -224,6 +232,7 @@ impl From<&FenceError> for Report {
             FenceError::Terminated => Report::new(ERRCODE_ADMIN_SHUTDOWN, message)
                 .detail("The background worker was terminated by an administrator or by the server's shutdown."),
             FenceError::NoBlock => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The function works on the active block of this database.")
                 .hint("Begin one: SELECT citus_block_writes_for_backup();"),
             FenceError::Local { sqlstate, detail, hint, .. } => Report {
                 sqlstate: *sqlstate,

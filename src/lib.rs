@@ -30,6 +30,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define(preloading);
     embedded::init();
     if preloading {
+        pg::process::reserve_setting_prefix();
         pg::shmem::install(SHARED);
     }
 }

@@ -41,7 +41,7 @@ PREPARE TRANSACTION 'in the way';
 \c - - - :coordinator_port
 SET citus_fence.acquire_timeout = '1500ms';
 SET citus_fence.lock_timeout = '300ms';
-SELECT code, message, detail LIKE '%In the way: on 127.0.0.1:' || :worker_1_port || ', %' AS named
+SELECT code, message, detail LIKE '%In the way: on 127.0.0.1:' || :worker_1_port || ', prepared transaction in the way of postgres for %' AS named
   FROM error_of('SELECT citus_block_writes_for_backup()');
 SELECT state, error LIKE '%could not lock all nodes%' AS told FROM citus_backup_block_status();
 SELECT wait_for('fence_sessions() = 0');

@@ -225,7 +225,7 @@ pub fn local_blockers() -> &'static str {
 }
 
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables has to
-/// wait for; the oldest first.
+/// wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
 const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
@@ -234,8 +234,10 @@ const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
                       || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
        FROM pg_catalog.pg_locks l \
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-       LEFT JOIN pg_catalog.pg_prepared_xacts p \
-              ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text \
+       LEFT JOIN pg_catalog.pg_locks x \
+              ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction \
+             AND x.locktype = 'transactionid' AND x.granted \
+       LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid \
       WHERE l.granted AND l.locktype = 'relation' \
         AND l.database = (SELECT oid FROM pg_catalog.pg_database \
                            WHERE datname = pg_catalog.current_database()) \

@@ -142,6 +142,11 @@ fn ended(owner: &Owner, block: &Block, end: Result<End, FenceError>, held: Optio
             log_end(block, "expired");
             owner.finish(Failure::from(&FenceError::Expired { timeout_ms }));
         }
+        // Whoever asked knows, and the requestor is told by its own call.
+        Err(FenceError::ReleasedWhileStarting) => {
+            log_end(block, "given up while it was being started");
+            owner.finish(Failure::NONE);
+        }
         Err(error) => {
             let report = Report::from(&error);
             let detail =

@@ -72,3 +72,9 @@ pub fn is_preloading() -> bool {
     // SAFETY: reads a variable of this process.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
+
+/// Has the server refuse settings of this extension that do not exist.
+pub fn reserve_setting_prefix() {
+    // SAFETY: the text is copied; called once all settings are defined.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"citus_fence".as_ptr()) }
+}
