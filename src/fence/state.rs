@@ -48,7 +48,7 @@ pub struct Token {
 }
 
 /// Where a block is; see the picture above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
     /// No block.  Nothing is held.
@@ -92,6 +92,9 @@ pub struct Terms {
     pub owner: u32,
 }
 
+/// 55000, in the server's packed form: six bits a digit, the first one lowest.
+const OBJECT_NOT_IN_PREREQUISITE_STATE: i32 = 5 | 5 << 6;
+
 /// An error on its way from the worker to a caller.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -110,6 +113,16 @@ impl Failure {
     /// No failure.
     pub const NONE: Self =
         Self { sqlstate: 0, message: Text::EMPTY, detail: Text::EMPTY, hint: Text::EMPTY };
+
+    /// An end that has been forgotten; it may have been a bad one, and so counts as such.
+    fn forgotten() -> Self {
+        Self {
+            sqlstate: OBJECT_NOT_IN_PREREQUISITE_STATE,
+            message: Text::new("how the backup block ended is not known any more"),
+            detail: Text::new("More than one other block has been begun since."),
+            ..Self::NONE
+        }
+    }
 
     /// Whether there is one.
     pub fn is_some(&self) -> bool {
@@ -459,25 +472,26 @@ impl Block {
     }
 
     /// What ended the block of this generation, if it has ended: `None` while it lives,
-    /// [`Failure::NONE`] when it ended well or too many have come after it to know.
+    /// [`Failure::NONE`] when it ended well.
     pub fn outcome(&self, generation: u64) -> Option<Failure> {
         if self.generation == generation {
             matches!(self.state, State::Inactive | State::Error).then_some(self.failure)
         } else if self.generation == generation + 1 {
             Some(self.previous)
         } else {
-            Some(Failure::NONE)
+            Some(Failure::forgotten())
         }
     }
 
     fn end(&mut self, failure: Failure) {
         // The generation stays, so that old tokens stay void; the database stays, so that the status
-        // finds the reason.
+        // finds the reason; the end before this one stays for whoever has yet to read it.
         *self = Self {
             state: State::Inactive,
             generation: self.generation,
             database: self.database,
             failure,
+            previous: self.previous,
             errands: Errands {
                 posted: self.errands.posted,
                 done: self.errands.posted,

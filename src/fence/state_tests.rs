@@ -211,6 +211,47 @@ fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
 }
 
 #[test]
+fn an_end_is_known_although_the_next_block_has_ended_too() {
+    let mut slot = Block::UNUSED;
+    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(first, process(0)).expect("first");
+    slot.fail(first, process(0), failure("no such host")).expect("own");
+    let second = slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
+    slot.abandon(second);
+    assert_eq!(slot.state, State::Inactive);
+    let outcome = slot.outcome(first).expect("it has ended");
+    assert_eq!(outcome.message.as_str(), "no such host");
+    assert!(!slot.outcome(second).expect("it has ended").is_some());
+}
+
+#[test]
+fn an_end_that_is_forgotten_does_not_pass_for_a_good_one() {
+    let mut slot = Block::UNUSED;
+    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(first, process(0)).expect("first");
+    slot.fail(first, process(0), failure("no such host")).expect("own");
+    let second = slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
+    slot.abandon(second);
+    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    assert!(slot.outcome(first).expect("it has ended").is_some());
+}
+
+#[test]
+fn a_reason_that_somebody_was_told_stays_for_those_who_wait() {
+    let mut slot = Block::UNUSED;
+    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(first, process(0)).expect("first");
+    slot.activate(first, process(0), 1, 2).expect("all held");
+    assert_eq!(slot.ask_release(), Release::Asked(first));
+    slot.finish(first, process(0), failure("a node did not confirm")).expect("own");
+    // Another session unblocks before the one that waits has looked.
+    assert_eq!(slot.take_end_reason().message.as_str(), "a node did not confirm");
+    assert!(!slot.take_end_reason().is_some(), "told once");
+    let outcome = slot.outcome(first).expect("it has ended");
+    assert_eq!(outcome.message.as_str(), "a node did not confirm");
+}
+
+#[test]
 fn a_block_given_up_before_it_has_a_worker_is_over_at_once() {
     let mut slot = Block::UNUSED;
     let generation = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
