@@ -1,34 +1,15 @@
-//! The lock plan: from a list of nodes to a fence that is held on all of them.
-//!
-//! # Why no two-phase commit is cut in half
-//!
-//! Whoever coordinates a two-phase commit takes RowExclusiveLock on its own node's
-//! `pg_dist_transaction` before the first PREPARE and keeps it past the last COMMIT PREPARED.  The
-//! fence's ExclusiveLock conflicts with it.  So on each node, once the fence's lock is granted,
-//! every commit begun there is over everywhere, and none begins before the release.  That holds for
-//! the cluster once it holds for every node that can coordinate, which is every primary, whatever
-//! `hasmetadata` says, and an inactive one too if it answers.  Nodes cannot come or go unseen:
-//! that takes a lock on the coordinator's `pg_dist_node`, which the fence takes *before* it reads the
-//! list a second time; if the two lists differ, the attempt has failed.
-//!
-//! A granted lock says that a commit is over, not that it is on disk: with `synchronous_commit = off`
-//! locks go before the WAL is flushed.  So every node is flushed last, after the last lock.
-//!
-//! # Order, and what bounds it
-//!
-//! Connect to all and warm up; lock here (`pg_dist_node`, `pg_dist_partition`,
-//! `pg_dist_transaction`); lock everywhere else at once; read the list again; flush everywhere.
-//! Locks on several nodes can form a cycle with writers that no one node sees, so every wait is
-//! bounded by `citus_fence.lock_timeout`; an attempt that fails lets everything go, has the nodes
-//! finish what they left in doubt, and begins again.
+//! The way to a block: attempt after attempt, until one holds or the time is over; and this node's own
+//! part in it.  The plan itself is in [`super::attempt`].
 
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use super::attempt::{Bounds, Failed, Home, Story, attempt};
 use super::control::{NodeRow, Owner};
 use super::error::FenceError;
-use super::party::{LockFailure, Party};
+use super::let_go::let_go;
+use super::party::{Party, describe_blocker, is_passing};
 use super::state::Block;
 use super::text::Text;
 use super::{HELPER_NAME, HOLDER_NAME, statements};
@@ -47,62 +28,28 @@ use crate::remote::{
     Command, Deadline, RemoteError, Session, Target, WaitEnd, Waiter, connect_all, run_all,
 };
 
-/// The fence, held.  Dropping it lets go: the sessions are closed first, which ends their
-/// transactions, then the local transaction is aborted.
+/// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
+/// part is in the [`Party`].  Dropping it aborts the local transaction.
 pub struct HeldFence {
-    /// One per remote node, in the order of `rows` after the first.
-    pub sessions: Vec<Session>,
     /// Holds the local locks.
     pub local: Transaction,
-    /// The manifest: this node first.
+    /// The manifest: this node first, then the party's members in their order.
     pub rows: Vec<NodeRow>,
     /// What the requestor should know, or nothing.
     pub warning: String,
-    /// How it went, for the log.
-    pub story: Story,
-    _descriptors: ReservedDescriptors,
-}
-
-/// How an acquisition went.
-pub struct Story {
     /// Attempts it took.
     pub attempts: u32,
-    /// Reading the node list and connecting.
-    pub connecting: Duration,
-    /// Beginning the transactions and warming the sessions up.
-    pub warming: Duration,
-    /// From the first lock asked for to the last lock held: what writers can have been made to wait.
-    pub locking: Duration,
-    /// Reading the list again and flushing.
-    pub flushing: Duration,
-    /// The node that took longest to give its lock, and how long.
-    pub slowest: Option<(String, i64)>,
-}
-
-/// Why an attempt failed.
-pub enum Failed {
-    /// Another attempt would fail the same way.
-    ForGood(FenceError),
-    /// Somebody was in the way, or the cluster changed: let go and try again.
-    ForNow {
-        /// What it ended with.
-        what: String,
-        /// Who was in the way.
-        blockers: Vec<String>,
-    },
-}
-
-impl<E: Into<FenceError>> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Failed::ForGood(error.into())
-    }
+    /// How the last of them went.
+    pub story: Story,
+    _descriptors: Vec<ReservedDescriptors>,
 }
 
 /// Shortest and longest pause between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Takes the fence, in as many attempts as fit into the block's terms.
-pub fn acquire(owner: &Owner, block: &Block) -> Result<HeldFence, FenceError> {
+/// Takes the fence, in as many attempts as fit into the block's terms.  After an error the caller lets
+/// go of what the party still holds.
+pub fn acquire(owner: &Owner, party: &mut Party, block: &Block) -> Result<HeldFence, FenceError> {
     let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
     let limit_ms = block.terms.acquire_timeout_ms.min(block.terms.timeout_ms);
     let deadline = Deadline::after(&waiter, Duration::from_millis(limit_ms as u64));
@@ -111,24 +58,25 @@ pub fn acquire(owner: &Owner, block: &Block) -> Result<HeldFence, FenceError> {
     let mut in_the_way: Option<(String, Vec<String>)> = None;
     loop {
         attempts += 1;
-        let failed = match attempt(&mut waiter, block, deadline) {
-            Ok(mut held) => {
-                held.story.attempts = attempts;
-                return Ok(held);
-            }
-            Err(failed) => failed,
-        };
-        match failed {
-            Failed::ForNow { what, blockers } => {
+        match try_once(&mut waiter, party, block, deadline) {
+            Ok(held) => return Ok(HeldFence { attempts, ..held }),
+            Err(Failed::Stopped) => return Err(stopped()),
+            Err(Failed::ForNow { what, blockers }) => {
                 elog::log(&format!(
                     "citus_fence: attempt {attempts} at a backup block failed: {what}"
                 ));
                 in_the_way = Some((what, blockers));
             }
             // With no time left everything times out; what stood in the way before is the reason.
-            Failed::ForGood(_) if in_the_way.is_some() && deadline.expired(&waiter) => {}
-            Failed::ForGood(error) => return Err(error),
+            Err(Failed::ForGood(_)) if in_the_way.is_some() && deadline.expired(&waiter) => {}
+            Err(Failed::ForGood(error)) => return Err(error),
         }
+        for error in let_go(&mut BackendWaiter::new(|| false), party) {
+            elog::log(&format!(
+                "citus_fence: a node did not confirm the end of an attempt: {error}"
+            ));
+        }
+        *party = Party::default();
         let pause = backoff.min(deadline.remaining(&waiter));
         if pause.is_zero() {
             let (last, blockers) = in_the_way.unwrap_or_default();
@@ -147,7 +95,7 @@ pub fn acquire(owner: &Owner, block: &Block) -> Result<HeldFence, FenceError> {
 }
 
 /// Why the waiter stopped.
-pub fn stopped() -> FenceError {
+fn stopped() -> FenceError {
     if interrupts::terminated() {
         FenceError::Terminated
     } else {
@@ -155,22 +103,20 @@ pub fn stopped() -> FenceError {
     }
 }
 
-/// One attempt, all or nothing: whatever it holds is let go on every other way out.
-fn attempt<W: Waiter>(
+/// Reads the list of nodes and makes one attempt on them.
+fn try_once<W: Waiter>(
     waiter: &mut W,
+    party: &mut Party,
     block: &Block,
     deadline: Deadline,
 ) -> Result<HeldFence, Failed> {
-    let role = pg_sys::Oid::from(block.terms.owner);
     let connect_timeout = Duration::from_millis(block.terms.connect_timeout_ms as u64);
-
-    let began = Instant::now();
     let reading = Transaction::begin();
     let (nodes, targets) = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
         catalog::fence_relations()?;
         let nodes = catalog::nodes()?;
         let access = Access::read(Dialer {
-            role,
+            role: pg_sys::Oid::from(block.terms.owner),
             application_name: HOLDER_NAME.to_owned(),
             connect_timeout,
         })?;
@@ -184,76 +130,93 @@ fn attempt<W: Waiter>(
     if targets.len() + 1 > max {
         return Err(FenceError::TooManyNodes { count: targets.len() + 1, max }.into());
     }
-
-    let descriptors = ReservedDescriptors::acquire(targets.len())
-        .ok_or(FenceError::NoDescriptors { count: targets.len() })?;
-    let connect_deadline = Deadline::after(waiter, connect_timeout).earlier(deadline);
-    let mut party = Party::default();
-    let connected = connect_all(waiter, &targets, connect_deadline);
-    party.gather(remote_nodes(&nodes).cloned(), connected)?;
-    let connecting = began.elapsed();
-    let idle_ms = i64::from(block.terms.timeout_ms) + statements::IDLE_GRACE_MS;
-    let left_ms = deadline.remaining(waiter).as_millis().clamp(1, i32::MAX as u128) as i32;
-    let lock_timeout_ms = block.terms.lock_timeout_ms.min(left_ms);
-    let warm_up = statements::begin(lock_timeout_ms, idle_ms);
-    party.warm_up(waiter, &warm_up, connect_deadline)?;
-
-    let local = Transaction::begin();
-    local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
-    let warming = began.elapsed() - connecting;
-    let locking = Instant::now();
-    // One bound for all locks of the attempt: writers may wait behind each of them.
-    let lock_by = Deadline::after(waiter, Duration::from_millis(lock_timeout_ms as u64));
-    if let Err(error) = lock_here(&local, waiter, lock_by) {
-        drop(local);
-        return Err(blocked_here(error));
-    }
-    let local_locked_at = now();
-    let slowest = match party.lock(waiter, lock_by) {
-        Ok(slowest) => slowest,
-        Err(LockFailure::ForGood(error)) => return Err(error.into()),
-        Err(LockFailure::Refused(refused)) => {
-            // First of all, nobody is to wait for this attempt any more.
-            drop(local);
-            let what = refused.first().map_or_else(String::new, |(_, error)| error.to_string());
-            let blockers = party.let_go(waiter, &refused);
-            return Err(Failed::ForNow { what, blockers });
-        }
+    let bounds = Bounds {
+        deadline,
+        connect_timeout,
+        lock_timeout: Duration::from_millis(block.terms.lock_timeout_ms as u64),
+        idle_timeout_ms: i64::from(block.terms.timeout_ms) + statements::IDLE_GRACE_MS,
     };
-    let locking = locking.elapsed();
-    let flushing = Instant::now();
+    let others: Vec<Node> = remote_nodes(&nodes).cloned().collect();
+    let mut home =
+        ThisNode { nodes, descriptors: Vec::new(), local: None, locked_at: 0, wal_lsn: 0 };
+    let story = attempt(waiter, &mut home, party, &others, &targets, &bounds)?;
 
-    let again = local.with_latest_snapshot(catalog::nodes)?;
-    if again != nodes {
-        return Err(Failed::ForNow {
-            what: FenceError::NodesChanged.to_string(),
-            blockers: vec![],
-        });
+    let mut rows = vec![home.row()];
+    rows.extend(party.rows());
+    let local = home.local.ok_or(FenceError::WorkerVanished)?;
+    let warning = party.warning();
+    Ok(HeldFence { local, rows, warning, attempts: 1, story, _descriptors: home.descriptors })
+}
+
+/// This node, in one attempt.  Dropping it lets go.
+struct ThisNode {
+    nodes: Vec<Node>,
+    descriptors: Vec<ReservedDescriptors>,
+    local: Option<Transaction>,
+    locked_at: i64,
+    wal_lsn: u64,
+}
+
+impl Home for ThisNode {
+    fn reserve(&mut self, connections: usize) -> Result<(), Failed> {
+        let reserved = ReservedDescriptors::acquire(connections)
+            .ok_or(FenceError::NoDescriptors { count: connections })?;
+        self.descriptors.push(reserved);
+        Ok(())
     }
 
-    let flush_deadline =
-        Deadline::after(waiter, Duration::from_millis(statements::STATEMENT_GRACE_MS as u64));
-    let remote_lsns = party.flush(waiter, flush_deadline)?;
-    let local_lsn = wal::flush();
+    fn begin(&mut self) {
+        let local = Transaction::begin();
+        local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
+        self.local = Some(local);
+    }
 
-    let mut rows = vec![local_row(&nodes, local_locked_at, local_lsn)];
-    rows.extend(party.members.iter().zip(remote_lsns).map(|(member, lsn)| member.row(lsn)));
-    let warning = party.warning();
-    Ok(HeldFence {
-        sessions: party.members.into_iter().map(|member| member.session).collect(),
-        local,
-        rows,
-        warning,
-        story: Story {
-            attempts: 1,
-            connecting,
-            warming,
-            locking,
-            flushing: flushing.elapsed(),
-            slowest,
-        },
-        _descriptors: descriptors,
-    })
+    fn lock(&mut self, bound: Duration) -> Result<(), Failed> {
+        let Some(local) = &self.local else { return Err(FenceError::WorkerVanished.into()) };
+        if let Err(error) = lock_here(local, bound) {
+            self.local = None;
+            return Err(blocked_here(error));
+        }
+        self.locked_at = now();
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        self.local = None;
+    }
+
+    fn nodes_are_the_same(&mut self) -> Result<bool, Failed> {
+        let Some(local) = &self.local else { return Err(FenceError::WorkerVanished.into()) };
+        Ok(local.with_latest_snapshot(catalog::nodes)? == self.nodes)
+    }
+
+    fn flush(&mut self) {
+        self.wal_lsn = wal::flush();
+    }
+}
+
+impl ThisNode {
+    /// Its row of the manifest.
+    fn row(&self) -> NodeRow {
+        let nodes = &self.nodes;
+        let listed = nodes.iter().find(|node| node.groupid == catalog::COORDINATOR_GROUP);
+        let host = listed.map_or_else(
+            || crate::pg::guc::read("citus.local_hostname").unwrap_or_else(|| "localhost".into()),
+            |node| node.host.clone(),
+        );
+        NodeRow {
+            nodeid: listed.map_or(0, |node| node.nodeid),
+            groupid: catalog::COORDINATOR_GROUP,
+            host: Text::new(&host),
+            port: listed.map_or_else(ident::port, |node| node.port),
+            backend_pid: crate::pg::process::me().pid,
+            locked_at: self.locked_at,
+            system_identifier: ident::system_identifier(),
+            timeline: wal::timeline(),
+            wal_lsn: self.wal_lsn,
+            restore_lsn: 0,
+        }
+    }
 }
 
 /// The nodes that are reached over the network: all but this one.
@@ -263,16 +226,19 @@ fn remote_nodes(nodes: &[Node]) -> impl Iterator<Item = &Node> {
 
 /// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
 /// the extension, and so the way to unblock, from being dropped.
-fn lock_here<W: Waiter>(local: &Transaction, waiter: &W, lock_by: Deadline) -> Result<(), Caught> {
-    let lock = |relation| {
-        let left_ms = lock_by.remaining(waiter).as_millis().max(1);
+fn lock_here(local: &Transaction, bound: Duration) -> Result<(), Caught> {
+    let began = Instant::now();
+    let set_bound = || {
+        let left_ms = bound.saturating_sub(began.elapsed()).as_millis().max(1);
         local.set_local(c"lock_timeout", &left_ms.to_string());
+    };
+    let lock = |relation| {
+        set_bound();
         lock::lock_relation_exclusive(relation);
     };
     worker::catch(|| {
         interrupts::cancellable(|| {
-            let left_ms = lock_by.remaining(waiter).as_millis().max(1);
-            local.set_local(c"lock_timeout", &left_ms.to_string());
+            set_bound();
             if let Some(extension) = lock::extension(c"citus_fence") {
                 lock::keep_extension(extension);
             }
@@ -304,7 +270,7 @@ fn local_deadlock_timeout() -> String {
 /// What a local lock that was not granted means.
 fn blocked_here(error: Caught) -> Failed {
     if interrupts::terminated() {
-        return FenceError::Terminated.into();
+        return Failed::Stopped;
     }
     if is_passing(error.sqlstate) {
         let look = Transaction::begin();
@@ -323,19 +289,6 @@ impl From<Caught> for FenceError {
     }
 }
 
-/// Errors that another attempt may not meet: no lock in time, a deadlock, a serialization failure, a
-/// statement cancelled by its own timeout.
-pub fn is_passing(sqlstate: pgrx::PgSqlErrorCode) -> bool {
-    use pgrx::PgSqlErrorCode::*;
-    matches!(
-        sqlstate,
-        ERRCODE_LOCK_NOT_AVAILABLE
-            | ERRCODE_T_R_DEADLOCK_DETECTED
-            | ERRCODE_T_R_SERIALIZATION_FAILURE
-            | ERRCODE_QUERY_CANCELED
-    )
-}
-
 fn local_blockers() -> Result<Vec<String>, pgrx::spi::Error> {
     pgrx::Spi::connect(|client| {
         let mut blockers = Vec::new();
@@ -350,34 +303,6 @@ fn local_blockers() -> Result<Vec<String>, pgrx::spi::Error> {
         }
         Ok(blockers)
     })
-}
-
-pub fn describe_blocker(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {
-    if pid == 0 {
-        format!("on {node}, {what} of {user} for {age} s")
-    } else {
-        format!("on {node}, process {pid} of {user} for {age} s ({what})")
-    }
-}
-
-fn local_row(nodes: &[Node], locked_at: i64, wal_lsn: u64) -> NodeRow {
-    let listed = nodes.iter().find(|node| node.groupid == catalog::COORDINATOR_GROUP);
-    let host = listed.map_or_else(
-        || crate::pg::guc::read("citus.local_hostname").unwrap_or_else(|| "localhost".into()),
-        |node| node.host.clone(),
-    );
-    NodeRow {
-        nodeid: listed.map_or(0, |node| node.nodeid),
-        groupid: catalog::COORDINATOR_GROUP,
-        host: Text::new(&host),
-        port: listed.map_or_else(ident::port, |node| node.port),
-        backend_pid: crate::pg::process::me().pid,
-        locked_at,
-        system_identifier: ident::system_identifier(),
-        timeline: wal::timeline(),
-        wal_lsn,
-        restore_lsn: 0,
-    }
 }
 
 /// Has every node finish the two-phase commits that were left in doubt: a metadata change among them

@@ -365,6 +365,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
 fn unblock() -> Result<bool, FenceError> {
     require_usable()?;
     let asked = control::ask_release(database());
+    warn_of_end("a backup block before this one ended by itself", &asked.earlier);
     match (asked.release, asked.token) {
         (Release::Nothing, _) | (_, None) => {
             warn_of_end("the last backup block ended by itself", &asked.failure);
@@ -376,9 +377,18 @@ fn unblock() -> Result<bool, FenceError> {
         }
         (Release::Asked(generation), Some(token)) => {
             let failure = wait_for_end(token, generation)?;
-            if !asked.was_starting {
+            // What became of a start is its requestor's to know, but for nodes that have yet to let go.
+            if !asked.was_starting
+                || failure.sqlstate == pgrx::PgSqlErrorCode::ERRCODE_WARNING as i32
+            {
                 warn_of_end("the backup block did not end in order", &failure);
             }
+            Ok(true)
+        }
+        (Release::Joined(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            warn("another session had already asked for the release of the backup block", None);
+            warn_of_end("the backup block did not end in order", &failure);
             Ok(true)
         }
     }
@@ -402,14 +412,16 @@ fn wait_for_end(token: Token, generation: u64) -> Result<Failure, FenceError> {
 /// An operator who ends a backup must hear that it was not under the block all the time.
 fn warn_of_end(what: &str, failure: &Failure) {
     if failure.is_some() {
-        let mut report = Report::new(
-            pgrx::PgSqlErrorCode::ERRCODE_WARNING,
-            format!("{what}: {}", failure.message.as_str()),
-        )
-        .hint("Do not rely on copies that were being taken under it.");
-        report.detail = failure.detail.non_empty().map(str::to_owned);
-        elog::emit(pgrx::PgLogLevel::WARNING, &report);
+        let detail = failure.detail.non_empty().map(str::to_owned);
+        warn(&format!("{what}: {}", failure.message.as_str()), detail);
     }
+}
+
+fn warn(message: &str, detail: Option<String>) {
+    let mut report = Report::new(pgrx::PgSqlErrorCode::ERRCODE_WARNING, message)
+        .hint("Do not rely on copies that were being taken under it.");
+    report.detail = detail;
+    elog::emit(pgrx::PgLogLevel::WARNING, &report);
 }
 
 fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, FenceError> {

@@ -275,8 +275,10 @@ pub struct Asked {
     pub token: Option<Token>,
     /// Why the last block ended, where nobody has been told yet.
     pub failure: Failure,
-    /// Whether the block had not become active: then its requestor is the one who is told.
+    /// Whether the block had not become active, so that nothing was ever under it.
     pub was_starting: bool,
+    /// Why the block before this one ended, where nobody has been told yet.
+    pub earlier: Failure,
 }
 
 /// Asks for the release of the block of this database.
@@ -289,6 +291,7 @@ pub fn ask_release(database: u32) -> Asked {
             token: None,
             failure: Failure::NONE,
             was_starting: false,
+            earlier: Failure::NONE,
         };
     };
     let block = control.slot(slot);
@@ -297,6 +300,8 @@ pub fn ask_release(database: u32) -> Asked {
         if block.state == State::Inactive { block.take_end_reason() } else { block.failure };
     let worker = block.worker;
     let token = Token { slot: slot as u32, generation: block.generation };
+    let earlier =
+        if block.state == State::Inactive { Failure::NONE } else { block.take_previous_reason() };
     let release = block.ask_release();
     drop(control);
     CONTROL.notify(slot);
@@ -306,7 +311,7 @@ pub fn ask_release(database: u32) -> Asked {
             process::interrupt(worker);
         }
     }
-    Asked { release, token: Some(token), failure, was_starting }
+    Asked { release, token: Some(token), failure, was_starting, earlier }
 }
 
 /// Posts an errand to the worker of the active block; `None` while another is under way.

@@ -20,19 +20,19 @@ use super::HELPER_NAME;
 use super::acquire::HeldFence;
 use super::control::Owner;
 use super::error::FenceError;
-use super::party::parse_lsn;
+use super::party::{Party, parse_lsn};
 use super::state::{Block, Errand, Failure};
 use super::statements;
 use crate::catalog::{self, Access, CatalogError, Dialer};
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::interrupts;
-use crate::pg::wait::BackendWaiter;
+use crate::pg::wait::{BackendWaiter, monotonic_now};
 use crate::pg::wal;
 use crate::pg::worker;
 use crate::remote::{
-    Command, Deadline, RemoteError, Session, SessionState, Target, Waiter, WatchEnd,
-    cancel_and_drain, connect_all, run_all, watch,
+    Command, Deadline, RemoteError, Session, SessionState, Target, Waiter, WatchEnd, connect_all,
+    run_all, watch,
 };
 
 /// Why a hold ended in order.
@@ -44,7 +44,11 @@ pub enum End {
 }
 
 /// Holds until somebody asks, the deadline comes, or the fence is lost.
-pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, FenceError> {
+pub fn hold(
+    owner: &Owner,
+    party: &mut Party,
+    search: &mut DeadlockSearch,
+) -> Result<End, FenceError> {
     let stirred = || {
         interrupts::terminated()
             || owner
@@ -52,7 +56,6 @@ pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, F
                 .is_none_or(|block| block.release_asked || block.pending_errand().is_some())
     };
     let mut waiter = BackendWaiter::new(stirred);
-    let mut search = DeadlockSearch::begin(&waiter, held, block);
     loop {
         worker::reload_settings();
         if interrupts::terminated() {
@@ -69,14 +72,14 @@ pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, F
             return Ok(End::Expired);
         }
         if let Some((number, errand)) = block.pending_errand() {
-            run_errand(owner, held, &block, number, errand)?;
+            run_errand(owner, party, &block, number, errand)?;
             continue;
         }
         let to_deadline = Duration::from_micros((block.expires_at - now).max(0) as u64);
         let timeout = to_deadline.min(search.due_in(&waiter));
-        let holders = held.sessions.len();
-        let mut sessions: Vec<&mut Session> =
-            held.sessions.iter_mut().chain(search.sessions()).collect();
+        let mut sessions = party.sessions();
+        let holders = sessions.len();
+        sessions.extend(search.sessions());
         match watch(&mut waiter, &mut sessions, timeout) {
             WatchEnd::Quiet | WatchEnd::Stopped => {}
             WatchEnd::Lost { index, error } if index < holders => return Err(error.into()),
@@ -90,7 +93,7 @@ pub fn hold(owner: &Owner, held: &mut HeldFence, block: &Block) -> Result<End, F
 }
 
 /// The sessions that look for deadlocks, a place per node, and when the next of them does.
-struct DeadlockSearch {
+pub struct DeadlockSearch {
     places: Vec<Place>,
     interval: Duration,
     next: Duration,
@@ -107,7 +110,7 @@ struct Place {
 impl DeadlockSearch {
     /// Knows whom to ask.  Without Citus, or where Citus' own search is switched off, there is nothing
     /// to do.
-    fn begin<W: Waiter>(waiter: &W, held: &HeldFence, block: &Block) -> Self {
+    pub fn begin(party: &Party, held: &HeldFence, block: &Block) -> Self {
         let idle =
             Self { places: Vec::new(), interval: Duration::MAX, next: Duration::MAX, turn: 0 };
         let Some(interval) = citus_interval() else { return idle };
@@ -130,16 +133,15 @@ impl DeadlockSearch {
                 return idle;
             }
         };
-        let others = held.sessions.iter().map(|session| {
-            let mut params = session.params().clone();
-            params.set("fallback_application_name", HELPER_NAME);
-            Target { node: session.node().clone(), params }
+        let others = party.targets().map(|mut target| {
+            target.params.set("fallback_application_name", HELPER_NAME);
+            target
         });
         let places = std::iter::once(loopback)
             .chain(others)
             .map(|target| Place { target, session: None, retry_at: Duration::ZERO })
             .collect();
-        Self { places, interval, next: waiter.now(), turn: 0 }
+        Self { places, interval, next: monotonic_now(), turn: 0 }
     }
 
     fn due_in<W: Waiter>(&self, waiter: &W) -> Duration {
@@ -230,11 +232,11 @@ fn citus_interval() -> Option<Duration> {
     (factor > 0.0).then(|| Duration::from_millis((factor * deadlock_timeout_ms).max(50.0) as u64))
 }
 
-/// Does what a caller asked for over the held sessions.  An error means that the fence is lost; an
+/// Does what a caller asked for over the party's sessions.  An error means that the fence is lost; an
 /// errand that merely failed is answered.
 fn run_errand(
     owner: &Owner,
-    held: &mut HeldFence,
+    party: &mut Party,
     block: &Block,
     number: u64,
     errand: Errand,
@@ -248,9 +250,8 @@ fn run_errand(
         Errand::Extend(timeout_ms) => {
             let sql =
                 statements::set_idle_timeout(i64::from(timeout_ms) + statements::IDLE_GRACE_MS);
-            let mut sessions: Vec<&mut Session> = held.sessions.iter_mut().collect();
             let extend = |_| Command::new("extension of the block", sql.as_str());
-            for reply in run_all(&mut waiter, &mut sessions, extend, deadline) {
+            for reply in run_all(&mut waiter, &mut party.sessions(), extend, deadline) {
                 // A plain SET does not fail on a node that is well: whatever is wrong, a hold whose
                 // own end is unknown is no hold.
                 reply?;
@@ -264,7 +265,7 @@ fn run_errand(
                 name.as_str(),
                 left_ms.max(1) + statements::IDLE_GRACE_MS,
             );
-            let mut sessions: Vec<&mut Session> = held.sessions.iter_mut().collect();
+            let mut sessions = party.sessions();
             let write = |_| Command::new("restore point", sql.as_str());
             let replies = run_all(&mut waiter, &mut sessions, write, deadline);
             let mut positions = vec![wal::restore_point(name.as_str()).unwrap_or_default()];
@@ -281,7 +282,7 @@ fn run_errand(
                     // The server refused; the subtransaction is undone and the locks stay.
                     Err(error @ RemoteError::Query { .. }) => {
                         let undo = Command::new("undo of an errand", statements::ERRAND_FAILED);
-                        held.sessions[index].run(&mut waiter, undo, deadline)?;
+                        sessions[index].run(&mut waiter, undo, deadline)?;
                         positions.push(0);
                         failure = failure.or(Some(Failure::from(&FenceError::from(error))));
                     }
@@ -296,31 +297,3 @@ fn run_errand(
     }
     Ok(())
 }
-
-/// Lets go everywhere, and comes back once every node that answers has no lock left.  The nodes that
-/// did not answer are returned, their locks end when they notice that the session is closed; and the
-/// sessions, which are yet to be closed by dropping them.
-pub fn release(held: HeldFence) -> (Vec<String>, Vec<Session>) {
-    let mut waiter = BackendWaiter::new(|| false);
-    let HeldFence { mut sessions, local, .. } = held;
-    let deadline = Deadline::after(&waiter, RELEASE_BOUND);
-    let mut open: Vec<&mut Session> = sessions.iter_mut().collect();
-    let rollback = |_| Command::new("release", statements::ROLLBACK);
-    let replies = run_all(&mut waiter, &mut open, rollback, deadline);
-    drop(local);
-    let silent: Vec<String> = replies
-        .into_iter()
-        .filter_map(|reply| reply.err().map(|error| error.to_string()))
-        .collect();
-    if !silent.is_empty() {
-        let deadline = Deadline::after(&waiter, CANCEL_BOUND);
-        let _ = cancel_and_drain(&mut waiter, &mut open, deadline);
-    }
-    (silent, sessions)
-}
-
-/// How long it then waits for a cancel.
-const CANCEL_BOUND: Duration = Duration::from_secs(2);
-
-/// How long the release waits for a node's answer.
-const RELEASE_BOUND: Duration = Duration::from_secs(5);

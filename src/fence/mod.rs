@@ -10,9 +10,13 @@ pub mod state;
 pub mod text;
 
 mod acquire;
+mod attempt;
 mod control;
 mod hold;
+mod let_go;
 mod party;
+#[cfg(test)]
+mod scripted;
 mod statements;
 mod wait_graph;
 mod waiters;

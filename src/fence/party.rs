@@ -3,23 +3,20 @@
 
 use std::time::Duration;
 
-use super::acquire::{Failed, describe_blocker, is_passing, stopped};
+use super::attempt::Failed;
 use super::control::NodeRow;
-use super::error::FenceError;
 use super::statements;
 use super::text::Text;
 use crate::catalog::Node;
-use crate::pg::fd::ReservedDescriptors;
 use crate::remote::{
-    Command, Deadline, RemoteError, Reply, Session, Target, Waiter, cancel_and_drain, connect_all,
-    run_all,
+    Command, Deadline, LibPq, Pq, RemoteError, Reply, Session, Target, Waiter, connect_all, run_all,
 };
 
 /// A remote node with its session.
-pub struct Member {
+struct Member<C: Pq> {
     node: Node,
     /// Its session; in it, the transaction that holds the locks.
-    pub session: Session,
+    session: Session<C>,
     pid: i32,
     system_identifier: u64,
     timeline: u32,
@@ -27,11 +24,27 @@ pub struct Member {
     settle: String,
     locked_at: i64,
     waited_ms: i64,
+    wal_lsn: u64,
 }
 
-impl Member {
+impl<C: Pq> Member<C> {
+    fn new(node: Node, session: Session<C>) -> Self {
+        Self {
+            node,
+            session,
+            pid: 0,
+            system_identifier: 0,
+            timeline: 0,
+            can_flush: false,
+            settle: String::new(),
+            locked_at: 0,
+            waited_ms: 0,
+            wal_lsn: 0,
+        }
+    }
+
     /// Its row of the manifest.
-    pub fn row(&self, wal_lsn: u64) -> NodeRow {
+    fn row(&self) -> NodeRow {
         NodeRow {
             nodeid: self.node.nodeid,
             groupid: self.node.groupid,
@@ -41,54 +54,62 @@ impl Member {
             locked_at: self.locked_at,
             system_identifier: self.system_identifier,
             timeline: self.timeline,
-            wal_lsn,
+            wal_lsn: self.wal_lsn,
             restore_lsn: 0,
         }
     }
 }
 
-/// Why not all nodes gave their locks.
-pub enum LockFailure {
-    /// Another attempt would end the same way.
-    ForGood(FenceError),
-    /// Somebody was in the way on these nodes, or they were too slow.
-    Refused(Vec<(usize, RemoteError)>),
-}
+/// Who gave no lock, because somebody was in the way or it was too slow, by its place in the party.
+pub type Refused = Vec<(usize, RemoteError)>;
 
 /// How much later than the node itself this side gives a lock up.
 const GRACE: Duration = Duration::from_millis(300);
 
 /// All remote nodes that take part.
-#[derive(Default)]
-pub struct Party {
+pub struct Party<C: Pq = LibPq> {
     /// Those who take part.
-    pub members: Vec<Member>,
+    members: Vec<Member<C>>,
     /// Inactive nodes that do not take part, and why.
     absent: Vec<String>,
 }
 
-impl Party {
-    /// Sorts out who answered.  An active node that did not is an error; an inactive one is noted.
+impl<C: Pq> Default for Party<C> {
+    fn default() -> Self {
+        Self { members: Vec::new(), absent: Vec::new() }
+    }
+}
+
+impl<C: Pq> Party<C> {
+    /// The sessions, one per node, in the order of [`Self::rows`].
+    pub fn sessions(&mut self) -> Vec<&mut Session<C>> {
+        self.members.iter_mut().map(|member| &mut member.session).collect()
+    }
+
+    /// Rows of the manifest.
+    pub fn rows(&self) -> impl Iterator<Item = NodeRow> {
+        self.members.iter().map(Member::row)
+    }
+
+    /// Where the nodes are and how they were reached.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        self.members.iter().map(|member| Target {
+            node: member.session.node().clone(),
+            params: member.session.params().clone(),
+        })
+    }
+
+    /// Takes in who answered.  An active node that did not is an error; an inactive one is noted.
     pub fn gather(
         &mut self,
-        nodes: impl Iterator<Item = Node>,
-        connected: Vec<Result<Session, RemoteError>>,
+        nodes: &[Node],
+        connected: Vec<Result<Session<C>, RemoteError>>,
     ) -> Result<(), Failed> {
         let mut lost = None;
-        for (node, session) in nodes.zip(connected) {
+        for (node, session) in nodes.iter().zip(connected) {
             match session {
-                Ok(session) => self.members.push(Member {
-                    node,
-                    session,
-                    pid: 0,
-                    system_identifier: 0,
-                    timeline: 0,
-                    can_flush: false,
-                    settle: String::new(),
-                    locked_at: 0,
-                    waited_ms: 0,
-                }),
-                Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
+                Ok(session) => self.members.push(Member::new(node.clone(), session)),
+                Err(RemoteError::Stopped { .. }) => return Err(Failed::Stopped),
                 Err(error) if !node.active => self.absent.push(error.to_string()),
                 Err(error) => lost = lost.or(Some(error)),
             }
@@ -103,9 +124,7 @@ impl Party {
         sql: &str,
         deadline: Deadline,
     ) -> Vec<Result<Reply, RemoteError>> {
-        let mut sessions: Vec<&mut Session> =
-            self.members.iter_mut().map(|member| &mut member.session).collect();
-        run_all(waiter, &mut sessions, |_| Command::new(name, sql), deadline)
+        run_all(waiter, &mut self.sessions(), |_| Command::new(name, sql), deadline)
     }
 
     /// Begins the transactions.  An inactive node that cannot (it may not even have the tables) is
@@ -117,56 +136,63 @@ impl Party {
         deadline: Deadline,
     ) -> Result<(), Failed> {
         let replies = self.run(waiter, "begin of the fence", sql, deadline);
-        let members = std::mem::take(&mut self.members);
-        for (mut member, reply) in members.into_iter().zip(replies) {
+        let mut failed = None;
+        let mut kept = Vec::with_capacity(self.members.len());
+        for (mut member, reply) in std::mem::take(&mut self.members).into_iter().zip(replies) {
             match reply.and_then(|reply| member.note_begin(&reply)) {
-                Ok(()) => self.members.push(member),
-                Err(RemoteError::Stopped { .. }) => return Err(stopped().into()),
-                Err(error) if !member.node.active => self.absent.push(error.to_string()),
-                Err(error) => return Err(error.into()),
+                Ok(()) => kept.push(member),
+                // Nothing but the locks that readers take is asked for yet: closing is enough.
+                Err(error)
+                    if !member.node.active && !matches!(error, RemoteError::Stopped { .. }) =>
+                {
+                    self.absent.push(error.to_string());
+                }
+                Err(error) => {
+                    failed = failed.or(Some(Failed::from_remote(error)));
+                    kept.push(member);
+                }
             }
         }
-        Ok(())
+        self.members = kept;
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Locks all at once, one round trip each; the slowest node and what it took.
+    /// Locks all at once, one round trip each; the slowest node and what it took, or who refused.
     pub fn lock<W: Waiter>(
         &mut self,
         waiter: &mut W,
         lock_by: Deadline,
-    ) -> Result<Option<(String, i64)>, LockFailure> {
+    ) -> Result<Result<Option<(String, i64)>, Refused>, Failed> {
         let left_ms = lock_by.remaining(waiter).as_millis().max(1) as i64;
         let commands: Vec<String> =
             self.members.iter().map(|member| statements::lock(&member.settle, left_ms)).collect();
-        let mut sessions: Vec<&mut Session> =
-            self.members.iter_mut().map(|member| &mut member.session).collect();
         let lock = |index: usize| Command::new("lock of the fence", commands[index].as_str());
         // The node gives up by itself; only one that is frozen, or slow to say so, runs into this.
         let deadline = Deadline::after(waiter, Duration::from_millis(left_ms as u64) + GRACE);
-        let replies = run_all(waiter, &mut sessions, lock, deadline);
+        let replies = run_all(waiter, &mut self.sessions(), lock, deadline);
         let mut refused = Vec::new();
         let mut for_good = None;
         for (index, reply) in replies.into_iter().enumerate() {
             let noted = reply.and_then(|reply| self.members[index].note_lock(&reply));
             match noted {
                 Ok(()) => {}
-                Err(RemoteError::Stopped { .. }) => return Err(LockFailure::ForGood(stopped())),
                 Err(error) if is_passing_remote(&error) => refused.push((index, error)),
-                Err(error) => for_good = for_good.or(Some(error)),
+                Err(error) => for_good = for_good.or(Some(Failed::from_remote(error))),
             }
         }
-        if let Some(error) = for_good {
-            return Err(LockFailure::ForGood(error.into()));
+        if let Some(failed) = for_good {
+            return Err(failed);
         }
         if !refused.is_empty() {
-            return Err(LockFailure::Refused(refused));
+            return Ok(Err(refused));
         }
         let slowest = self.members.iter().max_by_key(|member| member.waited_ms);
-        Ok(slowest.map(|member| (member.node.label().to_string(), member.waited_ms)))
+        Ok(Ok(slowest.map(|member| (member.node.label().to_string(), member.waited_ms))))
     }
 
-    /// Lets go on all nodes at once, and asks those that did not give their lock who stood in the way.
-    pub fn let_go<W: Waiter>(
+    /// Asks those that did not give their lock who stood in the way, and lets go of the locks that the
+    /// others gave, all at once.
+    pub fn look_for_blockers<W: Waiter>(
         &mut self,
         waiter: &mut W,
         refused: &[(usize, RemoteError)],
@@ -180,12 +206,8 @@ impl Party {
                 Command::new("rollback", statements::ROLLBACK)
             }
         };
-        let mut sessions: Vec<&mut Session> =
-            self.members.iter_mut().map(|member| &mut member.session).collect();
-        let replies = run_all(waiter, &mut sessions, command, deadline);
-        // Whoever is still at the lock (it ran into our own deadline) is cancelled or closed.
-        let deadline = Deadline::after(waiter, Duration::from_secs(1));
-        let _ = cancel_and_drain(waiter, &mut sessions, deadline);
+        // Who is still at the lock, having run into our own deadline, takes no command now.
+        let replies = run_all(waiter, &mut self.sessions(), command, deadline);
         let mut blockers = Vec::new();
         for (index, _) in refused {
             let Some(Ok(reply)) = replies.get(*index) else { continue };
@@ -206,12 +228,13 @@ impl Party {
         blockers
     }
 
-    /// Brings every node's WAL to disk; the positions, in the members' order.
-    pub fn flush<W: Waiter>(
-        &mut self,
-        waiter: &mut W,
-        deadline: Deadline,
-    ) -> Result<Vec<u64>, Failed> {
+    /// How many sessions more it takes to bring every node's WAL to disk.
+    pub fn helpers_to_flush(&self) -> usize {
+        self.members.iter().filter(|member| !member.can_flush).count()
+    }
+
+    /// Brings every node's WAL to disk.
+    pub fn flush<W: Waiter>(&mut self, waiter: &mut W, deadline: Deadline) -> Result<(), Failed> {
         // Nodes without the extension are flushed over a second session each.
         let without: Vec<usize> =
             (0..self.members.len()).filter(|index| !self.members[*index].can_flush).collect();
@@ -222,17 +245,15 @@ impl Party {
                 Target { node: session.node().clone(), params: session.params().clone() }
             })
             .collect();
-        let _descriptors = ReservedDescriptors::acquire(targets.len())
-            .ok_or(FenceError::NoDescriptors { count: targets.len() })?;
         let mut helpers = connect_all(waiter, &targets, deadline)
             .into_iter()
-            .collect::<Result<Vec<Session>, RemoteError>>()?;
-        let by_commit: Vec<&mut Session> = helpers.iter_mut().collect();
-        let mut helpers = by_commit.into_iter();
+            .collect::<Result<Vec<Session<C>>, RemoteError>>()
+            .map_err(Failed::from_remote)?;
+        let mut helpers = helpers.iter_mut();
         let flush = statements::flush();
         let flush_by_commit = statements::flush_by_commit();
         let mut commands = Vec::with_capacity(self.members.len());
-        let mut sessions: Vec<&mut Session> = Vec::with_capacity(self.members.len());
+        let mut sessions: Vec<&mut Session<C>> = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
             if member.can_flush {
                 sessions.push(&mut member.session);
@@ -244,18 +265,10 @@ impl Party {
         }
         let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
         let replies = run_all(waiter, &mut sessions, flush, deadline);
-        self.members
-            .iter_mut()
-            .zip(replies)
-            .map(|(member, reply)| {
-                let reply = reply.map_err(|error| match error {
-                    RemoteError::Stopped { .. } => stopped(),
-                    other => other.into(),
-                })?;
-                member.note_flush(&reply).map_err(FenceError::from)
-            })
-            .collect::<Result<Vec<u64>, FenceError>>()
-            .map_err(Failed::from)
+        for (member, reply) in self.members.iter_mut().zip(replies) {
+            reply.and_then(|reply| member.note_flush(&reply)).map_err(Failed::from_remote)?;
+        }
+        Ok(())
     }
 
     /// The sentence that names the nodes which do not take part.
@@ -270,7 +283,7 @@ impl Party {
     }
 }
 
-impl Member {
+impl<C: Pq> Member<C> {
     fn note_begin(&mut self, reply: &Reply) -> Result<(), RemoteError> {
         let shown = |column: &str| {
             reply.sets.iter().find_map(|set| set.value(0, column)).map(str::to_owned)
@@ -290,8 +303,8 @@ impl Member {
         Ok(())
     }
 
-    /// The position up to which the node has flushed; the node's identity is noted.
-    fn note_flush(&mut self, reply: &Reply) -> Result<u64, RemoteError> {
+    /// The position up to which the node has flushed, and the node's identity.
+    fn note_flush(&mut self, reply: &Reply) -> Result<(), RemoteError> {
         let set = reply.last_set()?;
         let number = |column| set.value(0, column).and_then(|text| text.parse::<i64>().ok());
         // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
@@ -301,7 +314,9 @@ impl Member {
         };
         self.system_identifier = identifier as u64;
         self.timeline = timeline as u32;
-        set.value(0, "lsn").and_then(parse_lsn).ok_or_else(|| reply.unexpected("no WAL position"))
+        let lsn = set.value(0, "lsn").and_then(parse_lsn);
+        self.wal_lsn = lsn.ok_or_else(|| reply.unexpected("no WAL position"))?;
+        Ok(())
     }
 
     fn note_lock(&mut self, reply: &Reply) -> Result<(), RemoteError> {
@@ -325,6 +340,36 @@ pub fn parse_lsn(text: &str) -> Option<u64> {
     let high = u64::from(u32::from_str_radix(high, 16).ok()?);
     let low = u64::from(u32::from_str_radix(low, 16).ok()?);
     Some(high << 32 | low)
+}
+
+impl Failed {
+    fn from_remote(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Stopped { .. } => Failed::Stopped,
+            other => Failed::ForGood(other.into()),
+        }
+    }
+}
+
+/// Errors that another attempt may not meet: no lock in time, a deadlock, a serialization failure, a
+/// statement cancelled by its own timeout.
+pub fn is_passing(sqlstate: pgrx::PgSqlErrorCode) -> bool {
+    use pgrx::PgSqlErrorCode::*;
+    matches!(
+        sqlstate,
+        ERRCODE_LOCK_NOT_AVAILABLE
+            | ERRCODE_T_R_DEADLOCK_DETECTED
+            | ERRCODE_T_R_SERIALIZATION_FAILURE
+            | ERRCODE_QUERY_CANCELED
+    )
+}
+
+pub fn describe_blocker(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {
+    if pid == 0 {
+        format!("on {node}, {what} of {user} for {age} s")
+    } else {
+        format!("on {node}, process {pid} of {user} for {age} s ({what})")
+    }
 }
 
 fn is_passing_remote(error: &RemoteError) -> bool {

@@ -182,6 +182,8 @@ pub enum Release {
     Cleared,
     /// The worker has been asked, and will end the block that has this token's generation.
     Asked(u64),
+    /// The same, but somebody else had asked before: when the locks go is not this caller's doing.
+    Joined(u64),
 }
 
 /// One block: a slot of the control block.
@@ -217,6 +219,8 @@ pub struct Block {
     pub told: bool,
     /// How the block before this one in the same slot ended, for a requestor that has yet to read it.
     pub previous: Failure,
+    /// Whether somebody has been told of that, or nobody needs to be.
+    pub previous_told: bool,
     /// What the requestor should be warned of, once active.
     pub warning: Text<1024>,
     /// The worker's letter box.
@@ -246,6 +250,7 @@ impl Block {
         failure: Failure::NONE,
         told: false,
         previous: Failure::NONE,
+        previous_told: true,
         warning: Text::EMPTY,
         errands: Errands { posted: 0, done: 0, errand: None, answer: Failure::NONE },
     };
@@ -268,6 +273,7 @@ impl Block {
                     begun_at: now,
                     terms,
                     previous: self.failure,
+                    previous_told: self.told || !self.failure.is_some(),
                     ..Self::UNUSED
                 };
                 Ok(self.generation)
@@ -325,6 +331,7 @@ impl Block {
                 self.end(Failure::NONE);
                 Release::Asked(self.generation)
             }
+            State::Releasing if self.release_asked => Release::Joined(self.generation),
             State::Starting | State::Active | State::Releasing => {
                 self.release_asked = true;
                 if self.state == State::Active {
@@ -471,6 +478,17 @@ impl Block {
         }
     }
 
+    /// The reason why the block before this one ended though nobody asked, for the first who asks: whoever
+    /// ends this block may take it for that one.
+    pub fn take_previous_reason(&mut self) -> Failure {
+        if self.previous_told {
+            Failure::NONE
+        } else {
+            self.previous_told = true;
+            self.previous
+        }
+    }
+
     /// What ended the block of this generation, if it has ended: `None` while it lives,
     /// [`Failure::NONE`] when it ended well.
     pub fn outcome(&self, generation: u64) -> Option<Failure> {
@@ -492,6 +510,7 @@ impl Block {
             database: self.database,
             failure,
             previous: self.previous,
+            previous_told: self.previous_told,
             errands: Errands {
                 posted: self.errands.posted,
                 done: self.errands.posted,

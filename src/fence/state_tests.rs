@@ -123,6 +123,9 @@ proptest! {
                     match before.state {
                         State::Inactive => prop_assert_eq!(release, Release::Nothing),
                         State::Error => prop_assert_eq!(release, Release::Cleared),
+                        State::Releasing if before.release_asked => {
+                            prop_assert_eq!(release, Release::Joined(before.generation));
+                        }
                         State::Starting | State::Active | State::Releasing => {
                             prop_assert_eq!(release, Release::Asked(before.generation));
                         }
@@ -198,12 +201,27 @@ proptest! {
     }
 }
 
-#[test]
-fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
+/// A slot whose first block could not be started.
+fn after_a_failed_start() -> (Block, u64) {
     let mut slot = Block::UNUSED;
     let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
     slot.adopt(first, process(0)).expect("first");
     slot.fail(first, process(0), failure("no such host")).expect("own");
+    (slot, first)
+}
+
+/// A slot with an active block.
+fn active() -> (Block, u64) {
+    let mut slot = Block::UNUSED;
+    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(first, process(0)).expect("first");
+    slot.activate(first, process(0), 1, 2).expect("all held");
+    (slot, first)
+}
+
+#[test]
+fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
+    let (mut slot, first) = after_a_failed_start();
     slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
     let outcome = slot.outcome(first).expect("it has ended");
     assert_eq!(outcome.message.as_str(), "no such host");
@@ -212,10 +230,7 @@ fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
 
 #[test]
 fn an_end_is_known_although_the_next_block_has_ended_too() {
-    let mut slot = Block::UNUSED;
-    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
-    slot.adopt(first, process(0)).expect("first");
-    slot.fail(first, process(0), failure("no such host")).expect("own");
+    let (mut slot, first) = after_a_failed_start();
     let second = slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
     slot.abandon(second);
     assert_eq!(slot.state, State::Inactive);
@@ -226,10 +241,7 @@ fn an_end_is_known_although_the_next_block_has_ended_too() {
 
 #[test]
 fn an_end_that_is_forgotten_does_not_pass_for_a_good_one() {
-    let mut slot = Block::UNUSED;
-    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
-    slot.adopt(first, process(0)).expect("first");
-    slot.fail(first, process(0), failure("no such host")).expect("own");
+    let (mut slot, first) = after_a_failed_start();
     let second = slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
     slot.abandon(second);
     slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
@@ -237,11 +249,38 @@ fn an_end_that_is_forgotten_does_not_pass_for_a_good_one() {
 }
 
 #[test]
+fn only_the_first_who_asks_knows_when_the_locks_went() {
+    let (mut slot, first) = active();
+    assert_eq!(slot.ask_release(), Release::Asked(first));
+    assert_eq!(slot.ask_release(), Release::Joined(first));
+}
+
+/// Whose block expired unseen may unblock the next one and take it for the own.
+#[test]
+fn whoever_ends_a_block_hears_that_the_one_before_had_expired() {
+    let (mut slot, first) = active();
+    slot.finish(first, process(0), failure("expired")).expect("own");
+    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    assert_eq!(slot.take_previous_reason().message.as_str(), "expired");
+    assert!(!slot.take_previous_reason().is_some(), "told once");
+}
+
+#[test]
+fn nobody_hears_twice_of_an_end() {
+    let (mut slot, first) = active();
+    slot.finish(first, process(0), failure("expired")).expect("own");
+    assert_eq!(slot.take_end_reason().message.as_str(), "expired");
+    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    assert!(!slot.take_previous_reason().is_some());
+    // Nor of a failed start, which its requestor was told of.
+    let (mut slot, _) = after_a_failed_start();
+    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    assert!(!slot.take_previous_reason().is_some());
+}
+
+#[test]
 fn a_reason_that_somebody_was_told_stays_for_those_who_wait() {
-    let mut slot = Block::UNUSED;
-    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
-    slot.adopt(first, process(0)).expect("first");
-    slot.activate(first, process(0), 1, 2).expect("all held");
+    let (mut slot, first) = active();
     assert_eq!(slot.ask_release(), Release::Asked(first));
     slot.finish(first, process(0), failure("a node did not confirm")).expect("own");
     // Another session unblocks before the one that waits has looked.

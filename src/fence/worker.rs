@@ -8,22 +8,27 @@
 //! | deadline                               | the same                                | inactive, reason kept |
 //! | SIGTERM, shutdown                      | the same                                | error            |
 //! | a node is lost                         | the same on the others                  | error            |
-//! | ERROR anywhere in the worker           | sessions closed, transaction aborted    | error            |
-//! | FATAL, `proc_exit`                     | the process' end closes and aborts      | error, by the exit callback, which runs after the abort |
+//! | ERROR anywhere in the worker           | transaction aborted, then the same      | error            |
+//! | FATAL, `proc_exit`                     | transaction aborted; the nodes let go when the end of the process has closed the sessions | error, by the exit callback |
 //! | SIGKILL, crash                         | the same, by the kernel and the postmaster | shared memory is made anew |
 //!
-//! While the block is still being started, its failure is the requestor's answer instead of a state.
+//! A node that does not answer the ROLLBACK keeps its locks until it notices that its session is closed:
+//! the log names it, and unblock warns.  While the block is still being started, its failure is the
+//! requestor's answer instead of a state.
 
 use std::cell::Cell;
 
 use super::acquire::{self, HeldFence};
 use super::control::Owner;
 use super::error::FenceError;
-use super::hold::{self, End};
+use super::hold::{self, DeadlockSearch, End};
+use super::let_go::let_go;
+use super::party::Party;
 use super::state::{Block, Failure, Token};
 use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::interrupts;
+use crate::pg::wait::BackendWaiter;
 use crate::pg::worker::{self, Handle, Spec};
 
 thread_local! {
@@ -54,9 +59,14 @@ pub fn run_worker(slot: i32, generation: u64) {
     worker::before_exit(on_exit);
     worker::connect(block.database, block.terms.owner);
     worker::report_activity("citus_fence backup block");
-    match worker::catch(|| run(&owner, &block)) {
+    // Out here, so that an ERROR that unwinds through `run` leaves the sessions to be let go in order.
+    let mut party = Party::default();
+    match worker::catch(|| run(&owner, &block, &mut party)) {
         Ok(()) => {}
         Err(error) => {
+            abort_all();
+            // Should this fail too, closing the sessions has to do.
+            let _ = worker::catch(|| let_go(&mut BackendWaiter::new(|| false), &mut party));
             abort_all();
             let error = FenceError::from(error);
             log_end(&block, &format!("failed: {error}"));
@@ -66,7 +76,7 @@ pub fn run_worker(slot: i32, generation: u64) {
     OWNER.set(None);
 }
 
-/// Aborts what an error left open; the sessions were closed as the error passed them.
+/// Aborts what an error left open on this node.
 fn abort_all() {
     drop(worker::Transaction::adopt_open());
 }
@@ -78,23 +88,28 @@ fn on_exit() {
     }
 }
 
-fn run(owner: &Owner, block: &Block) {
+fn run(owner: &Owner, block: &Block, party: &mut Party) {
     let requestor = block.requestor.map_or(0, |process| process.pid);
     elog::log(&format!(
         "citus_fence: process {requestor} asks for a backup block of {} ms",
         block.terms.timeout_ms
     ));
     let started = std::time::Instant::now();
-    let mut held = match acquire::acquire(owner, block) {
+    let held = match acquire::acquire(owner, party, block) {
         Ok(held) => held,
-        Err(error) => return ended(owner, block, Err(error), None),
+        Err(error) => return ended(owner, block, party, Err(error)),
     };
     if let Err(error) = owner.activate(&held.rows, &held.warning) {
-        return ended(owner, block, Err(error), Some(held));
+        drop(held);
+        return ended(owner, block, party, Err(error));
     }
     log_active(&held, started.elapsed());
-    let end = hold::hold(owner, &mut held, block);
-    ended(owner, block, end, Some(held));
+    // Closed last, when all is said: nobody waits for that.
+    let mut search = DeadlockSearch::begin(party, &held, block);
+    let end = hold::hold(owner, party, &mut search);
+    owner.begin_release();
+    drop(held);
+    ended(owner, block, party, end);
 }
 
 fn log_active(held: &HeldFence, took: std::time::Duration) {
@@ -109,7 +124,7 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
          beginning {:.1} ms, {:.2} ms from first to last lock, flushing {:.1} ms{slowest})",
         held.rows.len(),
         ms(took),
-        story.attempts,
+        held.attempts,
         ms(story.connecting),
         ms(story.warming),
         ms(story.locking),
@@ -120,21 +135,20 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
     }
 }
 
-/// Lets go, then says so.
-fn ended(owner: &Owner, block: &Block, end: Result<End, FenceError>, held: Option<HeldFence>) {
-    owner.begin_release();
-    // The sessions are closed after the state has said that all locks are gone: nobody waits for that.
-    let (silent, _sessions) = held.map(hold::release).unwrap_or_default();
-    for node in &silent {
-        elog::log(&format!("citus_fence: a node did not confirm the release: {node}"));
+/// Lets go, then says so.  The local transaction is over already.
+fn ended(owner: &Owner, block: &Block, party: &mut Party, end: Result<End, FenceError>) {
+    let silent = let_go(&mut BackendWaiter::new(|| false), party);
+    for error in &silent {
+        elog::log(&format!("citus_fence: a node did not confirm the release: {error}"));
     }
+    let confirmed = || match silent.first() {
+        None => Failure::NONE,
+        Some(error) => Failure::from(&FenceError::Unconfirmed { node: error.to_string() }),
+    };
     match end {
         Ok(End::Asked) => {
             log_end(block, "released");
-            owner.finish(match silent.first() {
-                None => Failure::NONE,
-                Some(node) => Failure::from(&FenceError::Unconfirmed { node: node.clone() }),
-            });
+            owner.finish(confirmed());
         }
         Ok(End::Expired) => {
             let timeout_ms =
@@ -145,7 +159,7 @@ fn ended(owner: &Owner, block: &Block, end: Result<End, FenceError>, held: Optio
         // Whoever asked knows, and the requestor is told by its own call.
         Err(FenceError::ReleasedWhileStarting) => {
             log_end(block, "given up while it was being started");
-            owner.finish(Failure::NONE);
+            owner.finish(confirmed());
         }
         Err(error) => {
             let report = Report::from(&error);

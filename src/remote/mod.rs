@@ -68,7 +68,7 @@ mod wait;
 mod watch;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use cancel::{DrainEnd, cancel_and_drain};
 pub use connection::{Session, SessionState};

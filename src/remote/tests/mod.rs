@@ -6,6 +6,6 @@ mod connect;
 mod pure;
 mod run;
 mod scale;
-mod script;
+pub mod script;
 mod watch;
 mod wire;

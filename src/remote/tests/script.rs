@@ -228,6 +228,11 @@ pub fn sent() -> Vec<String> {
     world(|world| world.sent.clone())
 }
 
+/// Adds what somebody else does to the commands sent, so that their order can be told.
+pub fn note(what: &str) {
+    world(|world| world.sent.push(what.to_owned()));
+}
+
 /// Scripted connection.
 struct Conn {
     host: String,
@@ -243,6 +248,8 @@ struct Conn {
     /// What has been read.
     read: VecDeque<Incoming>,
     in_command: bool,
+    /// Whether a transaction is open once the command has ended.
+    in_transaction: bool,
     flushes_left: usize,
     /// Set once the whole command is sent: what is to arrive then.
     answer: Option<Vec<(u64, Incoming)>>,
@@ -274,6 +281,17 @@ impl Conn {
     fn arrive(&mut self, now: Duration, what: Vec<(u64, Incoming)>) {
         self.arriving.extend(what.into_iter().map(|(after, what)| (now + ms(after), what)));
         self.arriving.make_contiguous().sort_by_key(|(at, _)| *at);
+    }
+
+    /// Answers say `$pid` where the server process reports its own.
+    fn fill_in_pid(&mut self) {
+        let pid = self.pid.to_string();
+        for (_, incoming) in self.answer.iter_mut().flatten() {
+            if let Incoming::Result(PqResult::Set(set)) = incoming {
+                let cells = set.rows.iter_mut().flatten().flatten();
+                cells.filter(|cell| *cell == "$pid").for_each(|cell| cell.clone_from(&pid));
+            }
+        }
     }
 
     /// The connection is gone.
@@ -322,6 +340,9 @@ impl ScriptPq {
             1 => conn.script.answers.front().cloned(),
             _ => conn.script.answers.pop_front(),
         };
+        conn.fill_in_pid();
+        conn.in_transaction =
+            sql.contains("BEGIN") || conn.in_transaction && !sql.contains("ROLLBACK");
         let host = conn.host.clone();
         drop(conn);
         world(|world| {
@@ -337,8 +358,13 @@ impl ScriptPq {
                 if let Some(after) = victim.script.cancellable
                     && victim.in_command
                 {
-                    let message = "canceling statement due to user request";
-                    victim.arrive(world.now, fails(after, "57014", message));
+                    // What would have come later does not come any more.
+                    let ends_at = world.now + ms(after);
+                    victim.arriving.retain(|(at, _)| *at <= ends_at);
+                    if victim.arriving.is_empty() && victim.read.is_empty() {
+                        let message = "canceling statement due to user request";
+                        victim.arrive(world.now, fails(after, "57014", message));
+                    }
                 }
             }
         });
@@ -373,6 +399,7 @@ impl Pq for ScriptPq {
             arriving: VecDeque::new(),
             read: VecDeque::new(),
             in_command: false,
+            in_transaction: false,
             flushes_left: 0,
             answer: None,
             message: String::new(),
@@ -434,6 +461,7 @@ impl Pq for ScriptPq {
         let conn = self.0.borrow();
         match (conn.status, conn.in_command) {
             (ConnStatus::Ok, true) => TransactionStatus::Active,
+            (ConnStatus::Ok, false) if conn.in_transaction => TransactionStatus::InTransaction,
             (ConnStatus::Ok, false) => TransactionStatus::Idle,
             _ => TransactionStatus::Unknown,
         }

@@ -1,0 +1,85 @@
+//! Scripted nodes that answer what the fence asks, for the tests of its parts.
+
+use super::attempt::{Failed, Home};
+use crate::catalog::Node;
+use crate::remote::tests::script::{Incoming, Script, note};
+use crate::remote::{PqResult, ResultSet};
+
+/// The answer to every question of a fence, after a while.
+pub fn answer(after: u64) -> Vec<(u64, Incoming)> {
+    let cells = [
+        ("server_version_num", "150020"),
+        ("deadlock_timeout", "1s"),
+        ("pid", "$pid"),
+        ("can_flush", "t"),
+        ("locked_at", "1800000000.5"),
+        ("waited", "0.001"),
+        ("lsn", "0/1000"),
+        ("system_identifier", "7000000000000000001"),
+        ("timeline", "1"),
+    ];
+    let set = ResultSet {
+        columns: cells.iter().map(|(column, _)| (*column).to_owned()).collect(),
+        rows: vec![cells.iter().map(|(_, value)| Some((*value).to_owned())).collect()],
+        command_tag: "SELECT 1".into(),
+        affected: 1,
+    };
+    vec![(after, Incoming::Result(PqResult::Set(set))), (after, Incoming::Ready)]
+}
+
+/// A node that is well, so slow at everything.
+pub fn well(latency: u64) -> Script {
+    Script::connects(latency).answers([answer(latency)])
+}
+
+/// The nodes' names.
+pub fn host(index: usize) -> String {
+    format!("node-{index}")
+}
+
+/// Rows of the catalog.
+pub fn nodes(count: usize) -> Vec<Node> {
+    let node = |index: usize| Node {
+        nodeid: index as i32 + 1,
+        groupid: index as i32 + 1,
+        host: host(index),
+        port: 5432,
+        active: true,
+    };
+    (0..count).map(node).collect()
+}
+
+/// This node: it notes what it is asked to do among the commands that are sent.
+#[derive(Default)]
+pub struct ScriptHome {
+    /// Whether a node comes or goes while the others are being locked.
+    pub nodes_change: bool,
+}
+
+impl Home for ScriptHome {
+    fn reserve(&mut self, _connections: usize) -> Result<(), Failed> {
+        Ok(())
+    }
+
+    fn begin(&mut self) {
+        note("home: begin");
+    }
+
+    fn lock(&mut self, _bound: std::time::Duration) -> Result<(), Failed> {
+        note("home: lock");
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        note("home: let go");
+    }
+
+    fn nodes_are_the_same(&mut self) -> Result<bool, Failed> {
+        note("home: read nodes");
+        Ok(!self.nodes_change)
+    }
+
+    fn flush(&mut self) {
+        note("home: flush");
+    }
+}
