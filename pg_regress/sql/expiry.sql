@@ -21,7 +21,7 @@ SELECT regexp_replace(error, '[0-9]+', 'N') FROM citus_backup_block_status();
 SELECT citus_unblock_writes_for_backup();
 SELECT nodes_held();
 
--- Nobody has to take note of it: the next block begins, and forgets it.
+-- Nobody has to take note of it: the next block begins, and whoever ends that one is told.
 SELECT citus_block_writes_for_backup(600000);
 SELECT citus_extend_backup_block(500) IS NOT NULL AS extended;
 SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);

@@ -188,8 +188,7 @@ fn stopped_at_any_moment_nothing_stays_open() {
         let targets: Vec<Target> =
             (0..6).map(|index| node(&format!("stop-{at}-{index}"), scripts(index))).collect();
         let began = ScriptWaiter::default().now();
-        let mut waiter = ScriptWaiter::default();
-        waiter.stops_at = Some(began + ms(at));
+        let mut waiter = ScriptWaiter { stops_at: Some(began + ms(at)), ..ScriptWaiter::default() };
         let mut party = Party::<ScriptPq>::default();
         let bounds = bounds(&waiter);
         let mut home = ScriptHome::default();

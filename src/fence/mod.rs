@@ -14,6 +14,8 @@ mod attempt;
 mod control;
 mod hold;
 mod let_go;
+#[cfg(test)]
+mod model;
 mod party;
 #[cfg(test)]
 mod scripted;
