@@ -226,6 +226,9 @@ impl From<&FenceError> for Report {
                     .detail(format!("Its timeout of {timeout_ms} ms was reached."))
                     .hint("Give citus_block_writes_for_backup a longer timeout_ms, or move the deadline with citus_extend_backup_block(timeout_ms) while the block is active.")
             }
+            FenceError::NoGate { .. } => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The extension citus_fence is not there, or another one than this.")
+                .hint("Install it on that node and preload it, or SET citus_fence.block_mode = '2pc'."),
             FenceError::Unconfirmed { node } => Report::new(ERRCODE_WARNING, message)
                 .detail(format!("{node}. Its locks end when it notices that the session is closed."))
                 .hint("See pg_locks on that node."),

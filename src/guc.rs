@@ -2,10 +2,12 @@
 
 use std::ffi::CString;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// `citus_fence.acquire_timeout`, in ms.
 pub static ACQUIRE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+/// `citus_fence.block_mode`.
+pub static BLOCK_MODE: GucSetting<BlockMode> = GucSetting::<BlockMode>::new(BlockMode::TwoPhase);
 /// `citus_fence.connect_timeout`, in ms.
 pub static CONNECT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// `citus_fence.lock_timeout`, in ms.
@@ -16,6 +18,17 @@ pub static MAX_BLOCKS: GucSetting<i32> = GucSetting::<i32>::new(8);
 pub static MAX_NODES: GucSetting<i32> = GucSetting::<i32>::new(128);
 /// `citus_fence.node_conninfo`.
 pub static NODE_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Values of `citus_fence.block_mode`.
+#[derive(Clone, Copy, Debug, PostgresGucEnum)]
+pub enum BlockMode {
+    /// Two-phase commits, DDL and changes of nodes.
+    #[name = c"2pc"]
+    TwoPhase,
+    /// Every write.
+    #[name = c"all"]
+    All,
+}
 
 /// Defines the settings.  The two that size shared memory exist only where the postmaster loads the
 /// library: PostgreSQL takes no such setting later.
@@ -29,6 +42,14 @@ pub fn define(preloading: bool) {
         i32::MAX,
         GucContext::Userset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"citus_fence.block_mode",
+        c"Whose writes a backup block holds back.",
+        c"With 2pc, two-phase commits, DDL and changes of nodes; with all, every write, which needs the library preloaded on every node.",
+        &BLOCK_MODE,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"citus_fence.connect_timeout",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use super::attempt::{Bounds, Failed, Home, Story, attempt};
+use super::attempt::{Barrier, Bounds, Failed, Home, Story, attempt};
 use super::control::{NodeRow, Owner};
 use super::error::FenceError;
 use super::let_go::let_go;
@@ -18,12 +18,14 @@ use crate::errors::Report;
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::fd::ReservedDescriptors;
+use crate::pg::gate_lock as gate;
 use crate::pg::ident;
 use crate::pg::interrupts;
 use crate::pg::lock;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
+use crate::readonly::Gate;
 use crate::remote::{
     Command, Deadline, RemoteError, Session, Target, WaitEnd, Waiter, connect_all, run_all,
 };
@@ -131,6 +133,7 @@ fn try_once<W: Waiter>(
         return Err(FenceError::TooManyNodes { count: targets.len() + 1, max }.into());
     }
     let bounds = Bounds {
+        mode: block.terms.mode,
         deadline,
         connect_timeout,
         lock_timeout: Duration::from_millis(block.terms.lock_timeout_ms as u64),
@@ -171,9 +174,9 @@ impl Home for ThisNode {
         self.local = Some(local);
     }
 
-    fn lock(&mut self, bound: Duration) -> Result<(), Failed> {
+    fn lock(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed> {
         let Some(local) = &self.local else { return Err(FenceError::WorkerVanished.into()) };
-        if let Err(error) = lock_here(local, bound) {
+        if let Err(error) = lock_here(local, barrier, bound) {
             self.local = None;
             return Err(blocked_here(error));
         }
@@ -226,7 +229,7 @@ fn remote_nodes(nodes: &[Node]) -> impl Iterator<Item = &Node> {
 
 /// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
 /// the extension, and so the way to unblock, from being dropped.
-fn lock_here(local: &Transaction, bound: Duration) -> Result<(), Caught> {
+fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(), Caught> {
     let began = Instant::now();
     let set_bound = || {
         let left_ms = bound.saturating_sub(began.elapsed()).as_millis().max(1);
@@ -239,13 +242,19 @@ fn lock_here(local: &Transaction, bound: Duration) -> Result<(), Caught> {
     worker::catch(|| {
         interrupts::cancellable(|| {
             set_bound();
-            if let Some(extension) = lock::extension(c"citus_fence") {
-                lock::keep_extension(extension);
+            match barrier {
+                Barrier::ClientGate => gate::close(Gate::Client),
+                Barrier::InternalGate => gate::close(Gate::Internal),
+                Barrier::Tables => {
+                    if let Some(extension) = lock::extension(c"citus_fence") {
+                        lock::keep_extension(extension);
+                    }
+                    let relations = catalog::fence_relations()?;
+                    lock(relations.node);
+                    lock(relations.partition);
+                    lock(relations.transaction);
+                }
             }
-            let relations = catalog::fence_relations()?;
-            lock(relations.node);
-            lock(relations.partition);
-            lock(relations.transaction);
             Ok(())
         })
     })

@@ -10,7 +10,7 @@ use pgrx::{default, name, pg_extern, pg_sys, search_path};
 
 use super::control::{self, CONTROL};
 use super::error::FenceError;
-use super::state::{Block, Errand, Failure, Moment, Release, State, Terms, Token};
+use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
 use super::text::Text;
 use super::{MAX_TIMEOUT_MS, waiters, worker};
 use crate::catalog;
@@ -313,6 +313,10 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     let timeout_ms = timeout(timeout_ms)?;
     require_usable()?;
     let terms = Terms {
+        mode: match guc::BLOCK_MODE.get() {
+            guc::BlockMode::TwoPhase => Mode::TwoPhase,
+            guc::BlockMode::All => Mode::All,
+        },
         timeout_ms,
         acquire_timeout_ms: guc::ACQUIRE_TIMEOUT.get(),
         lock_timeout_ms: guc::LOCK_TIMEOUT.get(),

@@ -18,6 +18,13 @@
 //!
 //! Connect to all and warm up; lock here (`pg_dist_node`, `pg_dist_partition`,
 //! `pg_dist_transaction`); lock everywhere else at once; read the list again; flush everywhere.
+//!
+//! In mode `all` the gates are closed before: the clients' on this node and on all others, then the
+//! internal ones.  A client's transaction holds its own gate to the end of its last COMMIT PREPARED, so
+//! once the clients' gates are closed everything that clients had begun to write is over, and nothing in
+//! that can be waiting for an internal gate any more: the internal gates can be closed too.  Only then
+//! come the tables' locks, which a writer on its way through a gate asks for as well.
+//!
 //! Locks on several nodes can form a cycle with writers that no one node sees, so every wait is
 //! bounded by `citus_fence.lock_timeout`; an attempt that fails lets everything go, has the nodes
 //! finish what they left in doubt, and begins again.
@@ -30,6 +37,7 @@ use std::time::Duration;
 
 use super::error::FenceError;
 use super::party::Party;
+use super::state::Mode;
 use super::statements;
 use crate::catalog::Node;
 use crate::remote::{Deadline, Pq, Target, Waiter, connect_all};
@@ -56,14 +64,44 @@ impl<E: Into<FenceError>> From<E> for Failed {
     }
 }
 
+/// What is closed on all nodes before anything else is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// The gate that clients' transactions pass.
+    ClientGate,
+    /// The gate that sessions between nodes pass.
+    InternalGate,
+    /// The catalog tables.
+    Tables,
+}
+
+impl Mode {
+    /// What is closed, in order.
+    fn barriers(self) -> &'static [Barrier] {
+        match self {
+            Mode::TwoPhase => &[Barrier::Tables],
+            Mode::All => &[Barrier::ClientGate, Barrier::InternalGate, Barrier::Tables],
+        }
+    }
+
+    /// Longest time for all locks of an attempt.  A reader that turns writer, and DDL over two nodes, can
+    /// close a cycle through a gate that is closed on some nodes, and no search for deadlocks sees it.
+    fn longest_lock_timeout(self) -> Duration {
+        match self {
+            Mode::TwoPhase => Duration::MAX,
+            Mode::All => Duration::from_secs(1),
+        }
+    }
+}
+
 /// What an attempt does on this node.
 pub trait Home {
     /// Makes room for so many connections, until the end of the fence.
     fn reserve(&mut self, connections: usize) -> Result<(), Failed>;
     /// Begins the local transaction.
     fn begin(&mut self);
-    /// Takes the local locks, all of them within `bound`.
-    fn lock(&mut self, bound: Duration) -> Result<(), Failed>;
+    /// Takes the local locks of a barrier, all of them within `bound`.
+    fn lock(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed>;
     /// Lets go of them.
     fn let_go(&mut self);
     /// Whether the list of nodes is still the one that the attempt began with.
@@ -74,6 +112,8 @@ pub trait Home {
 
 /// The bounds of an attempt.
 pub struct Bounds {
+    /// Whose writes are held back.
+    pub mode: Mode,
     /// For all attempts together.
     pub deadline: Deadline,
     /// For connecting, and again for beginning.
@@ -117,27 +157,30 @@ pub fn attempt<C: Pq, W: Waiter>(
 
     let lock_timeout = bounds
         .lock_timeout
+        .min(bounds.mode.longest_lock_timeout())
         .min(bounds.deadline.remaining(waiter))
         .clamp(Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
     let warm_up = statements::begin(lock_timeout.as_millis() as i32, bounds.idle_timeout_ms);
     // A bound of its own: an inactive node that is dead has used up the one for connecting.
     let warm_by = Deadline::after(waiter, bounds.connect_timeout).earlier(bounds.deadline);
     party.warm_up(waiter, &warm_up, warm_by)?;
+    if bounds.mode == Mode::All {
+        party.require_gates()?;
+    }
     home.begin();
     let warm_at = waiter.now();
 
     let lock_by = Deadline::after(waiter, lock_timeout);
-    home.lock(lock_timeout)?;
-    let slowest = match party.lock(waiter, lock_by)? {
-        Ok(slowest) => slowest,
-        Err(refused) => {
+    for barrier in bounds.mode.barriers() {
+        home.lock(*barrier, lock_by.remaining(waiter))?;
+        if let Err(refused) = party.lock(waiter, *barrier, lock_by)? {
             // First of all, nobody is to wait for this attempt any more.
             home.let_go();
             let what = refused.first().map_or_else(String::new, |(_, error)| error.to_string());
             let blockers = party.look_for_blockers(waiter, &refused);
             return Err(Failed::ForNow { what, blockers });
         }
-    };
+    }
     let locked_at = waiter.now();
 
     if !home.nodes_are_the_same()? {
@@ -154,7 +197,7 @@ pub fn attempt<C: Pq, W: Waiter>(
         warming: warm_at.saturating_sub(connected_at),
         locking: locked_at.saturating_sub(warm_at),
         flushing: waiter.now().saturating_sub(locked_at),
-        slowest,
+        slowest: party.slowest(),
     })
 }
 

@@ -6,6 +6,7 @@ use super::{Bounds, Failed, attempt};
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
 use crate::fence::scripted::{ScriptHome, answer, host, nodes, well};
+use crate::fence::state::Mode;
 use crate::remote::tests::script::{
     Script, ScriptPq, ScriptWaiter, hangs, ms, node, open_connections, sent,
 };
@@ -15,6 +16,7 @@ const NODES: usize = 1000;
 
 fn bounds(waiter: &ScriptWaiter) -> Bounds {
     Bounds {
+        mode: Mode::TwoPhase,
         deadline: Deadline::after(waiter, ms(30_000)),
         connect_timeout: ms(3000),
         lock_timeout: ms(1000),
@@ -99,6 +101,32 @@ fn the_steps_come_in_order() {
     assert!(last(&done, LOCK) < first(&done, "home: flush"));
     assert_eq!(count(&done, LOCK), 5);
     assert_eq!(count(&done, FLUSH), 5);
+}
+
+/// What came in through a client's gate may be on its way to an internal one, and both to the tables.
+#[test]
+fn gates_are_closed_from_the_outside_in() {
+    let targets = targets((0..5).map(|_| well(10)));
+    let mut waiter = ScriptWaiter::default();
+    let mut party = Party::<ScriptPq>::default();
+    let bounds = Bounds { mode: Mode::All, lock_timeout: ms(5000), ..bounds(&waiter) };
+    let mut home = ScriptHome::default();
+    attempt(&mut waiter, &mut home, &mut party, &nodes(5), &targets, &bounds).unwrap();
+    let done = sent();
+    const CLIENT: &str = "lock_gate('client')";
+    const INTERNAL: &str = "lock_gate('internal')";
+    assert!(first(&done, "home: lock ClientGate") < first(&done, CLIENT));
+    assert!(last(&done, CLIENT) < first(&done, "home: lock InternalGate"));
+    assert!(first(&done, "home: lock InternalGate") < first(&done, INTERNAL));
+    assert!(last(&done, INTERNAL) < first(&done, "home: lock Tables"));
+    assert!(last(&done, INTERNAL) < first(&done, LOCK));
+    assert!(last(&done, LOCK) < first(&done, FLUSH));
+    for (what, times) in [(CLIENT, 5), (INTERNAL, 5), (LOCK, 5)] {
+        assert_eq!(count(&done, what), times, "{what}");
+    }
+    // No cycle through the gates lasts longer than this, whatever the setting.
+    let warm_up = &done[first(&done, WARM_UP)];
+    assert!(warm_up.contains("SET LOCAL lock_timeout = 1000;"), "{warm_up}");
 }
 
 #[test]

@@ -101,6 +101,12 @@ pub enum FenceError {
     /// The list of nodes changed between reading it and locking it.
     #[error("the nodes of the cluster changed while they were being locked")]
     NodesChanged,
+    /// Mode `all` on a node that has no gate.
+    #[error("{node} does not have the gate that block mode \"all\" closes")]
+    NoGate {
+        /// The node.
+        node: String,
+    },
     /// The deadline of an active block.
     #[error("the backup block expired")]
     Expired {

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use super::attempt::Failed;
+use super::attempt::{Barrier, Failed};
 use super::control::NodeRow;
+use super::error::FenceError;
 use super::statements;
 use super::text::Text;
 use crate::catalog::Node;
@@ -157,15 +158,35 @@ impl<C: Pq> Party<C> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Locks all at once, one round trip each; the slowest node and what it took, or who refused.
+    /// In mode `all` there is no node without a gate.
+    pub fn require_gates(&self) -> Result<(), Failed> {
+        match self.members.iter().find(|member| !member.can_flush) {
+            None => Ok(()),
+            Some(member) => {
+                Err(FenceError::NoGate { node: member.node.label().to_string() }.into())
+            }
+        }
+    }
+
+    /// The node that took longest to give its locks, and how long.
+    pub fn slowest(&self) -> Option<(String, i64)> {
+        let slowest = self.members.iter().max_by_key(|member| member.waited_ms);
+        slowest.map(|member| (member.node.label().to_string(), member.waited_ms))
+    }
+
+    /// Locks all at once, one round trip each; or who refused.
     pub fn lock<W: Waiter>(
         &mut self,
         waiter: &mut W,
+        barrier: Barrier,
         lock_by: Deadline,
-    ) -> Result<Result<Option<(String, i64)>, Refused>, Failed> {
+    ) -> Result<Result<(), Refused>, Failed> {
         let left_ms = lock_by.remaining(waiter).as_millis().max(1) as i64;
-        let commands: Vec<String> =
-            self.members.iter().map(|member| statements::lock(&member.settle, left_ms)).collect();
+        let commands: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| statements::lock(barrier, &member.settle, left_ms))
+            .collect();
         let lock = |index: usize| Command::new("lock of the fence", commands[index].as_str());
         // The node gives up by itself; only one that is frozen, or slow to say so, runs into this.
         let deadline = Deadline::after(waiter, Duration::from_millis(left_ms as u64) + GRACE);
@@ -186,8 +207,7 @@ impl<C: Pq> Party<C> {
         if !refused.is_empty() {
             return Ok(Err(refused));
         }
-        let slowest = self.members.iter().max_by_key(|member| member.waited_ms);
-        Ok(Ok(slowest.map(|member| (member.node.label().to_string(), member.waited_ms))))
+        Ok(Ok(()))
     }
 
     /// Asks those that did not give their lock who stood in the way, and lets go of the locks that the
@@ -326,7 +346,7 @@ impl<C: Pq> Member<C> {
             return Err(reply.unexpected("no time of the lock"));
         };
         self.locked_at = (locked_at * 1e6) as i64 - POSTGRES_EPOCH_US;
-        self.waited_ms = (waited * 1e3) as i64;
+        self.waited_ms += (waited * 1e3) as i64;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Scripted nodes that answer what the fence asks, for the tests of its parts.
 
-use super::attempt::{Failed, Home};
+use super::attempt::{Barrier, Failed, Home};
 use crate::catalog::Node;
 use crate::remote::tests::script::{Incoming, Script, note};
 use crate::remote::{PqResult, ResultSet};
@@ -65,8 +65,8 @@ impl Home for ScriptHome {
         note("home: begin");
     }
 
-    fn lock(&mut self, _bound: std::time::Duration) -> Result<(), Failed> {
-        note("home: lock");
+    fn lock(&mut self, barrier: Barrier, _bound: std::time::Duration) -> Result<(), Failed> {
+        note(&format!("home: lock {barrier:?}"));
         Ok(())
     }
 

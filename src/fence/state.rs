@@ -76,10 +76,32 @@ impl State {
     }
 }
 
+/// Whose writes a block holds back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// Two-phase commits, DDL and changes of nodes.
+    TwoPhase = 0,
+    /// Every write.
+    All,
+}
+
+impl Mode {
+    /// The word that SQL shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::TwoPhase => "2pc",
+            Mode::All => "all",
+        }
+    }
+}
+
 /// What a requestor asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Terms {
+    /// Whose writes are held back.
+    pub mode: Mode,
     /// Longest life of the active block, in milliseconds.
     pub timeout_ms: i32,
     /// Longest time to get there, in milliseconds.
@@ -240,6 +262,7 @@ impl Block {
         active_at: 0,
         expires_at: 0,
         terms: Terms {
+            mode: Mode::TwoPhase,
             timeout_ms: 0,
             acquire_timeout_ms: 0,
             lock_timeout_ms: 0,

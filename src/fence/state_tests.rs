@@ -9,6 +9,7 @@ const REQUESTOR: ProcessId = ProcessId { place: 1, pid: 100 };
 
 fn terms() -> Terms {
     Terms {
+        mode: Mode::TwoPhase,
         timeout_ms: 1000,
         acquire_timeout_ms: 500,
         lock_timeout_ms: 100,

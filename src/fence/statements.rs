@@ -6,6 +6,7 @@
 //! Everything is set with `SET LOCAL`, inside the transaction that holds the locks: behind a pooler in
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
+use super::attempt::Barrier;
 use crate::remote::TransactionStatus;
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
@@ -84,16 +85,22 @@ pub const STATEMENT_GRACE_MS: i64 = 5_000;
 /// How long after the deadline a node ends a hold by itself.
 pub const IDLE_GRACE_MS: i64 = 5_000;
 
-/// The locks, after what a node needs before them.
+/// The locks of a barrier, after what a node needs before them.
 ///
 /// A commit record takes RowExclusiveLock on `pg_dist_transaction` before the first PREPARE and keeps it
 /// past the last COMMIT PREPARED, so once this is granted no two-phase commit that this node coordinates
 /// is under way, and none begins; `pg_dist_partition` stands for DDL.
-pub fn lock(settle: &str, lock_timeout_ms: i64) -> String {
+pub fn lock(barrier: Barrier, settle: &str, lock_timeout_ms: i64) -> String {
+    let lock = match barrier {
+        Barrier::ClientGate => "SELECT citus_fence.lock_gate('client')",
+        Barrier::InternalGate => "SELECT citus_fence.lock_gate('internal')",
+        Barrier::Tables => {
+            "LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
+             IN EXCLUSIVE MODE"
+        }
+    };
     format!(
-        "{settle}SET LOCAL lock_timeout = {lock_timeout_ms};\
-         LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
-             IN EXCLUSIVE MODE;\
+        "{settle}SET LOCAL lock_timeout = {lock_timeout_ms};{lock};\
          SELECT date_part('epoch', clock_timestamp()) AS locked_at, \
                 date_part('epoch', clock_timestamp() - statement_timestamp()) AS waited"
     )
@@ -224,8 +231,8 @@ pub fn local_blockers() -> &'static str {
     BLOCKERS
 }
 
-/// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables has to
-/// wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
+/// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables or on a gate
+/// (whose locks have the numbers of relations that there are not) has to wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
 const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
@@ -241,9 +248,10 @@ const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
       WHERE l.granted AND l.locktype = 'relation' \
         AND l.database = (SELECT oid FROM pg_catalog.pg_database \
                            WHERE datname = pg_catalog.current_database()) \
-        AND l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
-                            WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
-                              AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction')) \
+        AND (l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
+                             WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
+                               AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction')) \
+             OR l.relation IN (9997, 9998)) \
         AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', \
                        'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
         AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \

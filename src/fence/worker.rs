@@ -91,8 +91,9 @@ fn on_exit() {
 fn run(owner: &Owner, block: &Block, party: &mut Party) {
     let requestor = block.requestor.map_or(0, |process| process.pid);
     elog::log(&format!(
-        "citus_fence: process {requestor} asks for a backup block of {} ms",
-        block.terms.timeout_ms
+        "citus_fence: process {requestor} asks for a backup block of {} ms, mode {}",
+        block.terms.timeout_ms,
+        block.terms.mode.name(),
     ));
     let started = std::time::Instant::now();
     let held = match acquire::acquire(owner, party, block) {
