@@ -101,4 +101,10 @@ pub fn define(preloading: bool) {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    crate::pg::guc::define_shown_bool(
+        c"citus_fence.system_is_read_only",
+        c"Whether this node refuses writers.",
+        c"Switched by alter_system_read_only() and alter_system_read_write(); on during recovery.",
+        crate::readonly::is_read_only,
+    );
 }

@@ -11,6 +11,7 @@ mod fence;
 mod guc;
 #[allow(unsafe_code)]
 mod pg;
+mod readonly;
 #[allow(unsafe_code)]
 mod remote;
 
@@ -21,7 +22,7 @@ mod magic {
     ::pgrx::pg_module_magic!(name, version);
 }
 
-static SHARED: &[&dyn pg::shmem::SharedArea] = &[&fence::CONTROL];
+static SHARED: &[&dyn pg::shmem::SharedArea] = &[&fence::CONTROL, &readonly::Memory];
 
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
@@ -32,6 +33,7 @@ pub extern "C-unwind" fn _PG_init() {
     if preloading {
         pg::process::reserve_setting_prefix();
         pg::shmem::install(SHARED);
+        pg::hooks::install();
     }
 }
 

@@ -1,8 +1,9 @@
-//! Settings that belong to others (the server, Citus), read by name.
+//! Settings that belong to others (the server, Citus), read by name, and one that only shows a state.
 
 use std::ffi::{CStr, CString};
+use std::sync::OnceLock;
 
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
 
 /// The setting's value in its base unit, or `None` where no such setting exists.
 pub fn read(name: &str) -> Option<String> {
@@ -18,4 +19,39 @@ pub fn read(name: &str) -> Option<String> {
 /// The setting as a number, or `None` where it does not exist or is none.
 pub fn read_number(name: &str) -> Option<f64> {
     read(name)?.trim().parse().ok()
+}
+
+static SHOWN: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// Defines a setting that nobody can set, and whose value is what `value` says at the time of the look.
+/// One per library.
+pub fn define_shown_bool(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    value: fn() -> bool,
+) {
+    static mut UNUSED: bool = false;
+    let _ = SHOWN.set(value);
+    // SAFETY: all texts are constants, and the variable and the hook live as long as the library.
+    unsafe {
+        pg_sys::DefineCustomBoolVariable(
+            name.as_ptr(),
+            short.as_ptr(),
+            long.as_ptr(),
+            &raw mut UNUSED,
+            false,
+            pg_sys::GucContext::PGC_INTERNAL,
+            (pg_sys::GUC_NOT_IN_SAMPLE | pg_sys::GUC_DISALLOW_IN_FILE) as core::ffi::c_int,
+            None,
+            None,
+            Some(show),
+        );
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn show() -> *const core::ffi::c_char {
+    let on = SHOWN.get().is_some_and(|value| value());
+    if on { c"on".as_ptr() } else { c"off".as_ptr() }
 }

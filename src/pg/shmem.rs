@@ -163,6 +163,30 @@ impl<S: Shareable + Sync, R: Shareable + Sync> SharedArea for Slots<S, R> {
     }
 }
 
+/// The shared memory of that name, filled by `fill` when it is new.
+///
+/// # Safety
+/// Call from [`SharedArea::startup`]; `fill` must not raise an error, and must leave all `bytes` valid for
+/// what the caller takes them for.
+pub unsafe fn with_new_memory(
+    name: &core::ffi::CStr,
+    bytes: usize,
+    fill: impl FnOnce(*mut core::ffi::c_void),
+) -> *mut core::ffi::c_void {
+    // SAFETY: the caller's conditions; the add-in lock is held over the allocation as PostgreSQL asks.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let mut found = false;
+        let memory = pg_sys::ShmemInitStruct(name.as_ptr(), bytes, &mut found);
+        if !found {
+            fill(memory);
+        }
+        pg_sys::LWLockRelease(lock);
+        memory
+    }
+}
+
 /// Place of `AddinShmemInitLock` among the server's own locks, the same in PostgreSQL 15 to 18.
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -23,11 +24,41 @@ pub struct XactCallbacks {
     pub aborted: fn(),
 }
 
-static CALLBACKS: OnceLock<XactCallbacks> = OnceLock::new();
+/// What the gate does when a transaction of any process ends.
+#[derive(Clone, Copy, Debug)]
+pub struct GateCallbacks {
+    /// Just before it commits, and before anybody commits something elsewhere.  May raise an error, wait,
+    /// be interrupted.
+    pub pre_commit: fn(),
+    /// Just before `PREPARE TRANSACTION`.  May raise an error.
+    pub pre_prepare: fn(),
+    /// It is committed or prepared; its locks and its number are still there.  Must raise nothing.
+    pub ended: fn(),
+}
 
-/// Has them called from now on, in this process only.  The first call decides; more do nothing.
+static GATE: OnceLock<GateCallbacks> = OnceLock::new();
+static ENGINE: OnceLock<XactCallbacks> = OnceLock::new();
+
+/// Has the gate's called from now on, in this process and in all that come out of it.
+///
+/// The server calls those that were registered last first.  Citus registers its own while the postmaster
+/// loads it; it is loaded before this library, so the gate turns a transaction away before Citus commits
+/// or prepares any part of it on another node.
+pub fn register_gate(callbacks: GateCallbacks) {
+    let _ = GATE.set(callbacks);
+    listen();
+}
+
+/// Has those of the embedded engine called from now on, in this process only, after the gate's: the engine
+/// plays Citus.  The first call decides; more do nothing.
 pub fn register(callbacks: XactCallbacks) {
-    if CALLBACKS.set(callbacks).is_ok() {
+    let _ = ENGINE.set(callbacks);
+    listen();
+}
+
+fn listen() {
+    static LISTENING: AtomicBool = AtomicBool::new(false);
+    if !LISTENING.swap(true, Ordering::Relaxed) {
         // SAFETY: the list of callbacks lives as long as the process, and so does the function.
         unsafe { pg_sys::RegisterXactCallback(Some(on_event), std::ptr::null_mut()) }
     }
@@ -35,16 +66,25 @@ pub fn register(callbacks: XactCallbacks) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-    let Some(callbacks) = CALLBACKS.get() else {
-        return;
-    };
-    match event {
-        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (callbacks.pre_commit)(),
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (callbacks.pre_prepare)(),
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => unfailing("commit", callbacks.committed),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => unfailing("abort", callbacks.aborted),
-        // Parallel workers do nothing of their own, and nothing is left to do after a PREPARE.
-        _ => {}
+    if let Some(gate) = GATE.get() {
+        match event {
+            pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (gate.pre_commit)(),
+            pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (gate.pre_prepare)(),
+            pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+                (gate.ended)();
+            }
+            _ => {}
+        }
+    }
+    if let Some(engine) = ENGINE.get() {
+        match event {
+            pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (engine.pre_commit)(),
+            pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (engine.pre_prepare)(),
+            pg_sys::XactEvent::XACT_EVENT_COMMIT => unfailing("commit", engine.committed),
+            pg_sys::XactEvent::XACT_EVENT_ABORT => unfailing("abort", engine.aborted),
+            // Parallel workers do nothing of their own, and nothing is left to do after a PREPARE.
+            _ => {}
+        }
     }
 }
 

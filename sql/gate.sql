@@ -1,0 +1,55 @@
+-- Views over the gate, who may use them and the functions beside them, and what they all mean.
+
+-- Numbers of the gates' locks: src/pg/gate_lock.rs.  A prepared transaction has no process; it is found by
+-- the lock on its transaction number, which it holds under the same virtual number.
+CREATE VIEW citus_fence.gate_blockers AS
+SELECT gate.pid,
+       d.datname AS database,
+       CASE gate.relation WHEN 9997 THEN 'client' ELSE 'internal' END AS gate,
+       gate.mode,
+       gate.granted,
+       coalesce(gate.waitstart, a.xact_start, p.prepared) AS since,
+       p.gid
+  FROM pg_catalog.pg_locks AS gate
+  LEFT JOIN pg_catalog.pg_database AS d ON d.oid = gate.database
+  LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = gate.pid
+  LEFT JOIN pg_catalog.pg_locks AS number
+         ON gate.pid IS NULL AND number.pid IS NULL AND number.locktype = 'transactionid'
+        AND number.virtualtransaction = gate.virtualtransaction AND number.granted
+  LEFT JOIN pg_catalog.pg_prepared_xacts AS p ON p.transaction = number.transactionid
+ WHERE gate.locktype = 'relation' AND gate.relation IN (9997, 9998);
+
+CREATE VIEW citus_fence.stat_gate AS
+SELECT node.state,
+       closed.client AS client_gate_closed,
+       closed.internal AS internal_gate_closed,
+       node.read_only_since,
+       node.read_only_lsn,
+       node.refused,
+       node.waited,
+       node.terminated,
+       node.ungated_commits
+  FROM citus_fence.node_gate() AS node,
+       (SELECT coalesce(bool_or(b.gate = 'client'), false) AS client,
+               coalesce(bool_or(b.gate = 'internal'), false) AS internal
+          FROM citus_fence.gate_blockers AS b
+         WHERE b.mode = 'ExclusiveLock' AND b.granted
+           AND b.database = pg_catalog.current_database()) AS closed;
+
+REVOKE ALL ON FUNCTION alter_system_read_only(boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION alter_system_read_write() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_fence.lock_gate(text) FROM PUBLIC;
+GRANT SELECT ON citus_fence.gate_blockers, citus_fence.stat_gate TO PUBLIC;
+
+COMMENT ON FUNCTION alter_system_read_only(boolean) IS
+'make this node refuse every write, across restarts, until alter_system_read_write(); sessions that are writing are ended (FATAL 25006), or waited for where terminate_writers is false; returns the WAL position that no commit of this node is behind; takes effect at once, whatever becomes of the calling transaction; superuser only; errors: 42501, 22004 null, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 40P01 a writer that waits for the calling transaction, 58030 the state cannot be written to disk';
+COMMENT ON FUNCTION alter_system_read_write() IS
+'let this node write again after alter_system_read_only(); superuser only; errors: 42501, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 58030 the state cannot be removed from disk';
+COMMENT ON FUNCTION citus_fence.lock_gate(text) IS
+'close a gate of this database to the end of the transaction: ''client'' for sessions of clients, ''internal'' for those that serve another node; returns once all who have passed it have ended, and then writers wait, this transaction being refused; bounded by lock_timeout; takes no transaction number; errors: 22004 null, 22023 no such gate, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 55P03 lock_timeout';
+COMMENT ON FUNCTION citus_fence.node_gate() IS
+'what stat_gate shows of this node, without a look at the locks';
+COMMENT ON VIEW citus_fence.gate_blockers IS
+'who has passed a gate of this node (RowExclusiveLock), closes one (ExclusiveLock) or waits for it, in all databases: process, database, gate (client or internal), mode, granted, since when, and the name where it is a prepared transaction, which has no process';
+COMMENT ON VIEW citus_fence.stat_gate IS
+'the gates of this node: state (read-write, closing, read-only), which gates of this database are held closed, since when and at which position the node is read-only, and since the server''s start: writes refused, transactions that waited, sessions ended, and commits that passed no gate, which must stay 0';

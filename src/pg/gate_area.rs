@@ -1,0 +1,328 @@
+//! The gate's shared memory: the node's state, counters, and a mark per process.  All of it is atomics,
+//! so nobody takes a lock to read the state.
+
+use std::cell::UnsafeCell;
+use std::mem::size_of;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::pg_sys;
+
+use super::process;
+use super::shmem::{SharedArea, with_new_memory};
+
+/// What the node does with writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum NodeState {
+    /// They pass.
+    ReadWrite = 0,
+    /// They are refused, and those that had passed before are still being waited for.
+    Closing = 1,
+    /// They are refused, and none is left.
+    ReadOnly = 2,
+}
+
+impl NodeState {
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReadWrite => "read-write",
+            Self::Closing => "closing",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+/// What a process does that the gate's lock does not cover; see [`Mark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Activity {
+    /// A statement that writes and may commit several times on its way.
+    Statement = 1,
+    /// COMMIT PREPARED or ROLLBACK PREPARED.
+    EndingPrepared = 2,
+    /// A process that writes without statements, for all of its life.
+    Process = 4,
+}
+
+/// The node's part.  On lines of the processor's cache that only switches and refusals write to, as every
+/// statement reads the state.
+#[repr(C, align(128))]
+pub struct Node {
+    state: AtomicU32,
+    lsn: AtomicU64,
+    since: AtomicI64,
+    counters: Counters,
+    reopened: UnsafeCell<pg_sys::ConditionVariable>,
+}
+
+// SAFETY: atomics, and a condition variable that only the server's own functions touch.
+unsafe impl Sync for Node {}
+
+/// Counted since the server's start.
+#[repr(C, align(128))]
+pub struct Counters {
+    /// Writes refused because the node was read-only.
+    pub refused: AtomicU64,
+    /// Transactions that found a gate closed and waited.
+    pub waited: AtomicU64,
+    /// Sessions ended by switches to read-only.
+    pub terminated: AtomicU64,
+    /// Commits with a transaction number that had not passed a gate: must stay 0.
+    pub ungated: AtomicU64,
+}
+
+/// A process' part.
+#[repr(C)]
+struct Slot {
+    /// Bits of [`Activity`].
+    activities: AtomicU32,
+    pid: AtomicI32,
+    /// The pid of the process that a switch to read-only has told to end.
+    victim: AtomicI32,
+}
+
+/// Where the parts lie.
+pub struct GateArea {
+    node: AtomicPtr<Node>,
+    slots: AtomicPtr<Slot>,
+    count: AtomicU32,
+    disabled: AtomicBool,
+}
+
+/// The one.
+pub static AREA: GateArea = GateArea {
+    node: AtomicPtr::new(std::ptr::null_mut()),
+    slots: AtomicPtr::new(std::ptr::null_mut()),
+    count: AtomicU32::new(0),
+    disabled: AtomicBool::new(false),
+};
+
+impl SharedArea for GateArea {
+    fn request(&self) {
+        // SAFETY: called from the shared memory request hook; the number of processes is settled by then.
+        unsafe {
+            pg_sys::RequestAddinShmemSpace(size_of::<Node>() + slot_count() * size_of::<Slot>() + 512);
+        }
+    }
+
+    fn startup(&self) {
+        let count = slot_count();
+        // SAFETY: called from the shared memory start-up hook; the structures have the sizes they are
+        // used with, zeroes are valid for all of them, and nobody sees them before they are filled.
+        unsafe {
+            let node = with_new_memory(c"citus_fence gate", size_of::<Node>(), |node| {
+                let node = node.cast::<Node>();
+                std::ptr::write_bytes(node, 0, 1);
+                pg_sys::ConditionVariableInit((*node).reopened.get());
+            });
+            let slots = with_new_memory(
+                c"citus_fence gate processes",
+                count * size_of::<Slot>(),
+                |slots| std::ptr::write_bytes(slots.cast::<Slot>(), 0, count),
+            );
+            self.slots.store(slots.cast(), Ordering::Relaxed);
+            self.count.store(count as u32, Ordering::Relaxed);
+            self.node.store(node.cast(), Ordering::Relaxed);
+            // An upgrade of the server must be able to write, whatever the copied directory says.
+            self.disabled.store(pg_sys::IsBinaryUpgrade, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A slot per process that can run a transaction.
+fn slot_count() -> usize {
+    // SAFETY: settled before shared memory is asked for.
+    unsafe { pg_sys::MaxBackends.max(0) as usize }
+}
+
+impl GateArea {
+    /// The node's part; `None` where the library was not preloaded, or must not interfere.
+    pub fn node(&self) -> Option<&'static Node> {
+        if self.disabled.load(Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: stored once the memory was filled, which lives as long as the server.
+        unsafe { self.node.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn slot(&self, place: i32) -> Option<&'static Slot> {
+        let slots = self.slots.load(Ordering::Relaxed);
+        if slots.is_null() || place < 0 || place as u32 >= self.count.load(Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: the index is checked; the memory lives as long as the server.
+        Some(unsafe { &*slots.add(place as usize) })
+    }
+
+    fn my_slot(&self) -> Option<&'static Slot> {
+        self.slot(process::me().place)
+    }
+
+    /// Processes that are marked: pid and place.
+    pub fn marked(&self) -> Vec<MarkedProcess> {
+        (0..self.count.load(Ordering::Relaxed) as i32)
+            .filter_map(|place| {
+                let slot = self.slot(place)?;
+                let marked = slot.activities.load(Ordering::SeqCst) != 0;
+                marked.then(|| MarkedProcess { place, pid: slot.pid.load(Ordering::SeqCst) })
+            })
+            .collect()
+    }
+
+    /// Whether that very process is still marked.
+    pub fn is_marked(&self, process: MarkedProcess) -> bool {
+        self.slot(process.place).is_some_and(|slot| {
+            slot.activities.load(Ordering::SeqCst) != 0
+                && slot.pid.load(Ordering::SeqCst) == process.pid
+        })
+    }
+
+    /// Notes that the process at that place is about to be told to end because of the switch.
+    pub fn note_victim(&self, place: i32, pid: i32) {
+        if let Some(slot) = self.slot(place) {
+            slot.victim.store(pid, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether this process was told to end because of a switch to read-only.
+    pub fn am_victim(&self) -> bool {
+        let me = process::me();
+        self.slot(me.place).is_some_and(|slot| slot.victim.load(Ordering::SeqCst) == me.pid)
+    }
+
+    /// Whether this process runs a statement that is marked.
+    pub fn am_in_statement(&self) -> bool {
+        self.my_slot().is_some_and(|slot| {
+            slot.activities.load(Ordering::Relaxed) & Activity::Statement as u32 != 0
+                && slot.pid.load(Ordering::Relaxed) == process::me().pid
+        })
+    }
+
+    /// Marks this process until it ends.
+    pub fn mark_process(&self) {
+        if let Some(slot) = self.my_slot() {
+            set(slot, Activity::Process);
+        }
+    }
+
+    /// Takes that back.
+    pub fn unmark_process(&self) {
+        if let Some(slot) = self.my_slot() {
+            slot.activities.fetch_and(!(Activity::Process as u32), Ordering::SeqCst);
+        }
+    }
+}
+
+/// A process that is marked, at the time of the look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkedProcess {
+    /// Its place in the server's array.
+    pub place: i32,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// This process does something that the closer of the gate has to wait for although no lock shows it.
+///
+/// Set *before* the node's state is read, as the gate's lock is taken before; the closer writes the state
+/// before it looks for marks.  All in one total order, so at least one of the two sees the other.
+pub struct Mark(Activity);
+
+impl Mark {
+    /// Sets it; `None` where this process has it already, or no place for it.
+    pub fn set(activity: Activity) -> Option<Self> {
+        let slot = AREA.my_slot()?;
+        let before = set(slot, activity);
+        (before & activity as u32 == 0).then_some(Self(activity))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if let Some(slot) = AREA.my_slot() {
+            slot.activities.fetch_and(!(self.0 as u32), Ordering::SeqCst);
+        }
+    }
+}
+
+/// Adds a bit to the slot of this process; which were set before.  What a process left there that ended
+/// without a word does not count.
+fn set(slot: &Slot, activity: Activity) -> u32 {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    let me = process::me().pid;
+    if slot.pid.load(Ordering::SeqCst) != me {
+        slot.activities.store(0, Ordering::SeqCst);
+        slot.pid.store(me, Ordering::SeqCst);
+    }
+    if !WATCHED.swap(true, Ordering::Relaxed) {
+        // After the transaction is aborted, and before the place in the array is given up.
+        super::session::at_exit(|| {
+            if let Some(slot) = AREA.my_slot() {
+                slot.activities.store(0, Ordering::SeqCst);
+                slot.victim.store(0, Ordering::SeqCst);
+            }
+        });
+    }
+    slot.activities.fetch_or(activity as u32, Ordering::SeqCst)
+}
+
+impl Node {
+    /// What it does with writers.
+    pub fn state(&self) -> NodeState {
+        match self.state.load(Ordering::SeqCst) {
+            0 => NodeState::ReadWrite,
+            1 => NodeState::Closing,
+            _ => NodeState::ReadOnly,
+        }
+    }
+
+    /// Changes that, with a full barrier.
+    pub fn set_state(&self, state: NodeState) {
+        self.state.store(state as u32, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// Notes since when the node is read-only, and the position that no commit is behind (0: unknown).
+    pub fn set_closed(&self, lsn: u64, since: i64) {
+        self.lsn.store(lsn, Ordering::SeqCst);
+        self.since.store(since, Ordering::SeqCst);
+        self.set_state(NodeState::ReadOnly);
+    }
+
+    /// The position noted, 0 where it is unknown.
+    pub fn lsn(&self) -> u64 {
+        self.lsn.load(Ordering::SeqCst)
+    }
+
+    /// Since when the node is read-only.
+    pub fn since(&self) -> i64 {
+        self.since.load(Ordering::SeqCst)
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Lets writers pass again, and wakes the processes that wait for it.
+    pub fn reopen(&self) {
+        self.set_state(NodeState::ReadWrite);
+        // SAFETY: the condition variable was initialized, and lives as long as the server.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.reopened.get()) }
+    }
+
+    /// Sleeps until the node lets writers pass.  Serves interrupts.
+    #[allow(clippy::let_unit_value, reason = "it has returned a bool since PostgreSQL 16")]
+    pub fn wait_for_reopening(&self) {
+        // SAFETY: as in reopen(); this process sleeps on nothing else meanwhile.  An ERROR out of the
+        // sleep cancels it in the abort.
+        unsafe {
+            pg_sys::ConditionVariablePrepareToSleep(self.reopened.get());
+            while self.state() != NodeState::ReadWrite {
+                pg_sys::ConditionVariableSleep(self.reopened.get(), pg_sys::PG_WAIT_EXTENSION);
+            }
+            let _ = pg_sys::ConditionVariableCancelSleep();
+        }
+    }
+}

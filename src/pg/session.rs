@@ -1,0 +1,205 @@
+//! What kind of process this is, and where it stands.
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use pgrx::{pg_guard, pg_sys};
+
+/// Kinds of processes that run transactions, as far as the gate tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody's session, or a background worker of another extension that runs somebody's statements.
+    Session,
+    /// A background worker of Citus, or of this extension.
+    Citus,
+    /// An autovacuum worker: writes without statements, and is started anew by itself.
+    Autovacuum,
+    /// An apply worker of logical replication: likewise.
+    Apply,
+    /// A parallel worker, whose leader answers for it; or a process that never writes.
+    Exempt,
+}
+
+/// The kind of this process, which never changes.
+pub fn kind() -> Kind {
+    static KIND: OnceLock<Kind> = OnceLock::new();
+    *KIND.get_or_init(find_kind)
+}
+
+fn find_kind() -> Kind {
+    // SAFETY: variables of this process, set before it can run a transaction; the entry of a background
+    // worker is valid for all of its life.
+    unsafe {
+        match pg_sys::MyBackendType {
+            pg_sys::BackendType::B_AUTOVAC_WORKER => Kind::Autovacuum,
+            pg_sys::BackendType::B_BG_WORKER if !pg_sys::MyBgworkerEntry.is_null() => {
+                let entry = &*pg_sys::MyBgworkerEntry;
+                let library = CStr::from_ptr(entry.bgw_library_name.as_ptr()).to_bytes();
+                let function = CStr::from_ptr(entry.bgw_function_name.as_ptr()).to_bytes();
+                kind_of_worker(library, function)
+            }
+            pg_sys::BackendType::B_AUTOVAC_LAUNCHER | pg_sys::BackendType::B_STARTUP => Kind::Exempt,
+            _ => Kind::Session,
+        }
+    }
+}
+
+fn kind_of_worker(library: &[u8], function: &[u8]) -> Kind {
+    match (library, function) {
+        (b"postgres", b"ParallelWorkerMain") => Kind::Exempt,
+        (b"postgres", b"ApplyWorkerMain" | b"TablesyncWorkerMain" | b"ParallelApplyWorkerMain") => {
+            Kind::Apply
+        }
+        (b"citus" | b"citus_fence", _) => Kind::Citus,
+        _ => Kind::Session,
+    }
+}
+
+/// The session's `application_name` as it is now.
+pub fn with_application_name<R>(body: impl FnOnce(&[u8]) -> R) -> R {
+    // SAFETY: a C string of the settings' machinery, which cannot change during the call; null before the
+    // settings are read.
+    unsafe {
+        if pg_sys::application_name.is_null() {
+            body(b"")
+        } else {
+            body(CStr::from_ptr(pg_sys::application_name).to_bytes())
+        }
+    }
+}
+
+/// Whether this process is on its way out.
+pub fn is_ending() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::proc_exit_inprogress }
+}
+
+/// Ends this process from where it is, without a word; its transaction is rolled back on the way, as
+/// after a FATAL error.
+pub fn end_quietly() -> ! {
+    // SAFETY: what the server itself does after reporting a FATAL error; callbacks that have already begun
+    // do not run again.
+    unsafe { pg_sys::proc_exit(0) }
+}
+
+/// Has `callback` run at the very end of this process, when its transaction is gone, and its place in
+/// the array of processes is not.
+pub fn at_exit(callback: fn()) {
+    // SAFETY: the trampoline lives as long as the library and turns the argument back into what it was.
+    unsafe { pg_sys::on_shmem_exit(Some(call_back), pg_sys::Datum::from(callback as usize)) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn call_back(_code: i32, callback: pg_sys::Datum) {
+    // SAFETY: at_exit() made the argument from a function of this type.
+    let callback: fn() = unsafe { std::mem::transmute::<usize, fn()>(callback.value()) };
+    callback();
+}
+
+/// The number of this transaction among those of this process.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub fn local_xid() -> u32 {
+    // SAFETY: MyProc is set in every process that can run a transaction.
+    unsafe { (*pg_sys::MyProc).lxid }
+}
+
+/// The number of this transaction among those of this process.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub fn local_xid() -> u32 {
+    // SAFETY: MyProc is set in every process that can run a transaction.
+    unsafe { (*pg_sys::MyProc).vxid.lxid }
+}
+
+/// Makes the rest of this transaction read-only.
+pub fn force_read_only() {
+    // SAFETY: a variable of this process, put back by the server when the transaction ends.
+    unsafe { pg_sys::XactReadOnly = true }
+}
+
+/// Whether the session's role is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: a look-up in the system cache.
+    unsafe { pg_sys::superuser() }
+}
+
+/// Forgets that this transaction has looked at temporary tables, so that the server does not empty those
+/// made with ON COMMIT DELETE ROWS, which takes a transaction number.
+///
+/// Only for a transaction that has passed no gate and has no number: it cannot have put a row into one.
+/// The server itself skips the work for transactions that have not touched temporary tables at all, for
+/// the same reason.
+pub fn forget_temporary_tables() {
+    // SAFETY: a variable of this process, reset at the start of the next transaction.
+    unsafe { pg_sys::MyXactFlags &= !(pg_sys::XACT_FLAGS_ACCESSEDTEMPNAMESPACE as i32) }
+}
+
+/// Whether Citus will write commit records when this transaction commits.  It takes a transaction number
+/// for that later than anyone else.
+pub fn citus_will_commit_in_two_phases() -> bool {
+    type Function = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    static FUNCTION: OnceLock<Option<Function>> = OnceLock::new();
+    let function = *FUNCTION.get_or_init(|| {
+        if !preloads("citus") {
+            return None;
+        }
+        // SAFETY: the library is loaded already, so this only looks the symbol up: a function in the form
+        // that SQL calls, which takes no arguments and reads a variable.
+        unsafe {
+            let function = pg_sys::load_external_function(
+                c"$libdir/citus".as_ptr(),
+                c"coordinated_transaction_should_use_2PC".as_ptr(),
+                false,
+                std::ptr::null_mut(),
+            );
+            (!function.is_null())
+                .then(|| std::mem::transmute::<*mut core::ffi::c_void, Function>(function.cast()))
+        }
+    });
+    function.is_some_and(|function| {
+        // SAFETY: as above; the function does not look at its call information.
+        unsafe { function(std::ptr::null_mut()) }.value() != 0
+    })
+}
+
+/// Libraries of `shared_preload_libraries`, in order.
+pub fn preloaded() -> Vec<String> {
+    // SAFETY: a C string of the settings' machinery, or null; copied at once.
+    let list = unsafe {
+        if pg_sys::shared_preload_libraries_string.is_null() {
+            return Vec::new();
+        }
+        CStr::from_ptr(pg_sys::shared_preload_libraries_string).to_string_lossy().into_owned()
+    };
+    list.split(',').map(library_name).collect()
+}
+
+/// The name in an entry of the list, without quotes, directory and ending.
+fn library_name(entry: &str) -> String {
+    let entry = entry.trim().trim_matches('"');
+    let file = entry.rsplit('/').next().unwrap_or(entry);
+    file.strip_suffix(".so").unwrap_or(file).to_owned()
+}
+
+fn preloads(library: &str) -> bool {
+    preloaded().iter().any(|name| name == library)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, kind_of_worker, library_name};
+
+    #[test]
+    fn workers_are_known_by_their_entry_point() {
+        assert_eq!(kind_of_worker(b"postgres", b"ParallelWorkerMain"), Kind::Exempt);
+        assert_eq!(kind_of_worker(b"postgres", b"ApplyWorkerMain"), Kind::Apply);
+        assert_eq!(kind_of_worker(b"citus", b"CitusMaintenanceDaemonMain"), Kind::Citus);
+        assert_eq!(kind_of_worker(b"pg_cron", b"CronBackgroundWorker"), Kind::Session);
+    }
+
+    #[test]
+    fn libraries_are_known_however_they_are_written() {
+        for entry in ["citus", " citus ", "\"citus\"", "$libdir/citus", "'$libdir/citus.so"] {
+            assert_eq!(library_name(entry), "citus", "{entry}");
+        }
+    }
+}

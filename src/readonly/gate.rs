@@ -1,0 +1,199 @@
+//! Passing the gate.
+//!
+//! Who passes takes the lock first and *then* reads the node's state; who closes the node writes the
+//! state first and *then* looks for holders of the lock.  So every writer either sees the node closed, or
+//! is seen and waited for.  The server gives the lock up after the commit record, and after the callbacks
+//! in which Citus commits the other nodes' parts.  Whoever holds it may commit: the state is read only
+//! when the lock is taken.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+use super::error::GateError;
+use super::policy::{Gate, gate_of_session};
+use crate::errors::Report;
+use crate::pg::elog;
+use crate::pg::gate_area::{AREA, Activity, Mark, Node, NodeState};
+use crate::pg::gate_lock as lock;
+use crate::pg::ident;
+use crate::pg::session::{self, Kind};
+use crate::pg::xact_callbacks as xact;
+
+thread_local! {
+    /// The transaction (by its number in this process; 0: none) that has passed.  It keeps the lock to its
+    /// end whatever becomes of its savepoints, so the number is all there is to remember.
+    static PASSED: Cell<u32> = const { Cell::new(0) };
+    /// The transaction that holds a gate closed.
+    static CLOSED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this transaction has passed.
+pub fn has_passed() -> bool {
+    PASSED.get() != 0 && PASSED.get() == session::local_xid()
+}
+
+/// The node, if this process is one that the gate is for.
+pub fn guarded_node() -> Option<&'static Node> {
+    let node = AREA.node()?;
+    (session::kind() != Kind::Exempt && !ident::in_recovery()).then_some(node)
+}
+
+/// The gate that this session's transactions pass.
+fn gate() -> Gate {
+    match session::kind() {
+        Kind::Session => session::with_application_name(gate_of_session),
+        // What these do was begun through the clients' gate somewhere, or by nobody.
+        Kind::Citus | Kind::Autovacuum | Kind::Apply | Kind::Exempt => Gate::Internal,
+    }
+}
+
+/// What becomes of a transaction that finds the node read-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenReadOnly {
+    /// An error.
+    Refuse,
+    /// It goes on as a read-only transaction.
+    ReadOnly,
+}
+
+/// Takes this transaction through the gate if it has not passed yet.  Waits where the gate is closed.
+pub fn pass(node: &Node, when: WhenReadOnly, command: impl FnOnce() -> String) {
+    if has_passed() {
+        return;
+    }
+    let transaction = session::local_xid();
+    if CLOSED.get() == transaction && transaction != 0 {
+        raise(&GateError::ClosedBySelf { command: command() });
+    }
+    let gate = gate();
+    if !lock::try_pass(gate) {
+        if session::is_ending() {
+            // Temporary tables are being dropped.  Nobody waits in a process that ends: they are left to
+            // autovacuum, which looks for those whose session is gone.
+            session::end_quietly();
+        }
+        node.counters().waited.fetch_add(1, Ordering::Relaxed);
+        lock::pass(gate);
+    }
+    if node.state() == NodeState::ReadWrite {
+        PASSED.set(transaction);
+        return;
+    }
+    lock::turn_back(gate);
+    match when {
+        WhenReadOnly::ReadOnly => session::force_read_only(),
+        WhenReadOnly::Refuse => refuse(node, command()),
+    }
+}
+
+/// Turns a writer away.
+pub fn refuse(node: &Node, command: String) -> ! {
+    match session::kind() {
+        _ if session::is_ending() => session::end_quietly(),
+        // An error would be written to the log again and again, and an apply worker might even disable
+        // its subscription.
+        Kind::Autovacuum | Kind::Apply => session::end_quietly(),
+        Kind::Session | Kind::Citus | Kind::Exempt => {
+            node.counters().refused.fetch_add(1, Ordering::Relaxed);
+            raise(&GateError::ReadOnly { command })
+        }
+    }
+}
+
+fn raise(error: &GateError) -> ! {
+    elog::raise(&Report::from(error))
+}
+
+/// The last net: whoever has, or will have, a transaction number by another road.
+pub fn before_commit() {
+    let Some(node) = guarded_node() else {
+        return;
+    };
+    match session::kind() {
+        Kind::Autovacuum | Kind::Apply => before_commit_of_process(node),
+        Kind::Session | Kind::Citus | Kind::Exempt => {}
+    }
+    if has_passed() {
+        return;
+    }
+    if AREA.am_in_statement() && node.state() != NodeState::ReadWrite {
+        // A later transaction of a statement that commits on its way.
+        refuse(node, "COMMIT".to_owned());
+    }
+    if xact::has_written() || session::citus_will_commit_in_two_phases() {
+        pass(node, WhenReadOnly::Refuse, || "COMMIT".to_owned());
+    } else {
+        session::forget_temporary_tables();
+    }
+}
+
+/// Autovacuum and apply workers have no statements to look at.  From its first commit on, which is that of
+/// connecting to the database, such a process is marked; a switch to read-only ends it.  One that starts
+/// on a read-only node: autovacuum's ends at once, to be started again at the next round, which leaves
+/// nothing in the log; apply's would be started every few seconds with a line each, and so it waits.
+fn before_commit_of_process(node: &Node) {
+    AREA.mark_process();
+    if node.state() == NodeState::ReadWrite {
+        return;
+    }
+    if session::kind() == Kind::Apply && !xact::has_written() && !session::is_ending() {
+        AREA.unmark_process();
+        node.wait_for_reopening();
+        AREA.mark_process();
+        if node.state() == NodeState::ReadWrite {
+            return;
+        }
+    }
+    session::end_quietly();
+}
+
+/// PREPARE TRANSACTION takes a number and writes a record whatever the transaction did.
+pub fn before_prepare() {
+    if let Some(node) = guarded_node() {
+        pass(node, WhenReadOnly::Refuse, || "PREPARE TRANSACTION".to_owned());
+    }
+}
+
+/// Counts who slipped through.
+pub fn ended() {
+    if let Some(node) = guarded_node()
+        && xact::has_written()
+        && !has_passed()
+    {
+        node.counters().ungated.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Before COMMIT PREPARED or ROLLBACK PREPARED.  A closed gate lets them pass, for what they end has passed
+/// before; a read-only node refuses them.
+pub fn before_ending_prepared(node: &Node, command: impl FnOnce() -> String) -> Option<Mark> {
+    let mark = Mark::set(Activity::EndingPrepared);
+    if node.state() != NodeState::ReadWrite {
+        drop(mark);
+        refuse(node, command());
+    }
+    mark
+}
+
+/// Closes a gate to the end of this transaction: writers wait.
+pub fn close(gate: Gate, prepared_holders: impl FnOnce() -> Vec<String>) -> Result<(), GateError> {
+    const FUNCTION: &str = "citus_fence.lock_gate()";
+    if AREA.node().is_none() {
+        return Err(GateError::NotPreloaded);
+    }
+    if ident::in_recovery() {
+        return Err(GateError::InRecovery { function: FUNCTION });
+    }
+    if has_passed() || xact::has_written() {
+        return Err(GateError::HasWritten { function: FUNCTION });
+    }
+    if !lock::try_close(gate) {
+        // Now, as the catalog is out of reach after an error.
+        let prepared = prepared_holders();
+        if !lock::close(gate) {
+            return Err(GateError::NotClosed { gate: gate.name(), prepared });
+        }
+    }
+    CLOSED.set(session::local_xid());
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Which statements and functions write: plain values in, a verdict out.
+//!
+//! What is not known to be harmless writes.  The verdict decides about the gate, so it is not the one
+//! of the server's read-only transactions: those allow VACUUM, NOTIFY or PREPARE TRANSACTION.
+
+/// What a statement means to the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It passes no gate; what it runs inside (queries, procedures) is looked at on its own.
+    Reads,
+    /// Nobody can tell: it passes the gate, and is not refused where the node is read-only.
+    MayWrite,
+    /// It passes the gate.
+    Writes,
+    /// It ends a prepared transaction, which has passed the gate long ago and keeps it until then.
+    EndsPrepared,
+}
+
+/// What there is to know of a planned query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// It is no SELECT.
+    pub modifies: bool,
+    /// A WITH query of it is none.
+    pub has_modifying_cte: bool,
+    /// It locks rows, which writes to them.
+    pub locks_rows: bool,
+    /// It is handed as a whole to something else, and names no table: a function call that Citus runs on
+    /// another node.
+    pub is_delegated: bool,
+}
+
+impl Plan {
+    /// Its verdict.
+    pub fn verdict(self) -> Verdict {
+        if self.modifies || self.has_modifying_cte || self.locks_rows {
+            Verdict::Writes
+        } else if self.is_delegated {
+            Verdict::MayWrite
+        } else {
+            Verdict::Reads
+        }
+    }
+}
+
+/// Utility statements, as far as they are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Utility {
+    /// BEGIN, COMMIT, ROLLBACK, savepoints.
+    Transaction,
+    /// PREPARE TRANSACTION: takes a number and writes a record even where nothing was written before.
+    PrepareTransaction,
+    /// COMMIT PREPARED, ROLLBACK PREPARED.
+    EndPrepared,
+    /// COPY TO.
+    CopyTo,
+    /// COPY FROM.
+    CopyFrom,
+    /// EXPLAIN; its query is looked at when it is run, if it is.
+    Explain {
+        /// EXPLAIN ANALYZE of a statement that makes a table.
+        makes_table: bool,
+    },
+    /// LOCK TABLE.
+    Lock {
+        /// ACCESS EXCLUSIVE is written to the WAL, for standbys.
+        access_exclusive: bool,
+    },
+    /// ALTER SYSTEM changes a file that is no part of the database.
+    AlterSystem,
+    /// CALL, DO: what they run is looked at on its own.
+    Code,
+    /// CHECKPOINT.
+    Checkpoint,
+    /// DECLARE, FETCH, MOVE, CLOSE.
+    Cursor,
+    /// PREPARE, EXECUTE, DEALLOCATE.
+    Prepared,
+    /// SET, RESET, SHOW, SET CONSTRAINTS, DISCARD, LOAD.
+    Session,
+    /// LISTEN, UNLISTEN.
+    Listen,
+    /// All others, and what later servers bring.
+    Other,
+}
+
+impl Utility {
+    /// Its verdict.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::Transaction
+            | Self::CopyTo
+            | Self::Explain { makes_table: false }
+            | Self::Lock { access_exclusive: false }
+            | Self::AlterSystem
+            | Self::Code
+            | Self::Checkpoint
+            | Self::Cursor
+            | Self::Prepared
+            | Self::Session
+            | Self::Listen => Verdict::Reads,
+            Self::EndPrepared => Verdict::EndsPrepared,
+            Self::PrepareTransaction
+            | Self::CopyFrom
+            | Self::Explain { makes_table: true }
+            | Self::Lock { access_exclusive: true }
+            | Self::Other => Verdict::Writes,
+        }
+    }
+}
+
+/// The server's own functions that write when they are called from a plain SELECT, by their numbers,
+/// which are the same in PostgreSQL 15 to 18.  Functions that write through SQL are not here: their
+/// statements are looked at.
+pub fn writing_function(oid: u32) -> Option<&'static str> {
+    Some(match oid {
+        715 => "lo_create()",
+        764 | 767 => "lo_import()",
+        955 => "lowrite()",
+        957 => "lo_creat()",
+        964 => "lo_unlink()",
+        1004 => "lo_truncate()",
+        1574 => "nextval()",
+        1576 | 1765 => "setval()",
+        2943 => "txid_current()",
+        3036 => "pg_notify()",
+        3172 => "lo_truncate64()",
+        3445 => "pg_import_system_collations()",
+        3457 => "lo_from_bytea()",
+        3460 => "lo_put()",
+        3577 | 3578 => "pg_logical_emit_message()",
+        3789 => "gin_clean_pending_list()",
+        3952 => "brin_summarize_new_values()",
+        3999 => "brin_summarize_range()",
+        4014 => "brin_desummarize_range()",
+        5059 => "pg_current_xact_id()",
+        6003 => "pg_replication_origin_create()",
+        6004 => "pg_replication_origin_drop()",
+        6012 => "pg_replication_origin_advance()",
+        6362 => "pg_restore_relation_stats()",
+        6363 => "pg_restore_attribute_stats()",
+        6397 => "pg_clear_relation_stats()",
+        6398 => "pg_clear_attribute_stats()",
+        _ => return None,
+    })
+}
+
+/// The two gates of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// Passed by sessions of clients.
+    Client,
+    /// Passed by sessions that serve another node, and by the server's and Citus' own processes.
+    Internal,
+}
+
+impl Gate {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Internal];
+
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The gate of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|gate| gate.name() == name)
+    }
+}
+
+/// What Citus, and the embedded catalog, call the sessions that serve another node.
+const INTERNAL_NAMES: [&[u8]; 4] =
+    [b"citus_internal gpid=", b"citus_rebalancer gpid=", b"citus_run_command gpid=", b"pg_dist gpid="];
+
+/// The gate of a client's session, by its `application_name`.  Anyone can claim such a name; he then
+/// waits at the internal gate all the same.
+pub fn gate_of_session(application_name: &[u8]) -> Gate {
+    if INTERNAL_NAMES.iter().any(|name| application_name.starts_with(name)) {
+        Gate::Internal
+    } else {
+        Gate::Client
+    }
+}

@@ -1,0 +1,109 @@
+//! The file that a read-only node finds after a restart: its text, and what to make of it.  Pure.
+
+use std::fmt::Write;
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The data directory's identity when it was written.
+    pub system_identifier: u64,
+    /// Its timeline.
+    pub timeline: u32,
+    /// No commit has a later position.
+    pub lsn: u64,
+    /// When, in microseconds as `timestamptz` counts them.
+    pub since: i64,
+}
+
+/// What a start finds out about its data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Its identity.
+    pub system_identifier: u64,
+    /// The timeline that it was last on.
+    pub timeline: u32,
+    /// It is a restored base backup, or starts as a standby or into a recovery to some point: a file that
+    /// says so is there.
+    pub is_copy: bool,
+}
+
+/// What to make of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The node is read-only.
+    ReadOnly(Record),
+    /// It speaks of another server: not read-only, and the file can go.
+    Void(&'static str),
+    /// Nobody can tell what it said: read-only, to be on the safe side.
+    Damaged(&'static str),
+}
+
+const TITLE: &str = "citus_fence read-only node, version 1";
+
+impl Record {
+    /// The file's text.
+    pub fn to_text(self) -> String {
+        let mut text = format!(
+            "{TITLE}\nsystem_identifier {}\ntimeline {}\nlsn {}\nsince {}\n",
+            self.system_identifier, self.timeline, self.lsn, self.since
+        );
+        let checksum = crc32(text.as_bytes());
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "checksum {checksum:08x}");
+        text
+    }
+
+    /// What the text says, or what is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
+        let (body, checksum) = text.split_once("checksum ").ok_or("it has no checksum")?;
+        let expected = checksum.strip_suffix('\n').ok_or("its end is missing")?;
+        if expected != format!("{:08x}", crc32(body.as_bytes())) {
+            return Err("its checksum is wrong");
+        }
+        let mut lines = body.lines();
+        if lines.next() != Some(TITLE) {
+            return Err("it is of another version");
+        }
+        let mut field = |name: &str| {
+            lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        };
+        let record = Self {
+            system_identifier: number(field("system_identifier"))?,
+            timeline: number(field("timeline"))?,
+            lsn: number(field("lsn"))?,
+            since: number(field("since"))?,
+        };
+        if lines.next().is_some() { Err("it says too much") } else { Ok(record) }
+    }
+}
+
+fn number<N: std::str::FromStr>(field: Option<&str>) -> Result<N, &'static str> {
+    field.and_then(|text| text.parse().ok()).ok_or("it lacks a number")
+}
+
+/// What to make of the file in these surroundings.  A copy's file is void whatever is in it.
+pub fn judge(bytes: &[u8], here: Surroundings) -> Judgement {
+    if here.is_copy {
+        return Judgement::Void("this is a base backup or a standby of the server that wrote it");
+    }
+    match Record::parse(bytes) {
+        Err(what) => Judgement::Damaged(what),
+        Ok(record) if record.system_identifier != here.system_identifier => {
+            Judgement::Void("it was written by another server")
+        }
+        Ok(record) if record.timeline != here.timeline => {
+            Judgement::Void("it was written on another timeline")
+        }
+        Ok(record) => Judgement::ReadOnly(record),
+    }
+}
+
+/// CRC-32 as in IEEE 802.3.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
