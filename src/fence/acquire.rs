@@ -13,19 +13,18 @@ use super::party::{Party, describe_blocker, is_passing};
 use super::state::Block;
 use super::text::Text;
 use super::{HELPER_NAME, HOLDER_NAME, statements};
-use crate::catalog::{self, Access, CatalogError, Dialer, Node};
+use crate::catalog::{self, Access, Dialer, Node};
 use crate::errors::Report;
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::fd::ReservedDescriptors;
-use crate::pg::gate_lock as gate;
 use crate::pg::ident;
 use crate::pg::interrupts;
 use crate::pg::lock;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
-use crate::readonly::Gate;
+use crate::readonly::{Gate, close_gate};
 use crate::remote::{
     Command, Deadline, RemoteError, Session, Target, WaitEnd, Waiter, connect_all, run_all,
 };
@@ -239,17 +238,20 @@ fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(
         set_bound();
         lock::lock_relation_exclusive(relation);
     };
+    // Who is in the way is looked for afterwards, on all barriers in one way.
+    let close = |gate| close_gate(gate, Vec::new).map_err(|error| Report::from(&error));
     worker::catch(|| {
         interrupts::cancellable(|| {
             set_bound();
             match barrier {
-                Barrier::ClientGate => gate::close(Gate::Client),
-                Barrier::InternalGate => gate::close(Gate::Internal),
+                Barrier::ClientGate => close(Gate::Client)?,
+                Barrier::InternalGate => close(Gate::Internal)?,
                 Barrier::Tables => {
                     if let Some(extension) = lock::extension(c"citus_fence") {
                         lock::keep_extension(extension);
                     }
-                    let relations = catalog::fence_relations()?;
+                    let relations =
+                        catalog::fence_relations().map_err(|error| Report::from(&error))?;
                     lock(relations.node);
                     lock(relations.partition);
                     lock(relations.transaction);
@@ -258,9 +260,7 @@ fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(
             Ok(())
         })
     })
-    .and_then(|locked: Result<(), CatalogError>| {
-        locked.map_err(|error| Report::from(&error).into())
-    })
+    .and_then(|locked: Result<(), Report>| locked.map_err(Caught::from))
 }
 
 impl From<Report> for Caught {

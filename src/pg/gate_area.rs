@@ -3,7 +3,9 @@
 
 use std::cell::UnsafeCell;
 use std::mem::size_of;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+};
 
 use pgrx::pg_sys;
 
@@ -102,7 +104,9 @@ impl SharedArea for GateArea {
     fn request(&self) {
         // SAFETY: called from the shared memory request hook; the number of processes is settled by then.
         unsafe {
-            pg_sys::RequestAddinShmemSpace(size_of::<Node>() + slot_count() * size_of::<Slot>() + 512);
+            pg_sys::RequestAddinShmemSpace(
+                size_of::<Node>() + slot_count() * size_of::<Slot>() + 512,
+            );
         }
     }
 

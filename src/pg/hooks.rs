@@ -46,7 +46,10 @@ impl Drop for Explaining {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: core::ffi::c_int) {
+unsafe extern "C-unwind" fn on_executor_start(
+    query: *mut pg_sys::QueryDesc,
+    flags: core::ffi::c_int,
+) {
     let only_explains = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0;
     let _explaining = Explaining(EXPLAINING.replace(only_explains));
     if !only_explains {
@@ -80,29 +83,27 @@ unsafe extern "C-unwind" fn on_utility(
     let _mark = hooks::before_utility(utility, name);
     // SAFETY: what the server, or the hook before ours, would have been called with.
     unsafe {
-        pg_guard_ffi_boundary(|| {
-            match NEXT_UTILITY {
-                Some(next) => next(
-                    statement,
-                    text,
-                    read_only_tree,
-                    context,
-                    params,
-                    environment,
-                    destination,
-                    completion,
-                ),
-                None => pg_sys::standard_ProcessUtility(
-                    statement,
-                    text,
-                    read_only_tree,
-                    context,
-                    params,
-                    environment,
-                    destination,
-                    completion,
-                ),
-            }
+        pg_guard_ffi_boundary(|| match NEXT_UTILITY {
+            Some(next) => next(
+                statement,
+                text,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
+            None => pg_sys::standard_ProcessUtility(
+                statement,
+                text,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
         });
     }
 }

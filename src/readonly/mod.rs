@@ -33,4 +33,6 @@ impl SharedArea for Memory {
     }
 }
 
+pub use gate::close as close_gate;
+pub use policy::Gate;
 pub use switch::is_read_only;
