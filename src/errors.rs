@@ -5,6 +5,7 @@ use pgrx::PgSqlErrorCode;
 
 use crate::catalog::CatalogError;
 use crate::fence::error::FenceError;
+use crate::readonly::cluster::ClusterError;
 use crate::readonly::error::GateError;
 use crate::remote::RemoteError;
 
@@ -248,16 +249,37 @@ impl From<&FenceError> for Report {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::parse_sqlstate;
-    use pgrx::PgSqlErrorCode;
-
-    #[test]
-    fn sqlstates_are_packed_as_the_server_packs_them() {
-        assert_eq!(parse_sqlstate("55P03"), Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE));
-        assert_eq!(parse_sqlstate("22023"), Some(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE));
-        assert_eq!(parse_sqlstate("2202"), None);
+impl From<&ClusterError> for Report {
+    fn from(error: &ClusterError) -> Self {
+        let message = error.to_string();
+        match error {
+            ClusterError::Gate(error) => error.into(),
+            ClusterError::Fence(error) => error.into(),
+            ClusterError::WritersInTheWay { last, blockers, .. } => {
+                let mut detail = format!("The last attempt ended with: {last}.");
+                if !blockers.is_empty() {
+                    detail.push_str(&format!(" In the way: {}.", blockers.join("; ")));
+                }
+                Report::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, message)
+                    .detail(detail)
+                    .hint("End what is in the way, or raise citus_fence.acquire_timeout. Nothing has been switched.")
+            }
+            ClusterError::NotSwitched { why, .. } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("{why}. All other nodes have been switched back."))
+                    .hint("Once the node is well: SELECT citus_set_cluster_read_only();")
+            }
+            ClusterError::HalfWay { nodes } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("Not switched: {}.", nodes.join("; ")))
+                    .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_only() or citus_set_cluster_read_write() again once these nodes answer.")
+            }
+            ClusterError::CoordinatorReadOnly => {
+                Report::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
+                    .detail("That the cluster is to be read only must be written down here first.")
+                    .hint("Let it write first: SELECT alter_system_read_write();")
+            }
+        }
     }
 }
 
@@ -324,5 +346,18 @@ impl From<&GateError> for Report {
                 .detail("The state has to survive a restart, so it is not changed.")
                 .hint("Check the data directory's file system, and call the function again."),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_sqlstate;
+    use pgrx::PgSqlErrorCode;
+
+    #[test]
+    fn sqlstates_are_packed_as_the_server_packs_them() {
+        assert_eq!(parse_sqlstate("55P03"), Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE));
+        assert_eq!(parse_sqlstate("22023"), Some(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE));
+        assert_eq!(parse_sqlstate("2202"), None);
     }
 }

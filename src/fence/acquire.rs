@@ -10,6 +10,7 @@ use super::control::{NodeRow, Owner};
 use super::error::FenceError;
 use super::let_go::let_go;
 use super::party::{Party, describe_blocker, is_passing};
+use super::recovery::{Stopped, finish_in_doubt};
 use super::state::Block;
 use super::text::Text;
 use super::{HELPER_NAME, HOLDER_NAME, statements};
@@ -25,9 +26,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
 use crate::readonly::{Gate, close_gate};
-use crate::remote::{
-    Command, Deadline, RemoteError, Session, Target, WaitEnd, Waiter, connect_all, run_all,
-};
+use crate::remote::{Deadline, Target, WaitEnd, Waiter};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
 /// part is in the [`Party`].  Dropping it aborts the local transaction.
@@ -314,9 +313,7 @@ fn local_blockers() -> Result<Vec<String>, pgrx::spi::Error> {
     })
 }
 
-/// Has every node finish the two-phase commits that were left in doubt: a metadata change among them
-/// keeps its locks and would hold the fence off for ever.  What fails here is only logged: the next
-/// attempt says what is in the way.
+/// Has all nodes, this one among them, finish what they left in doubt.
 fn recover_in_doubt<W: Waiter>(
     waiter: &mut W,
     block: &Block,
@@ -343,25 +340,5 @@ fn recover_in_doubt<W: Waiter>(
         return Ok(());
     };
     let deadline = Deadline::after(waiter, connect_timeout).earlier(deadline);
-    let mut sessions = Vec::new();
-    for session in connect_all(waiter, &targets, deadline) {
-        match session {
-            Ok(session) => sessions.push(session),
-            Err(RemoteError::Stopped { .. }) => return Err(stopped()),
-            Err(error) => {
-                elog::log(&format!("citus_fence: no recovery before the next attempt: {error}"))
-            }
-        }
-    }
-    let mut sessions: Vec<&mut Session> = sessions.iter_mut().collect();
-    let sql = statements::recover();
-    let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
-    for reply in run_all(waiter, &mut sessions, recover, deadline) {
-        match reply {
-            Ok(_) => {}
-            Err(RemoteError::Stopped { .. }) => return Err(stopped()),
-            Err(error) => elog::log(&format!("citus_fence: {error}")),
-        }
-    }
-    Ok(())
+    finish_in_doubt(waiter, &targets, deadline).map_err(|Stopped| stopped())
 }

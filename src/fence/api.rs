@@ -256,7 +256,7 @@ fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
 }
 
 /// The role that the extension's own sessions act as.
-fn owner() -> pg_sys::Oid {
+pub fn owner() -> pg_sys::Oid {
     catalog::spi_one::<pg_sys::Oid>(
         "SELECT extowner FROM pg_catalog.pg_extension WHERE extname = 'citus_fence'",
     )

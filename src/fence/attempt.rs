@@ -64,6 +64,9 @@ impl<E: Into<FenceError>> From<E> for Failed {
     }
 }
 
+/// Longest time that an attempt keeps some gates closed while it waits for others.
+pub const LONGEST_GATE_LOCK: Duration = Duration::from_secs(1);
+
 /// What is closed on all nodes before anything else is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Barrier {
@@ -89,7 +92,7 @@ impl Mode {
     fn longest_lock_timeout(self) -> Duration {
         match self {
             Mode::TwoPhase => Duration::MAX,
-            Mode::All => Duration::from_secs(1),
+            Mode::All => LONGEST_GATE_LOCK,
         }
     }
 }

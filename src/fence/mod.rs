@@ -10,22 +10,23 @@ pub mod state;
 pub mod text;
 
 mod acquire;
-mod attempt;
+pub mod attempt;
 mod control;
 mod hold;
-mod let_go;
+pub mod let_go;
 #[cfg(test)]
 mod model;
-mod party;
+pub mod party;
+pub mod recovery;
 #[cfg(test)]
 mod scripted;
-mod statements;
+pub mod statements;
 mod wait_graph;
 mod waiters;
 mod worker;
 
+pub use api::owner;
 pub use control::{CONTROL, NodeRow};
-#[cfg(any(test, feature = "pg_test"))]
 pub use party::parse_lsn;
 pub use wait_graph::global_pid;
 pub use worker::run_worker;

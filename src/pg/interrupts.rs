@@ -82,3 +82,26 @@ impl Drop for Cancellable {
 pub fn terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
 }
+
+/// While it lives, cancels and termination of this session wait.
+pub struct Held(());
+
+impl Held {
+    /// Holds them off.  Keep it short: what runs meanwhile must be bounded.
+    pub fn begin() -> Self {
+        // SAFETY: a counter of this process; the counterpart is in Drop.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 }
+        Self(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: counted up in begin().  An ERROR has set the counter to 0.
+        unsafe {
+            if pg_sys::InterruptHoldoffCount > 0 {
+                pg_sys::InterruptHoldoffCount -= 1;
+            }
+        }
+    }
+}

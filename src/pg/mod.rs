@@ -17,6 +17,7 @@ pub mod memory;
 pub mod process;
 pub mod session;
 pub mod shmem;
+pub mod snapshot;
 pub mod statement;
 pub mod stoppable;
 pub mod superuser;

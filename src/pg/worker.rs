@@ -228,15 +228,9 @@ impl Transaction {
         }
     }
 
-    /// Runs `body` under a snapshot taken now, so that it sees everything committed so far, whatever
-    /// the transaction has seen before and whichever isolation level is the default.
+    /// Runs `body` in it, under a snapshot taken now.
     pub fn with_latest_snapshot<R>(&self, body: impl FnOnce() -> R) -> R {
-        // SAFETY: inside a transaction.  If the body raises an error the abort pops the snapshot.
-        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) }
-        let result = body();
-        // SAFETY: pushed above; the body leaves the stack as it was.
-        unsafe { pg_sys::PopActiveSnapshot() }
-        result
+        super::snapshot::with_latest(body)
     }
 }
 

@@ -102,7 +102,7 @@ pgrx::extension_sql_file!(
     ],
 );
 
-fn or_raise<T>(result: Result<T, GateError>) -> T {
+pub fn or_raise<T>(result: Result<T, GateError>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => elog::raise(&Report::from(&error)),

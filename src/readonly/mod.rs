@@ -7,6 +7,7 @@
 //! ([`state_file`], [`store`]).
 
 pub mod api;
+pub mod cluster;
 pub mod error;
 pub mod policy;
 
@@ -14,7 +15,7 @@ mod gate;
 pub mod hooks;
 mod state_file;
 mod store;
-mod switch;
+pub mod switch;
 
 use crate::pg::gate_area::AREA;
 use crate::pg::shmem::SharedArea;

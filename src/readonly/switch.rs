@@ -34,7 +34,8 @@ pub fn is_read_only() -> bool {
     ident::in_recovery() || AREA.node().is_some_and(|node| node.state() == NodeState::ReadOnly)
 }
 
-fn usable(function: &'static str) -> Result<&'static Node, GateError> {
+/// What every switch asks for first.
+pub fn require_switchable(function: &'static str) -> Result<&'static Node, GateError> {
     if !session::is_superuser() {
         return Err(GateError::NotSuperuser { function });
     }
@@ -50,7 +51,7 @@ fn usable(function: &'static str) -> Result<&'static Node, GateError> {
 
 /// Makes the node read-only; the position that no commit is behind.
 pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
-    let node = usable("alter_system_read_only()")?;
+    let node = require_switchable("alter_system_read_only()")?;
     let _one_at_a_time = SwitchLock::acquire();
     if node.state() == NodeState::ReadOnly && node.lsn() != 0 {
         notice("system is already read only", None);
@@ -87,7 +88,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
 
 /// Lets the node write.
 pub fn read_write() -> Result<(), GateError> {
-    let node = usable("alter_system_read_write()")?;
+    let node = require_switchable("alter_system_read_write()")?;
     let _one_at_a_time = SwitchLock::acquire();
     if node.state() == NodeState::ReadWrite {
         notice("system is not read only", None);

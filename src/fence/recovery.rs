@@ -1,0 +1,41 @@
+//! Two-phase commits that were left in doubt.
+
+use super::statements;
+use crate::pg::elog;
+use crate::remote::{
+    Command, Deadline, RemoteError, Session, Target, Waiter, connect_all, run_all,
+};
+
+/// The waiter was told to stop.
+pub struct Stopped;
+
+/// Has every node finish the two-phase commits that were left in doubt: what is prepared keeps its locks,
+/// those of the gates among them, and a metadata change among them would hold the fence off for ever.
+/// What fails here is only logged: the next attempt says what is in the way.
+pub fn finish_in_doubt<W: Waiter>(
+    waiter: &mut W,
+    targets: &[Target],
+    deadline: Deadline,
+) -> Result<(), Stopped> {
+    let mut sessions: Vec<Session> = Vec::with_capacity(targets.len());
+    for session in connect_all(waiter, targets, deadline) {
+        match session {
+            Ok(session) => sessions.push(session),
+            Err(RemoteError::Stopped { .. }) => return Err(Stopped),
+            Err(error) => {
+                elog::log(&format!("citus_fence: no recovery before the next attempt: {error}"));
+            }
+        }
+    }
+    let mut open: Vec<&mut Session> = sessions.iter_mut().collect();
+    let sql = statements::recover();
+    let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
+    for reply in run_all(waiter, &mut open, recover, deadline) {
+        match reply {
+            Ok(_) => {}
+            Err(RemoteError::Stopped { .. }) => return Err(Stopped),
+            Err(error) => elog::log(&format!("citus_fence: {error}")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The SQL functions.  Glue only.
+
+use pgrx::iter::TableIterator;
+use pgrx::{name, pg_extern, search_path};
+
+use super::nodes::Nodes;
+use super::{ClusterError, switch};
+use crate::errors::Report;
+use crate::fence::parse_lsn;
+use crate::pg::elog;
+use crate::pg::types::Lsn;
+use crate::pg::wait::interruptible;
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_set_cluster_read_only() {
+    or_raise(switch::read_only());
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_set_cluster_read_write() {
+    or_raise(switch::read_write());
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity)]
+fn citus_cluster_read_only_status() -> TableIterator<
+    'static,
+    (
+        name!(nodeid, Option<i32>),
+        name!(groupid, i32),
+        name!(nodename, String),
+        name!(nodeport, i32),
+        name!(state, Option<String>),
+        name!(read_only_lsn, Option<Lsn>),
+        name!(error, Option<String>),
+    ),
+> {
+    let nodes = or_raise(Nodes::read());
+    let replies = switch::ask_all(
+        &mut interruptible(),
+        &nodes,
+        "look at the node's state",
+        "SELECT state, read_only_lsn FROM citus_fence.stat_gate",
+    );
+    let rows: Vec<_> = nodes
+        .list
+        .into_iter()
+        .zip(replies)
+        .map(|(node, reply)| {
+            let (state, lsn, error) = match reply {
+                Ok(reply) => {
+                    let value = |column| {
+                        reply.sets.iter().find_map(|set| set.value(0, column)).map(str::to_owned)
+                    };
+                    (value("state"), value("read_only_lsn"), None)
+                }
+                Err(error) => (None, None, Some(error.to_string())),
+            };
+            (
+                (node.nodeid != 0).then_some(node.nodeid),
+                node.groupid,
+                node.host,
+                node.port,
+                state,
+                lsn.as_deref().and_then(parse_lsn).map(Lsn),
+                error,
+            )
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// Helpers that the extension calls on other nodes; users need none of them.
+#[pgrx::pg_schema]
+mod citus_fence {
+    use super::Lsn;
+    use crate::readonly::{api::or_raise, switch};
+    use pgrx::{pg_extern, search_path};
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn node_read_only() -> Lsn {
+        Lsn(or_raise(switch::read_only(true)))
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn node_read_write() {
+        or_raise(switch::read_write());
+    }
+}
+
+pgrx::extension_sql_file!(
+    "../../../sql/cluster_read_only.sql",
+    name = "cluster_read_only",
+    requires = [
+        citus_set_cluster_read_only,
+        citus_set_cluster_read_write,
+        citus_cluster_read_only_status,
+        citus_fence::node_read_only,
+        citus_fence::node_read_write
+    ],
+);
+
+fn or_raise<T>(result: Result<T, ClusterError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => elog::raise(&Report::from(&error)),
+    }
+}

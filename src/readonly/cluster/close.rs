@@ -1,0 +1,120 @@
+//! Holding back every writer of the cluster: attempt after attempt, until all gates are closed.
+
+use std::time::Duration;
+
+use super::ClusterError;
+use super::nodes::{Nodes, connect_timeout};
+use crate::fence::attempt::{Barrier, Failed, LONGEST_GATE_LOCK};
+use crate::fence::error::FenceError;
+use crate::fence::let_go::let_go;
+use crate::fence::party::Party;
+use crate::fence::recovery::finish_in_doubt;
+use crate::fence::statements;
+use crate::guc;
+use crate::pg::elog;
+use crate::remote::{Deadline, WaitEnd, Waiter, connect_all};
+
+/// Pauses between two attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// All gates, closed.  They open when the sessions' transactions end.
+pub struct ClosedGates {
+    /// Who holds them, this node first.
+    pub party: Party,
+    /// On which nodes.
+    pub nodes: Nodes,
+}
+
+/// Closes the gates of all nodes.
+pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterError> {
+    let limit_ms = guc::ACQUIRE_TIMEOUT.get();
+    let deadline = Deadline::after(waiter, Duration::from_millis(limit_ms as u64));
+    let mut pause = PAUSE.0;
+    loop {
+        let nodes = Nodes::read()?;
+        let mut party = Party::default();
+        let (last, blockers) = match attempt(waiter, &mut party, &nodes, deadline) {
+            Ok(()) => return Ok(ClosedGates { party, nodes }),
+            Err(Failed::ForNow { what, blockers }) => (what, blockers),
+            Err(failed) => {
+                let_go(waiter, &mut party);
+                return Err(match failed {
+                    Failed::ForGood(error) => error.into(),
+                    // Nothing stops the waiter but interrupts, which unwind.
+                    Failed::Stopped | Failed::ForNow { .. } => FenceError::ClientGone.into(),
+                });
+            }
+        };
+        let_go(waiter, &mut party);
+        elog::log(&format!("citus_fence: attempt to hold back all writers failed: {last}"));
+        if deadline.remaining(waiter) <= pause {
+            return Err(ClusterError::WritersInTheWay { after_ms: limit_ms, last, blockers });
+        }
+        let end = Deadline::after(waiter, pause);
+        while !end.expired(waiter) {
+            let left = end.remaining(waiter);
+            if waiter.wait(&[], left) == WaitEnd::Stopped {
+                return Err(FenceError::ClientGone.into());
+            }
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// One attempt.  What it holds is in the party, whatever it ends with.
+fn attempt<W: Waiter>(
+    waiter: &mut W,
+    party: &mut Party,
+    nodes: &Nodes,
+    deadline: Deadline,
+) -> Result<(), Failed> {
+    let by = |waiter: &W| Deadline::after(waiter, connect_timeout()).earlier(deadline);
+    let connect_by = by(waiter);
+    let connected = connect_all(waiter, &nodes.targets, connect_by);
+    party.gather(&nodes.list, connected)?;
+    let lock_timeout = LONGEST_GATE_LOCK
+        .min(Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64))
+        .min(deadline.remaining(waiter))
+        .max(Duration::from_millis(1));
+    let warm_by = by(waiter);
+    let begin = statements::begin(lock_timeout.as_millis() as i32, IDLE_MS);
+    party.warm_up(waiter, &begin, warm_by)?;
+    party.require_gates()?;
+
+    lock(waiter, party, Barrier::ClientGate, lock_timeout)?;
+    // A client's own commits are over by now.  What a crash has left prepared holds the internal gates.
+    let recover_by = by(waiter);
+    finish_in_doubt(waiter, &nodes.targets, recover_by).map_err(|_| Failed::Stopped)?;
+    lock(waiter, party, Barrier::InternalGate, lock_timeout)?;
+
+    // To come or go, a node has to write.
+    let same = nodes.are_the_same().map_err(|error| match error {
+        ClusterError::Fence(error) => Failed::ForGood(error),
+        _ => Failed::Stopped,
+    })?;
+    if same {
+        Ok(())
+    } else {
+        Err(Failed::ForNow { what: FenceError::NodesChanged.to_string(), blockers: vec![] })
+    }
+}
+
+/// How long a node keeps the gates closed that hears nothing more.
+const IDLE_MS: i64 = 30_000;
+
+fn lock<W: Waiter>(
+    waiter: &mut W,
+    party: &mut Party,
+    barrier: Barrier,
+    lock_timeout: Duration,
+) -> Result<(), Failed> {
+    let lock_by = Deadline::after(waiter, lock_timeout);
+    match party.lock(waiter, barrier, lock_by)? {
+        Ok(()) => Ok(()),
+        Err(refused) => {
+            let what = refused.first().map_or_else(String::new, |(_, error)| error.to_string());
+            let blockers = party.look_for_blockers(waiter, &refused);
+            Err(Failed::ForNow { what, blockers })
+        }
+    }
+}

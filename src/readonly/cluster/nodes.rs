@@ -1,0 +1,80 @@
+//! The nodes of the cluster as sessions see them: this one among the others, over a session of its own.
+//!
+//! All of the work is done in sessions, on this node too: their transactions can be ended where the
+//! caller's cannot, and a caller that is cancelled takes nothing with it but the sessions.
+
+use std::time::Duration;
+
+use super::ClusterError;
+use crate::catalog::{self, Access, Dialer, Node};
+use crate::fence::HELPER_NAME;
+use crate::fence::error::FenceError;
+use crate::guc;
+use crate::pg::fd::ReservedDescriptors;
+use crate::pg::{ident, snapshot};
+use crate::remote::Target;
+
+/// All nodes, this one first.
+pub struct Nodes {
+    /// Rows of the catalog; this node's is made up where it has none.
+    pub list: Vec<Node>,
+    /// Where they are reached.
+    pub targets: Vec<Target>,
+    _descriptors: ReservedDescriptors,
+}
+
+impl Nodes {
+    /// Reads them, as they are now.
+    pub fn read() -> Result<Self, ClusterError> {
+        let owner = crate::fence::owner();
+        let dialer = Dialer {
+            role: owner,
+            application_name: HELPER_NAME.to_owned(),
+            connect_timeout: connect_timeout(),
+        };
+        let (list, targets) = ident::as_role(owner, || -> Result<_, ClusterError> {
+            let (list, access) = snapshot::with_latest(|| -> Result<_, catalog::CatalogError> {
+                Ok((list()?, Access::read(dialer)?))
+            })?;
+            let mut targets = vec![access.loopback()?];
+            for node in &list[1..] {
+                targets.push(access.target(node.label())?);
+            }
+            Ok((list, targets))
+        })?;
+        // One for the session that holds the gates, one for a helper.
+        let count = 2 * targets.len();
+        let descriptors =
+            ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+        Ok(Self { list, targets, _descriptors: descriptors })
+    }
+
+    /// Whether they are still all there are.
+    pub fn are_the_same(&self) -> Result<bool, ClusterError> {
+        Ok(snapshot::with_latest(list)? == self.list)
+    }
+}
+
+/// This node, then the others.
+fn list() -> Result<Vec<Node>, catalog::CatalogError> {
+    let (mut list, others): (Vec<Node>, Vec<Node>) =
+        catalog::nodes()?.into_iter().partition(|node| node.groupid == catalog::COORDINATOR_GROUP);
+    if list.is_empty() {
+        list.push(Node {
+            nodeid: 0,
+            groupid: catalog::COORDINATOR_GROUP,
+            host: crate::pg::guc::read("citus.local_hostname")
+                .unwrap_or_else(|| "localhost".into()),
+            port: ident::port(),
+            active: true,
+        });
+    }
+    list.truncate(1);
+    list.extend(others);
+    Ok(list)
+}
+
+/// Bound on connecting to all nodes.
+pub fn connect_timeout() -> Duration {
+    Duration::from_millis(guc::CONNECT_TIMEOUT.get() as u64)
+}

@@ -1,0 +1,173 @@
+//! Switching all nodes.
+
+use std::time::{Duration, Instant};
+
+use super::close::{ClosedGates, close_gates};
+use super::nodes::{Nodes, connect_timeout};
+use super::{ClusterError, intent};
+use crate::catalog;
+use crate::fence::let_go::let_go;
+use crate::fence::statements;
+use crate::pg::interrupts;
+use crate::pg::wait::interruptible;
+use crate::pg::{elog, lock};
+use crate::readonly::switch::require_switchable;
+use crate::remote::{
+    Command, Deadline, RemoteError, Reply, Session, Waiter, cancel_and_drain, connect_all, run_all,
+};
+
+/// What the nodes may take to be switched, all at once.
+const SWITCH_BOUND: Duration = Duration::from_secs(10);
+/// What it may take to break that off.
+const CANCEL_BOUND: Duration = Duration::from_secs(2);
+
+/// In the transaction that holds the node's gates, so that nobody gets in between.
+const CLOSE: &str =
+    "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_only() AS lsn";
+const OPEN: &str = "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()";
+
+fn usable(function: &'static str) -> Result<lock::ErrandLock, ClusterError> {
+    require_switchable(function)?;
+    catalog::require_coordinator()?;
+    // Held to the end of the call: one switch at a time.
+    Ok(lock::ErrandLock::acquire())
+}
+
+/// Makes every node of the cluster read-only.
+pub fn read_only() -> Result<(), ClusterError> {
+    let _one_at_a_time = usable("citus_set_cluster_read_only()")?;
+    let started = Instant::now();
+    let mut waiter = interruptible();
+    let was_interrupted = with_home(&mut waiter, |waiter, home, deadline| {
+        let was_interrupted = intent::is_written(waiter, home, deadline)?;
+        if !was_interrupted {
+            intent::write(waiter, home, deadline)?;
+        }
+        Ok(was_interrupted)
+    })?;
+    let closed = close_gates(&mut waiter).and_then(|gates| switch_all(&mut waiter, gates));
+    match closed {
+        Ok(count) => {
+            elog::log(&format!(
+                "citus_fence: the cluster is read only: {count} nodes, after {} ms",
+                started.elapsed().as_millis()
+            ));
+            Ok(())
+        }
+        Err(error) => {
+            // Everything was taken back, unless the error says so, or an earlier switch was.
+            if !was_interrupted && !matches!(error, ClusterError::HalfWay { .. }) {
+                with_home(&mut waiter, |waiter, home, deadline| {
+                    intent::remove(waiter, home, deadline)
+                })?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Switches the nodes behind closed gates, all or none; how many there are.
+fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, ClusterError> {
+    let ClosedGates { mut party, nodes } = gates;
+    // Short and bounded; a cancel in the middle would leave some nodes switched and some not.
+    let _held = interrupts::Held::begin();
+    let mut sessions = party.sessions();
+    let count = sessions.len();
+    // This node last: as long as it writes, what is written down can be taken away.
+    let (home, others) = sessions.split_at_mut(1);
+    let mut failed = run(waiter, others, "switch to read-only", CLOSE);
+    if failed.is_empty() {
+        failed = run(waiter, home, "switch to read-only", CLOSE);
+    }
+    if failed.is_empty() {
+        drop(sessions);
+        let_go(waiter, &mut party);
+        return Ok(count);
+    }
+    let first = failed.remove(0);
+    drop(sessions);
+    // An answer that did not come says nothing about what was done: all are switched back, over sessions
+    // of their own, as some of these may be lost.
+    let left = open_all(waiter, &nodes)?;
+    let_go(waiter, &mut party);
+    if left.is_empty() {
+        let node = first.node().to_string();
+        Err(ClusterError::NotSwitched { node, why: first.to_string() })
+    } else {
+        Err(ClusterError::HalfWay { nodes: left })
+    }
+}
+
+/// Runs a command on all, and gives the errors.  Nobody is left at work.
+fn run<W: Waiter>(
+    waiter: &mut W,
+    sessions: &mut [&mut Session],
+    name: &'static str,
+    sql: &str,
+) -> Vec<RemoteError> {
+    let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    let replies = run_all(waiter, sessions, |_| Command::new(name, sql), deadline);
+    let failed: Vec<RemoteError> = replies.into_iter().filter_map(Result::err).collect();
+    if !failed.is_empty() {
+        let deadline = Deadline::after(waiter, CANCEL_BOUND);
+        let _ = cancel_and_drain(waiter, sessions, deadline);
+    }
+    failed
+}
+
+/// Lets every node of the cluster write.
+pub fn read_write() -> Result<(), ClusterError> {
+    let _one_at_a_time = usable("citus_set_cluster_read_write()")?;
+    let mut waiter = interruptible();
+    let nodes = Nodes::read()?;
+    let left = open_all(&mut waiter, &nodes)?;
+    if !left.is_empty() {
+        return Err(ClusterError::HalfWay { nodes: left });
+    }
+    with_home(&mut waiter, |waiter, home, deadline| intent::remove(waiter, home, deadline))?;
+    elog::log(&format!("citus_fence: the cluster is read-write: {} nodes", nodes.list.len()));
+    Ok(())
+}
+
+/// Lets all nodes write that answer; the others, and why.  A writer that finds some of them open and some
+/// not is refused before it has prepared anything anywhere.
+fn open_all<W: Waiter>(waiter: &mut W, nodes: &Nodes) -> Result<Vec<String>, ClusterError> {
+    let replies = ask_all(waiter, nodes, "switch to read-write", OPEN);
+    Ok(replies.into_iter().filter_map(|reply| reply.err().map(|error| error.to_string())).collect())
+}
+
+/// Asks all nodes over sessions of their own.
+pub fn ask_all<W: Waiter>(
+    waiter: &mut W,
+    nodes: &Nodes,
+    name: &'static str,
+    sql: &str,
+) -> Vec<Result<Reply, RemoteError>> {
+    let deadline = Deadline::after(waiter, connect_timeout());
+    let mut sessions = connect_all(waiter, &nodes.targets, deadline);
+    let sql = format!("{}; {sql}", statements::begin_helper(statements::HELPER_IDLE_MS));
+    let mut open: Vec<&mut Session> =
+        sessions.iter_mut().filter_map(|session| session.as_mut().ok()).collect();
+    let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    let mut replies =
+        run_all(waiter, &mut open, |_| Command::new(name, sql.as_str()), deadline).into_iter();
+    sessions
+        .into_iter()
+        .map(|session| match session {
+            Ok(_) => replies.next().expect("one reply per session"),
+            Err(error) => Err(error),
+        })
+        .collect()
+}
+
+/// Does something over a session with this very node.
+fn with_home<W: Waiter, R>(
+    waiter: &mut W,
+    body: impl FnOnce(&mut W, &mut Session, Deadline) -> Result<R, ClusterError>,
+) -> Result<R, ClusterError> {
+    let nodes = Nodes::read()?;
+    let deadline = Deadline::after(waiter, connect_timeout());
+    let mut home = connect_all(waiter, &nodes.targets[..1], deadline).remove(0)?;
+    let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    body(waiter, &mut home, deadline)
+}
