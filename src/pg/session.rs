@@ -38,7 +38,9 @@ fn find_kind() -> Kind {
                 let function = CStr::from_ptr(entry.bgw_function_name.as_ptr()).to_bytes();
                 kind_of_worker(library, function)
             }
-            pg_sys::BackendType::B_AUTOVAC_LAUNCHER | pg_sys::BackendType::B_STARTUP => Kind::Exempt,
+            pg_sys::BackendType::B_AUTOVAC_LAUNCHER | pg_sys::BackendType::B_STARTUP => {
+                Kind::Exempt
+            }
             _ => Kind::Session,
         }
     }

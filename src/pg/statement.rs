@@ -54,7 +54,9 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
                 use pg_sys::TransactionStmtKind::*;
                 match (*node.cast::<pg_sys::TransactionStmt>()).kind {
                     TRANS_STMT_PREPARE => Utility::PrepareTransaction,
-                    TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED => Utility::EndPrepared,
+                    TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED => {
+                        Utility::EndPrepared
+                    }
                     _ => Utility::Transaction,
                 }
             }

@@ -59,7 +59,11 @@ fn place(proc: *mut pg_sys::PGPROC) -> i32 {
 
 /// Puts our words into the report with which a victim ends.  Runs inside the server's error reporting:
 /// touches nothing but the report.
-pub fn rewrite_report(report: &mut pg_sys::ErrorData, message: &core::ffi::CStr, hint: &core::ffi::CStr) {
+pub fn rewrite_report(
+    report: &mut pg_sys::ErrorData,
+    message: &core::ffi::CStr,
+    hint: &core::ffi::CStr,
+) {
     // SAFETY: the texts are copied to the context that the report's own texts are in.
     unsafe {
         report.sqlerrcode = pgrx::PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as i32;

@@ -32,7 +32,8 @@ fn alter_system_read_write() {
 #[pgrx::pg_schema]
 mod citus_fence {
     use super::{
-        AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, name, or_raise,
+        AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, name,
+        or_raise,
     };
     use crate::pg::text_sql;
     use crate::readonly::gate;

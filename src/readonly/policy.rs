@@ -173,8 +173,12 @@ impl Gate {
 }
 
 /// What Citus, and the embedded catalog, call the sessions that serve another node.
-const INTERNAL_NAMES: [&[u8]; 4] =
-    [b"citus_internal gpid=", b"citus_rebalancer gpid=", b"citus_run_command gpid=", b"pg_dist gpid="];
+const INTERNAL_NAMES: [&[u8]; 4] = [
+    b"citus_internal gpid=",
+    b"citus_rebalancer gpid=",
+    b"citus_run_command gpid=",
+    b"pg_dist gpid=",
+];
 
 /// The gate of a client's session, by its `application_name`.  Anyone can claim such a name; he then
 /// waits at the internal gate all the same.

@@ -65,9 +65,8 @@ impl Record {
         if lines.next() != Some(TITLE) {
             return Err("it is of another version");
         }
-        let mut field = |name: &str| {
-            lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '))
-        };
+        let mut field =
+            |name: &str| lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let record = Self {
             system_identifier: number(field("system_identifier"))?,
             timeline: number(field("timeline"))?,

@@ -40,12 +40,8 @@ fn step(what: &'static str, file: &'static str, result: io::Result<()>) -> Resul
 }
 
 fn write_temporary(text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(TEMPORARY)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(TEMPORARY)?;
     file.write_all(text.as_bytes())?;
     sync(&file)
 }
@@ -85,7 +81,8 @@ pub fn restore() {
 }
 
 fn apply(node: &Node, judgement: Judgement) {
-    const HINT: &str = "To let this node write again, as a superuser: SELECT alter_system_read_write();";
+    const HINT: &str =
+        "To let this node write again, as a superuser: SELECT alter_system_read_write();";
     match judgement {
         Judgement::ReadOnly(record) => {
             node.set_closed(record.lsn, record.since);

@@ -25,8 +25,8 @@ use crate::errors::Report;
 use crate::pg::gate_area::{AREA, MarkedProcess, Node, NodeState};
 use crate::pg::gate_lock::{self, Holder, SwitchLock};
 use crate::pg::wait::interruptible;
-use crate::pg::{clock, elog, ident, process, session, text_sql, victim, wal, worker};
 use crate::pg::xact_callbacks as xact;
+use crate::pg::{clock, elog, ident, process, session, text_sql, victim, wal, worker};
 use crate::remote::Waiter;
 
 /// Whether the node refuses writers; recovery counts.
@@ -239,7 +239,10 @@ fn look_for_deadlock(left: &[Writer]) -> Result<(), GateError> {
             &[&me, &pid.to_string()],
         );
         if let Ok(rows) = rows
-            && rows.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() == Some("t"))
+            && rows
+                .first()
+                .and_then(|row| row.first())
+                .is_some_and(|value| value.as_deref() == Some("t"))
         {
             return Err(GateError::Deadlock { pid });
         }
