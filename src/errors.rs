@@ -304,6 +304,12 @@ impl From<&GateError> for Report {
                          and restart the server.",
                     )
             }
+            GateError::LoadOrder => Report::new(ERRCODE_CONFIG_FILE_ERROR, message)
+                .detail(
+                    "A writer has to be turned away before Citus commits any part of its transaction on \
+                     another node.",
+                )
+                .hint("Set shared_preload_libraries = 'citus,citus_fence', and start the server again."),
             GateError::InRecovery { .. } => {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("A standby is read-only as it is.")

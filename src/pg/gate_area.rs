@@ -35,7 +35,7 @@ impl NodeState {
     }
 }
 
-/// What a process does that the gate's lock does not cover; see [`Mark`].
+/// What a process does that the gate's lock does not cover; see [`GateArea::mark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Activity {
@@ -203,17 +203,33 @@ impl GateArea {
         })
     }
 
-    /// Marks this process until it ends.
-    pub fn mark_process(&self) {
+    /// Marks this process: it does something that whoever closes the node has to wait for although no lock
+    /// shows it.
+    ///
+    /// The node's state is to be read *after* that, as it is after the gate's lock is taken; the closer
+    /// writes the state before it looks for marks.  All in one total order, so at least one of the two sees
+    /// the other.
+    pub fn mark(&self, activity: Activity) {
         if let Some(slot) = self.my_slot() {
-            set(slot, Activity::Process);
+            set(slot, activity);
         }
     }
 
-    /// Takes that back.
+    /// Takes back the mark of a process.
     pub fn unmark_process(&self) {
-        if let Some(slot) = self.my_slot() {
-            slot.activities.fetch_and(!(Activity::Process as u32), Ordering::SeqCst);
+        self.unmark(Activity::Process as u32);
+    }
+
+    /// Takes back the marks of statements.
+    pub fn unmark_statement(&self) {
+        self.unmark(Activity::Statement as u32 | Activity::EndingPrepared as u32);
+    }
+
+    fn unmark(&self, activities: u32) {
+        if let Some(slot) = self.my_slot()
+            && slot.activities.load(Ordering::Relaxed) & activities != 0
+        {
+            slot.activities.fetch_and(!activities, Ordering::SeqCst);
         }
     }
 }
@@ -227,32 +243,9 @@ pub struct MarkedProcess {
     pub pid: i32,
 }
 
-/// This process does something that the closer of the gate has to wait for although no lock shows it.
-///
-/// Set *before* the node's state is read, as the gate's lock is taken before; the closer writes the state
-/// before it looks for marks.  All in one total order, so at least one of the two sees the other.
-pub struct Mark(Activity);
-
-impl Mark {
-    /// Sets it; `None` where this process has it already, or no place for it.
-    pub fn set(activity: Activity) -> Option<Self> {
-        let slot = AREA.my_slot()?;
-        let before = set(slot, activity);
-        (before & activity as u32 == 0).then_some(Self(activity))
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        if let Some(slot) = AREA.my_slot() {
-            slot.activities.fetch_and(!(self.0 as u32), Ordering::SeqCst);
-        }
-    }
-}
-
-/// Adds a bit to the slot of this process; which were set before.  What a process left there that ended
-/// without a word does not count.
-fn set(slot: &Slot, activity: Activity) -> u32 {
+/// Adds a bit to the slot of this process.  What a process left there that ended without a word does not
+/// count.
+fn set(slot: &Slot, activity: Activity) {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     let me = process::me().pid;
     if slot.pid.load(Ordering::SeqCst) != me {
@@ -268,7 +261,7 @@ fn set(slot: &Slot, activity: Activity) -> u32 {
             }
         });
     }
-    slot.activities.fetch_or(activity as u32, Ordering::SeqCst)
+    slot.activities.fetch_or(activity as u32, Ordering::SeqCst);
 }
 
 impl Node {

@@ -1,8 +1,8 @@
 //! The server's hooks that the gate stands in, each chained by hand to whoever was there before.
 
 use std::cell::Cell;
+use std::ffi::{c_char, c_int};
 
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{pg_guard, pg_sys};
 
 use super::gate_area::AREA;
@@ -31,46 +31,69 @@ pub fn install() {
     }
 }
 
+// The server's own functions without the boundary that pgrx puts around them.  An error of any statement
+// passes through our hooks: it must arrive as it was raised, with the position, the constraint's name and
+// the rest, and not as a copy.
+#[allow(improper_ctypes, reason = "the server's own structures")]
+unsafe extern "C-unwind" {
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
 thread_local! {
-    /// Whether plans are being started only to be shown.
-    static EXPLAINING: Cell<bool> = const { Cell::new(false) };
+    /// The subtransaction in which a plan is being started only to be shown; 0: none.  After an error that
+    /// subtransaction is never the current one again in this transaction, and the next one starts from 0.
+    static EXPLAINING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Restores [`EXPLAINING`], also after an error.
-struct Explaining(bool);
-
-impl Drop for Explaining {
-    fn drop(&mut self) {
-        EXPLAINING.set(self.0);
-    }
+fn current_subtransaction() -> u32 {
+    // SAFETY: reads this process' transaction state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_executor_start(
-    query: *mut pg_sys::QueryDesc,
-    flags: core::ffi::c_int,
-) {
-    let only_explains = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0;
-    let _explaining = Explaining(EXPLAINING.replace(only_explains));
-    if !only_explains {
-        // SAFETY: the server's own pointer.
-        let (plan, statement) = unsafe { statement::plan((*query).plannedstmt) };
-        hooks::before_plan(plan, statement);
-    }
-    // SAFETY: what the server, or the hook before ours, would have been called with.
+/// At the end of a transaction.
+pub fn forget_explaining() {
+    EXPLAINING.set(0);
+}
+
+unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    before_executor_start(query, flags);
+    // SAFETY: what the server, or the hook before ours, would have been called with.  No value that needs
+    // to be dropped is on this frame, so an error may jump over it.
     unsafe {
-        pg_guard_ffi_boundary(|| match NEXT_EXECUTOR_START {
+        match NEXT_EXECUTOR_START {
             Some(next) => next(query, flags),
-            None => pg_sys::standard_ExecutorStart(query, flags),
-        });
+            None => standard_ExecutorStart(query, flags),
+        }
     }
+    EXPLAINING.set(0);
 }
 
 #[pg_guard]
+extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
+        EXPLAINING.set(current_subtransaction());
+        return;
+    }
+    EXPLAINING.set(0);
+    // SAFETY: the server's own pointer.
+    let (plan, statement) = unsafe { statement::plan((*query).plannedstmt) };
+    hooks::before_plan(plan, statement);
+}
+
 #[allow(clippy::too_many_arguments, reason = "the server's signature")]
 unsafe extern "C-unwind" fn on_utility(
     statement: *mut pg_sys::PlannedStmt,
-    text: *const core::ffi::c_char,
+    text: *const c_char,
     read_only_tree: bool,
     context: pg_sys::ProcessUtilityContext::Type,
     params: pg_sys::ParamListInfo,
@@ -78,12 +101,10 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the server's own pointer.
-    let (utility, name) = unsafe { statement::utility(statement) };
-    let _mark = hooks::before_utility(utility, name);
-    // SAFETY: what the server, or the hook before ours, would have been called with.
+    let marked = before_utility(statement, context);
+    // SAFETY: as in on_executor_start().
     unsafe {
-        pg_guard_ffi_boundary(|| match NEXT_UTILITY {
+        match NEXT_UTILITY {
             Some(next) => next(
                 statement,
                 text,
@@ -94,7 +115,7 @@ unsafe extern "C-unwind" fn on_utility(
                 destination,
                 completion,
             ),
-            None => pg_sys::standard_ProcessUtility(
+            None => standard_ProcessUtility(
                 statement,
                 text,
                 read_only_tree,
@@ -104,8 +125,27 @@ unsafe extern "C-unwind" fn on_utility(
                 destination,
                 completion,
             ),
-        });
+        }
     }
+    if marked {
+        AREA.unmark_statement();
+    }
+}
+
+/// Whether the process is marked for the statement.  If it fails, the end of the transaction takes that
+/// back.
+#[pg_guard]
+extern "C-unwind" fn before_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    context: pg_sys::ProcessUtilityContext::Type,
+) -> bool {
+    // SAFETY: the server's own pointer; reads this process' transaction state.
+    let (utility, name, stands_alone) = unsafe {
+        let (utility, name) = statement::utility(statement);
+        let is_top = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+        (utility, name, is_top && !pg_sys::IsTransactionBlock())
+    };
+    hooks::before_utility(utility, name, stands_alone)
 }
 
 /// Called for every function in every expression that the executor sets up, and for those that clients
@@ -114,7 +154,7 @@ unsafe extern "C-unwind" fn on_object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
     object: pg_sys::Oid,
-    sub: core::ffi::c_int,
+    sub: c_int,
     arg: *mut core::ffi::c_void,
 ) {
     if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
@@ -133,7 +173,8 @@ unsafe extern "C-unwind" fn on_object_access(
 
 #[pg_guard]
 extern "C-unwind" fn before_function(function: pg_sys::Oid) {
-    if !EXPLAINING.get()
+    let explaining = EXPLAINING.get();
+    if (explaining == 0 || explaining != current_subtransaction())
         && let Some(name) = policy::writing_function(function.to_u32())
     {
         hooks::before_function(name);

@@ -34,6 +34,8 @@ pub struct GateCallbacks {
     pub pre_prepare: fn(),
     /// It is committed or prepared; its locks and its number are still there.  Must raise nothing.
     pub ended: fn(),
+    /// It is aborted; its locks are still there.  Must raise nothing.
+    pub aborted: fn(),
 }
 
 static GATE: OnceLock<GateCallbacks> = OnceLock::new();
@@ -73,6 +75,7 @@ unsafe extern "C-unwind" fn on_event(event: pg_sys::XactEvent::Type, _arg: *mut 
             pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
                 (gate.ended)();
             }
+            pg_sys::XactEvent::XACT_EVENT_ABORT => (gate.aborted)(),
             _ => {}
         }
     }

@@ -24,6 +24,9 @@ pub enum GateError {
     /// No shared memory.
     #[error("citus_fence must be loaded via shared_preload_libraries")]
     NotPreloaded,
+    /// Loaded in the wrong order.
+    #[error("citus_fence must be loaded after citus")]
+    LoadOrder,
     /// On a standby.
     #[error("{function} cannot be used during recovery")]
     InRecovery {

@@ -13,8 +13,9 @@ use super::error::GateError;
 use super::policy::{Gate, gate_of_session};
 use crate::errors::Report;
 use crate::pg::elog;
-use crate::pg::gate_area::{AREA, Activity, Mark, Node, NodeState};
+use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::gate_lock as lock;
+use crate::pg::hooks;
 use crate::pg::ident;
 use crate::pg::session::{self, Kind};
 use crate::pg::xact_callbacks as xact;
@@ -23,6 +24,8 @@ thread_local! {
     /// The transaction (by its number in this process; 0: none) that has passed.  It keeps the lock to its
     /// end whatever becomes of its savepoints, so the number is all there is to remember.
     static PASSED: Cell<u32> = const { Cell::new(0) };
+    /// The transaction that is about to commit or to be prepared: when it is done its number is forgotten.
+    static ENDING: Cell<u32> = const { Cell::new(0) };
     /// The transaction that holds a gate closed.
     static CLOSED: Cell<u32> = const { Cell::new(0) };
 }
@@ -109,6 +112,7 @@ pub fn before_commit() {
     let Some(node) = guarded_node() else {
         return;
     };
+    ENDING.set(session::local_xid());
     match session::kind() {
         Kind::Autovacuum | Kind::Apply => before_commit_of_process(node),
         Kind::Session | Kind::Citus | Kind::Exempt => {}
@@ -132,14 +136,14 @@ pub fn before_commit() {
 /// on a read-only node: autovacuum's ends at once, to be started again at the next round, which leaves
 /// nothing in the log; apply's would be started every few seconds with a line each, and so it waits.
 fn before_commit_of_process(node: &Node) {
-    AREA.mark_process();
+    AREA.mark(Activity::Process);
     if node.state() == NodeState::ReadWrite {
         return;
     }
     if session::kind() == Kind::Apply && !xact::has_written() && !session::is_ending() {
         AREA.unmark_process();
         node.wait_for_reopening();
-        AREA.mark_process();
+        AREA.mark(Activity::Process);
         if node.state() == NodeState::ReadWrite {
             return;
         }
@@ -150,15 +154,23 @@ fn before_commit_of_process(node: &Node) {
 /// PREPARE TRANSACTION takes a number and writes a record whatever the transaction did.
 pub fn before_prepare() {
     if let Some(node) = guarded_node() {
+        ENDING.set(session::local_xid());
         pass(node, WhenReadOnly::Refuse, || "PREPARE TRANSACTION".to_owned());
     }
 }
 
+/// A statement that failed is not there any more.
+pub fn aborted() {
+    hooks::forget_explaining();
+    AREA.unmark_statement();
+}
+
 /// Counts who slipped through.
 pub fn ended() {
+    hooks::forget_explaining();
     if let Some(node) = guarded_node()
         && xact::has_written()
-        && !has_passed()
+        && PASSED.get() != ENDING.get()
     {
         node.counters().ungated.fetch_add(1, Ordering::Relaxed);
     }
@@ -166,13 +178,12 @@ pub fn ended() {
 
 /// Before COMMIT PREPARED or ROLLBACK PREPARED.  A closed gate lets them pass, for what they end has passed
 /// before; a read-only node refuses them.
-pub fn before_ending_prepared(node: &Node, command: impl FnOnce() -> String) -> Option<Mark> {
-    let mark = Mark::set(Activity::EndingPrepared);
+pub fn before_ending_prepared(node: &Node, command: impl FnOnce() -> String) {
+    AREA.mark(Activity::EndingPrepared);
     if node.state() != NodeState::ReadWrite {
-        drop(mark);
+        AREA.unmark_statement();
         refuse(node, command());
     }
-    mark
 }
 
 /// Closes a gate to the end of this transaction: writers wait.

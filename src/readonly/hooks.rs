@@ -2,9 +2,12 @@
 
 use std::ffi::CStr;
 
+use super::error::GateError;
 use super::gate::{self, WhenReadOnly};
 use super::policy::{Plan, Utility, Verdict};
-use crate::pg::gate_area::{Activity, Mark, Node, NodeState};
+use crate::errors::Report;
+use crate::pg::elog;
+use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::session;
 use crate::pg::statement::Statement;
 use crate::pg::xact_callbacks::{self, GateCallbacks};
@@ -15,12 +18,21 @@ pub const VICTIM_MESSAGE: &CStr = c"system is now read only";
 pub const VICTIM_HINT: &CStr =
     c"Connect again to read.  To let this node write again, as a superuser: SELECT alter_system_read_write();";
 
-/// Registers what is not a hook.
+/// Registers what is not a hook.  The server does not start where Citus is loaded later than this library:
+/// its callbacks would run before the gate's.
 pub fn install() {
+    let libraries = session::preloaded();
+    let place = |name: &str| libraries.iter().position(|library| library == name);
+    if let (Some(citus), Some(own)) = (place("citus"), place("citus_fence"))
+        && citus > own
+    {
+        elog::raise(&Report::from(&GateError::LoadOrder));
+    }
     xact_callbacks::register_gate(GateCallbacks {
         pre_commit: gate::before_commit,
         pre_prepare: gate::before_prepare,
         ended: gate::ended,
+        aborted: gate::aborted,
     });
 }
 
@@ -38,21 +50,33 @@ pub fn before_plan(plan: Plan, statement: Statement) {
     }
 }
 
-/// Before a utility statement does any work.  The mark, if there is one, stays until the statement ends.
-pub fn before_utility(utility: Utility, statement: Statement) -> Option<Mark> {
-    let node = gate::guarded_node()?;
+/// Before a utility statement does any work.  True says that the process is marked until the statement ends.
+///
+/// A statement that stands alone (in no transaction block, in no function) may commit on its way, and then
+/// the lock is gone: what says that it still runs is the mark.  It is set while the lock is held, so there
+/// is no moment at which neither is there.
+pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool) -> bool {
+    let Some(node) = gate::guarded_node() else {
+        return false;
+    };
     match utility.verdict() {
         Verdict::Reads | Verdict::MayWrite => {
             keep_read_only(node);
-            None
+            false
         }
         Verdict::Writes => {
             gate::pass(node, WhenReadOnly::Refuse, || statement.name());
-            // It may commit on its way, and then the lock is gone.  Set while the lock is still held, so
-            // there is no moment at which neither is there.
-            Mark::set(Activity::Statement)
+            if stands_alone {
+                AREA.mark(Activity::Statement);
+            }
+            stands_alone
         }
-        Verdict::EndsPrepared => gate::before_ending_prepared(node, || statement.name()),
+        // Elsewhere than alone it fails by itself.
+        Verdict::EndsPrepared if stands_alone => {
+            gate::before_ending_prepared(node, || statement.name());
+            true
+        }
+        Verdict::EndsPrepared => false,
     }
 }
 
