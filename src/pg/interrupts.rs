@@ -99,9 +99,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         // SAFETY: counted up in begin().  An ERROR has set the counter to 0.
         unsafe {
-            if pg_sys::InterruptHoldoffCount > 0 {
-                pg_sys::InterruptHoldoffCount -= 1;
-            }
+            pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1);
         }
     }
 }

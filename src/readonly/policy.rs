@@ -173,7 +173,8 @@ impl Gate {
 }
 
 /// What Citus, and the embedded catalog, call the sessions that serve another node.
-const INTERNAL_NAMES: [&[u8]; 4] = [
+const INTERNAL_NAMES: [&[u8]; 5] = [
+    b"citus_fence ",
     b"citus_internal gpid=",
     b"citus_rebalancer gpid=",
     b"citus_run_command gpid=",

@@ -29,7 +29,7 @@ pub fn is_written<W: Waiter>(
 ) -> Result<bool, ClusterError> {
     let reply =
         home.run(waiter, Command::new("look for an interrupted switch", look()), deadline)?;
-    Ok(reply.last_set()?.value(0, "rows") == Some("1"))
+    Ok(reply.sets.iter().any(|set| set.value(0, "rows") == Some("1")))
 }
 
 fn look() -> String {

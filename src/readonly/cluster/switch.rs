@@ -57,9 +57,7 @@ pub fn read_only() -> Result<(), ClusterError> {
         Err(error) => {
             // Everything was taken back, unless the error says so, or an earlier switch was.
             if !was_interrupted && !matches!(error, ClusterError::HalfWay { .. }) {
-                with_home(&mut waiter, |waiter, home, deadline| {
-                    intent::remove(waiter, home, deadline)
-                })?;
+                with_home(&mut waiter, intent::remove)?;
             }
             Err(error)
         }
@@ -124,7 +122,7 @@ pub fn read_write() -> Result<(), ClusterError> {
     if !left.is_empty() {
         return Err(ClusterError::HalfWay { nodes: left });
     }
-    with_home(&mut waiter, |waiter, home, deadline| intent::remove(waiter, home, deadline))?;
+    with_home(&mut waiter, intent::remove)?;
     elog::log(&format!("citus_fence: the cluster is read-write: {} nodes", nodes.list.len()));
     Ok(())
 }
