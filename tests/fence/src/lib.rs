@@ -2,11 +2,13 @@
 //!
 //! The tests are in `tests/`, a file per question. Each runs on every engine that there is.
 
+mod load;
 mod spread;
 mod stuck;
 
 use std::time::Duration;
 
+pub use load::Load;
 pub use spread::Spread;
 pub use stuck::StuckCommit;
 pub use test_cluster::postgres::Client;

@@ -1,0 +1,259 @@
+//! The whole cluster read-only: no distributed transaction is cut in half, all nodes or none.
+
+use std::time::{Duration, Instant};
+
+use fence_tests::{
+    Bank, Client, Cluster, Engine, PATIENCE, Result, on_each_engine, refusal, wait_until,
+    wait_until_free,
+};
+use test_cluster::StopMode;
+
+const READ_ONLY: &str = "SELECT citus_set_cluster_read_only()";
+const READ_WRITE: &str = "SELECT citus_set_cluster_read_write()";
+
+const ROUNDS: usize = 50;
+const CONTROL_ROUNDS: usize = 20;
+
+/// What each node says of itself.
+fn states(client: &mut Client) -> Vec<Option<String>> {
+    client
+        .query("SELECT state FROM citus_cluster_read_only_status() ORDER BY groupid", &[])
+        .unwrap_or_else(|error| panic!("status: {}", fence_tests::words(&error)))
+        .into_iter()
+        .map(|row| row.get(0))
+        .collect()
+}
+
+fn all_are(client: &mut Client, state: &str) -> bool {
+    states(client).iter().all(|found| found.as_deref() == Some(state))
+}
+
+/// Whether the switch is written down.
+fn is_noted(cluster: &Cluster) -> Result<bool> {
+    let count =
+        cluster.coordinator().query_value("SELECT count(*) FROM citus_fence.cluster_read_only")?;
+    Ok(count == "1")
+}
+
+#[test]
+fn no_transaction_is_cut_in_half() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let bank = Bank::create(&cluster, 60, 1_000)?;
+        let writers = bank.start_writers(&cluster, 2)?;
+        let mut client = cluster.connect(0)?;
+        for round in 0..ROUNDS {
+            writers.wait_for_more(10, PATIENCE)?;
+            client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            let closed = Instant::now();
+            let before: Vec<String> = writers
+                .marks()
+                .into_iter()
+                .filter(|mark| mark.acknowledged < closed)
+                .map(|mark| mark.transfer)
+                .collect();
+            let audit = bank.audit(&cluster, before.iter().map(String::as_str))?;
+            assert!(audit.is_clean(), "round {round}: {audit}");
+            assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
+            client.batch_execute(READ_WRITE).expect(READ_WRITE);
+            assert!(all_are(&mut client, "read-write"), "{:?}", states(&mut client));
+        }
+        let summary = writers.stop();
+        let strange: Vec<_> = summary
+            .errors
+            .iter()
+            .filter(|error| error.sqlstate.as_deref() != Some("25006"))
+            .collect();
+        assert!(strange.is_empty(), "writers met something else than read-only nodes: {strange:?}");
+        let audit = bank.audit(&cluster, summary.transfers())?;
+        assert!(audit.is_clean(), "at the end: {audit}");
+        for node in cluster.nodes() {
+            let ungated = node.query_value("SELECT ungated_commits FROM citus_fence.stat_gate")?;
+            assert_eq!(ungated, "0", "{} has commits that passed no gate", node.name());
+        }
+        Ok(())
+    });
+}
+
+/// The control: the nodes are switched one after the other, with no gate closed before.
+#[test]
+fn node_by_node_some_are_cut_in_half() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let bank = Bank::create(&cluster, 60, 1_000)?;
+        let writers = bank.start_writers(&cluster, 3)?;
+        let mut damaged = false;
+        for _ in 0..CONTROL_ROUNDS {
+            writers.wait_for_more(10, PATIENCE)?;
+            for node in cluster.nodes().iter().rev() {
+                node.execute("SELECT alter_system_read_only()")?;
+            }
+            damaged |= !bank.audit(&cluster, std::iter::empty())?.is_clean();
+            for node in cluster.nodes() {
+                node.execute("SELECT alter_system_read_write()")?;
+            }
+            if damaged {
+                break;
+            }
+            wait_until("recovery", PATIENCE, || cluster.recover_prepared().ok())?;
+        }
+        assert!(
+            damaged,
+            "switched node by node nothing is cut: the test beside this shows nothing"
+        );
+        drop(writers);
+        Ok(())
+    });
+}
+
+#[test]
+fn writes_are_refused_everywhere_and_reads_go_on() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        cluster.execute_everywhere("CREATE TABLE own (n int)")?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        assert!(is_noted(&cluster)?);
+        for round in 0..2 {
+            for number in 0..cluster.nodes().len() {
+                let mut session = cluster.connect(number)?;
+                let error = refusal(&mut session, "INSERT INTO own VALUES (1)");
+                assert_eq!(error.code().code(), "25006", "{error:?}");
+                session.batch_execute("SELECT count(*) FROM own").expect("a read");
+            }
+            if round == 0 {
+                for node in cluster.nodes() {
+                    node.restart()?;
+                }
+            }
+        }
+        // Again is no error, and changes nothing.
+        let mut client = cluster.connect(0)?;
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        assert!(!is_noted(&cluster)?);
+        cluster.execute_everywhere("INSERT INTO own VALUES (1)")
+    });
+}
+
+/// All or none: a node that does not answer leaves all others as they were.
+#[test]
+fn a_dead_node_leaves_the_cluster_writing() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        cluster.execute_everywhere("CREATE TABLE own (n int)")?;
+        let mut client = cluster.connect(0)?;
+        client
+            .batch_execute(
+                "SET citus_fence.connect_timeout = '1s'; SET citus_fence.acquire_timeout = '3s'",
+            )
+            .expect("settings");
+        for is_frozen in [true, false] {
+            if is_frozen {
+                cluster.node(2).freeze()?;
+            } else {
+                cluster.node(2).stop(StopMode::Immediate)?;
+            }
+            let error = refusal(&mut client, READ_ONLY);
+            assert!(error.message().contains(&cluster.node(2).port().to_string()), "{error:?}");
+            assert!(!is_noted(&cluster)?);
+            for node in [0, 1] {
+                cluster.node(node).execute("INSERT INTO own VALUES (1)")?;
+            }
+            if is_frozen {
+                cluster.node(2).thaw()?;
+            } else {
+                cluster.node(2).start()?;
+            }
+        }
+        wait_until_free(&cluster, Duration::from_secs(10))?;
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        // To open, every node is asked; who does not answer is named, and finished by the next call.
+        cluster.node(2).stop(StopMode::Immediate)?;
+        let error = refusal(&mut client, READ_WRITE);
+        assert!(
+            error.detail().unwrap_or_default().contains(&cluster.node(2).port().to_string()),
+            "{error:?}"
+        );
+        cluster.node(1).execute("INSERT INTO own VALUES (1)")?;
+        assert!(is_noted(&cluster)?);
+        cluster.node(2).start()?;
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        assert!(!is_noted(&cluster)?);
+        cluster.execute_everywhere("INSERT INTO own VALUES (1)")
+    });
+}
+
+/// A writer in the way, a foreign prepared transaction too, is named, and nothing is switched.
+#[test]
+fn who_is_in_the_way_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        cluster.execute_everywhere("CREATE TABLE own (n int)")?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SET citus_fence.acquire_timeout = '2s'").expect("a setting");
+        for (begin, end, name) in [
+            ("BEGIN; INSERT INTO own VALUES (1)", "ROLLBACK", None),
+            (
+                "BEGIN; INSERT INTO own VALUES (1); PREPARE TRANSACTION 'my own'",
+                "ROLLBACK PREPARED 'my own'",
+                Some("my own"),
+            ),
+        ] {
+            let mut writer = cluster.connect(1)?;
+            writer.batch_execute(begin).expect(begin);
+            let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
+            let error = refusal(&mut client, READ_ONLY);
+            assert_eq!(error.code().code(), "55P03", "{error:?}");
+            let detail = error.detail().unwrap_or_default();
+            let expected = name.map_or_else(|| format!("process {pid} "), str::to_owned);
+            assert!(detail.contains(&expected), "{detail} does not name {expected}");
+            assert!(detail.contains(&cluster.node(1).port().to_string()), "{detail}");
+            assert!(all_are(&mut client, "read-write"));
+            assert!(!is_noted(&cluster)?);
+            writer.batch_execute(end).expect(end);
+        }
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        Ok(())
+    });
+}
+
+/// The coordinator dies at any moment of the switch; the next call finishes it, either way.
+#[test]
+fn a_crash_in_the_middle_is_finished_by_the_next_call() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        cluster.execute_everywhere("CREATE TABLE own (n int)")?;
+        for round in 0..12 {
+            let begun = Instant::now();
+            let call = fence_tests::in_background(&cluster, 0, &[READ_ONLY.to_owned()]);
+            // Over the whole length of the call, which takes some tens of milliseconds.
+            let strike = Duration::from_millis(4 * round);
+            while begun.elapsed() < strike && !call.is_finished() {
+                std::hint::spin_loop();
+            }
+            cluster.coordinator().crash()?;
+            let was_told = call.join().expect("a thread").is_ok();
+            cluster.coordinator().start()?;
+            let mut client = cluster.connect(0)?;
+            if was_told {
+                assert!(all_are(&mut client, "read-only"), "round {round}: told, and lost");
+            }
+            if round % 2 == 0 {
+                client.batch_execute(READ_ONLY).unwrap_or_else(|error| {
+                    panic!("round {round}: {}", fence_tests::words(&error));
+                });
+                assert!(all_are(&mut client, "read-only"), "round {round}");
+            }
+            client.batch_execute(READ_WRITE).unwrap_or_else(|error| {
+                panic!("round {round}: {}", fence_tests::words(&error));
+            });
+            assert!(all_are(&mut client, "read-write"), "round {round}");
+            assert!(!is_noted(&cluster)?);
+            cluster.execute_everywhere("INSERT INTO own VALUES (1)")?;
+        }
+        Ok(())
+    });
+}
