@@ -1,9 +1,9 @@
 //! What kind of process this is, and where it stands.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 
 /// Kinds of processes that run transactions, as far as the gate tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,30 +137,74 @@ pub fn forget_temporary_tables() {
 
 /// Whether Citus will write commit records when this transaction commits.  It takes a transaction number
 /// for that later than anyone else.
-pub fn citus_will_commit_in_two_phases() -> bool {
-    type Function = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
-    static FUNCTION: OnceLock<Option<Function>> = OnceLock::new();
-    let function = *FUNCTION.get_or_init(|| {
+///
+/// `may_be_distributed`: the transaction has done something that Citus may have sent to other nodes.
+pub fn citus_will_commit_in_two_phases(may_be_distributed: bool) -> bool {
+    static FUNCTIONS: OnceLock<CitusFunctions> = OnceLock::new();
+    let functions = FUNCTIONS.get_or_init(CitusFunctions::find);
+    if let Some(function) = functions.plain {
+        // SAFETY: it takes nothing and reads a variable.
+        return unsafe { function() };
+    }
+    // The other one raises an error outside of distributed transactions, so it is not asked lightly.
+    may_be_distributed
+        && functions.for_sql.is_some_and(|function| {
+            PgTryBuilder::new(|| {
+                // SAFETY: the function does not look at its call information; errors of C code are turned
+                // into unwinding by the boundary.
+                unsafe {
+                    pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                        function(std::ptr::null_mut()).value() != 0
+                    })
+                }
+            })
+            .catch_others(|_| false)
+            .execute()
+        })
+}
+
+/// Where Citus says whether it will write commit records.  Servers from PostgreSQL 16 on build libraries
+/// so that only functions for SQL can be found from outside.
+#[derive(Clone, Copy)]
+struct CitusFunctions {
+    plain: Option<unsafe extern "C-unwind" fn() -> bool>,
+    for_sql: Option<unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum>,
+}
+
+impl CitusFunctions {
+    fn find() -> Self {
         if !preloads("citus") {
-            return None;
+            return Self { plain: None, for_sql: None };
         }
-        // SAFETY: the library is loaded already, so this only looks the symbol up: a function in the form
-        // that SQL calls, which takes no arguments and reads a variable.
+        let look_up = |name: &CStr| {
+            // SAFETY: the library is loaded already, so this only looks the symbol up.
+            let function = unsafe {
+                pg_sys::load_external_function(
+                    c"$libdir/citus".as_ptr(),
+                    name.as_ptr(),
+                    false,
+                    std::ptr::null_mut(),
+                )
+            };
+            (!function.is_null()).then_some(function)
+        };
+        // SAFETY: the functions' types in Citus 11.3 to 14.
         unsafe {
-            let function = pg_sys::load_external_function(
-                c"$libdir/citus".as_ptr(),
-                c"coordinated_transaction_should_use_2PC".as_ptr(),
-                false,
-                std::ptr::null_mut(),
-            );
-            (!function.is_null())
-                .then(|| std::mem::transmute::<*mut core::ffi::c_void, Function>(function.cast()))
+            Self {
+                plain: look_up(c"GetCoordinatedTransactionShouldUse2PC").map(|function| {
+                    std::mem::transmute::<*mut c_void, unsafe extern "C-unwind" fn() -> bool>(
+                        function.cast(),
+                    )
+                }),
+                for_sql: look_up(c"coordinated_transaction_should_use_2PC").map(|function| {
+                    std::mem::transmute::<
+                        *mut c_void,
+                        unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum,
+                    >(function.cast())
+                }),
+            }
         }
-    });
-    function.is_some_and(|function| {
-        // SAFETY: as above; the function does not look at its call information.
-        unsafe { function(std::ptr::null_mut()) }.value() != 0
-    })
+    }
 }
 
 /// Libraries of `shared_preload_libraries`, in order.

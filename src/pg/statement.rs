@@ -36,7 +36,8 @@ pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
         modifies: !is_select,
         has_modifying_cte: planned.hasModifyingCTE,
         locks_rows: is_select && !planned.rowMarks.is_null(),
-        is_delegated: is_custom && planned.relationOids.is_null(),
+        is_custom,
+        names_tables: !planned.relationOids.is_null(),
     };
     (plan, Statement(statement.cast()))
 }

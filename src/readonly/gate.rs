@@ -26,6 +26,8 @@ thread_local! {
     static PASSED: Cell<u32> = const { Cell::new(0) };
     /// The transaction that is about to commit or to be prepared: when it is done its number is forgotten.
     static ENDING: Cell<u32> = const { Cell::new(0) };
+    /// The transaction that has done something that Citus may have sent to other nodes.
+    static DISTRIBUTED: Cell<u32> = const { Cell::new(0) };
     /// The transaction that holds a gate closed.
     static CLOSED: Cell<u32> = const { Cell::new(0) };
 }
@@ -33,6 +35,15 @@ thread_local! {
 /// Whether this transaction has passed.
 pub fn has_passed() -> bool {
     PASSED.get() != 0 && PASSED.get() == session::local_xid()
+}
+
+/// Notes that this transaction may write on other nodes although it is not known to write here.
+pub fn note_distributed() {
+    DISTRIBUTED.set(session::local_xid());
+}
+
+fn may_be_distributed() -> bool {
+    DISTRIBUTED.get() != 0 && DISTRIBUTED.get() == session::local_xid()
 }
 
 /// The node, if this process is one that the gate is for.
@@ -124,7 +135,7 @@ pub fn before_commit() {
         // A later transaction of a statement that commits on its way.
         refuse(node, "COMMIT".to_owned());
     }
-    if xact::has_written() || session::citus_will_commit_in_two_phases() {
+    if xact::has_written() || session::citus_will_commit_in_two_phases(may_be_distributed()) {
         pass(node, WhenReadOnly::Refuse, || "COMMIT".to_owned());
     } else {
         session::forget_temporary_tables();

@@ -41,6 +41,9 @@ pub fn before_plan(plan: Plan, statement: Statement) {
     let Some(node) = gate::guarded_node() else {
         return;
     };
+    if plan.is_custom {
+        gate::note_distributed();
+    }
     match plan.verdict() {
         Verdict::Reads => keep_read_only(node),
         Verdict::MayWrite => gate::pass(node, WhenReadOnly::ReadOnly, || statement.name()),
@@ -59,6 +62,9 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
     let Some(node) = gate::guarded_node() else {
         return false;
     };
+    if utility == Utility::Code {
+        gate::note_distributed();
+    }
     match utility.verdict() {
         Verdict::Reads | Verdict::MayWrite => {
             keep_read_only(node);

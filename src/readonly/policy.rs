@@ -25,9 +25,11 @@ pub struct Plan {
     pub has_modifying_cte: bool,
     /// It locks rows, which writes to them.
     pub locks_rows: bool,
-    /// It is handed as a whole to something else, and names no table: a function call that Citus runs on
-    /// another node.
-    pub is_delegated: bool,
+    /// It is handed as a whole to another extension's executor, that of Citus for example.
+    pub is_custom: bool,
+    /// It names tables.  A custom plan that does not is a call of a function that Citus runs on another
+    /// node.
+    pub names_tables: bool,
 }
 
 impl Plan {
@@ -35,7 +37,7 @@ impl Plan {
     pub fn verdict(self) -> Verdict {
         if self.modifies || self.has_modifying_cte || self.locks_rows {
             Verdict::Writes
-        } else if self.is_delegated {
+        } else if self.is_custom && !self.names_tables {
             Verdict::MayWrite
         } else {
             Verdict::Reads
