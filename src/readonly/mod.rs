@@ -37,3 +37,11 @@ impl SharedArea for Memory {
 pub use gate::close as close_gate;
 pub use policy::Gate;
 pub use switch::is_read_only;
+
+/// Takes this transaction through its gate before it begins to write on other nodes, which nobody but the
+/// caller can tell.  On a read-only node it goes on as a read-only transaction.
+pub fn pass_gate() {
+    if let Some(node) = gate::guarded_node() {
+        gate::pass(node, gate::WhenReadOnly::ReadOnly, || "a write on other nodes".to_owned());
+    }
+}

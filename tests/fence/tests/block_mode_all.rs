@@ -85,8 +85,9 @@ impl Workload {
         Ok(Self { spread, writers })
     }
 
-    fn wait_for_more(&self, more: u64) -> Result<()> {
-        self.writers.iter().try_for_each(|(_, writer)| writer.wait_for_more(more))
+    fn wait_for_more(&self, which: &[&str], more: u64) -> Result<()> {
+        let mut chosen = self.writers.iter().filter(|(what, _)| which.contains(what));
+        chosen.try_for_each(|(_, writer)| writer.wait_for_more(more))
     }
 
     /// The order in which copies without protection show the most: what is written first is copied first.
@@ -151,7 +152,7 @@ fn every_order_is_kept_and_mode_2pc_keeps_none() {
         let mut client = cluster.connect(0)?;
         client.batch_execute("SET citus_fence.block_mode = 'all'").expect("a setting");
         for round in 0..ROUNDS {
-            work.wait_for_more(20)?;
+            work.wait_for_more(&["causal", "numbered", "halved"], 20)?;
             assert!(call(&mut client, BLOCK));
             let copies = work.copy(&cluster, &format!("all{round}"), || Ok(()))?;
             assert!(call(&mut client, UNBLOCK), "the block did not last");
@@ -160,10 +161,15 @@ fn every_order_is_kept_and_mode_2pc_keeps_none() {
         }
 
         client.batch_execute("SET citus_fence.block_mode = '2pc'").expect("a setting");
-        let mut missing = vec!["causal", "numbered", "halved"];
+        let mut missing = vec!["causal", "numbered"];
+        // The embedded engine writes its own node's part in two phases with the other, and so it waits.
+        if engine == Engine::Citus {
+            missing.push("halved");
+        }
+        let writes_on = missing.clone();
         for round in 0..CONTROL_ROUNDS {
             assert!(call(&mut client, BLOCK));
-            let between = || work.wait_for_more(BETWEEN_COPIES);
+            let between = || work.wait_for_more(&writes_on, BETWEEN_COPIES);
             let copies = work.copy(&cluster, &format!("2pc{round}"), between)?;
             assert!(call(&mut client, UNBLOCK));
             let damage = work.look(&cluster.restore(&copies)?)?.damage();
