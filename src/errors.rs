@@ -245,19 +245,6 @@ impl From<&FenceError> for Report {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::parse_sqlstate;
-    use pgrx::PgSqlErrorCode;
-
-    #[test]
-    fn sqlstates_are_packed_as_the_server_packs_them() {
-        assert_eq!(parse_sqlstate("55P03"), Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE));
-        assert_eq!(parse_sqlstate("22023"), Some(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE));
-        assert_eq!(parse_sqlstate("2202"), None);
-    }
-}
-
 impl From<&GateError> for Report {
     fn from(error: &GateError) -> Self {
         use PgSqlErrorCode::*;
@@ -327,5 +314,18 @@ impl From<&GateError> for Report {
                 .detail("The state has to survive a restart, so it is not changed.")
                 .hint("Check the data directory's file system, and call the function again."),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_sqlstate;
+    use pgrx::PgSqlErrorCode;
+
+    #[test]
+    fn sqlstates_are_packed_as_the_server_packs_them() {
+        assert_eq!(parse_sqlstate("55P03"), Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE));
+        assert_eq!(parse_sqlstate("22023"), Some(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE));
+        assert_eq!(parse_sqlstate("2202"), None);
     }
 }
