@@ -316,7 +316,7 @@ impl From<&GateError> for Report {
                     .hint("Call it on the primary, or on this server after: SELECT pg_promote();")
             }
             GateError::HasWritten { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
-                .detail("It would have to wait for its own transaction.")
+                .detail("It deals with the transactions that have written, and its own is one of them.")
                 .hint("Commit or roll back first, and call it again."),
             GateError::ReadOnly { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                 .hint("To let this node write again, as a superuser: SELECT alter_system_read_write();"),

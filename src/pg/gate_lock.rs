@@ -60,18 +60,18 @@ fn for_top_transaction<R>(body: impl FnOnce() -> R) -> R {
 
 fn acquire(tag: &pg_sys::LOCKTAG, mode: c_int, dont_wait: bool) -> bool {
     // SAFETY: a tag of our own; in a transaction.  Raises an error when a wait is given up.
-    for_top_transaction(|| unsafe { pg_sys::LockAcquire(tag, mode, false, dont_wait) })
-        != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    let result = unsafe { pg_sys::LockAcquire(tag, mode, false, dont_wait) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Takes the lock of those who pass, to the end of the transaction, if that needs no wait.
 pub fn try_pass(gate: Gate) -> bool {
-    acquire(&gate_tag(gate), PASS, true)
+    for_top_transaction(|| acquire(&gate_tag(gate), PASS, true))
 }
 
 /// The same, and waits as long as `lock_timeout` allows.
 pub fn pass(gate: Gate) {
-    acquire(&gate_tag(gate), PASS, false);
+    for_top_transaction(|| acquire(&gate_tag(gate), PASS, false));
 }
 
 /// Gives back what [`try_pass`] or [`pass`] took, by somebody who is turned away after all.
@@ -82,19 +82,19 @@ pub fn turn_back(gate: Gate) {
 
 /// Closes the gate to the end of the transaction, if nobody is in the way.
 pub fn try_close(gate: Gate) -> bool {
-    acquire(&gate_tag(gate), CLOSE, true)
+    for_top_transaction(|| acquire(&gate_tag(gate), CLOSE, true))
 }
 
 /// The same, and waits for those in the way.  False when `lock_timeout` has passed; the caller must then
 /// raise an error.
 pub fn close(gate: Gate) -> bool {
-    PgTryBuilder::new(|| acquire(&gate_tag(gate), CLOSE, false))
+    PgTryBuilder::new(|| for_top_transaction(|| acquire(&gate_tag(gate), CLOSE, false)))
         .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| false)
         .execute()
 }
 
-/// Makes switches of the node one at a time.  Given back when dropped; after an error, by the end of the
-/// transaction.
+/// Makes switches of the node one at a time.  Given back when dropped; after an error, by the abort of the
+/// (sub)transaction.
 pub struct SwitchLock(());
 
 impl SwitchLock {
@@ -108,10 +108,8 @@ impl SwitchLock {
 impl Drop for SwitchLock {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: taken in acquire(), in the same transaction.
-            for_top_transaction(|| unsafe {
-                pg_sys::LockRelease(&tag(pg_sys::InvalidOid, SWITCH), CLOSE, false)
-            });
+            // SAFETY: taken in acquire(), in the same subtransaction.
+            unsafe { pg_sys::LockRelease(&tag(pg_sys::InvalidOid, SWITCH), CLOSE, false) };
         }
     }
 }

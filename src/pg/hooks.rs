@@ -5,9 +5,9 @@ use std::ffi::{c_char, c_int};
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::gate_area::AREA;
+use super::gate_area::{AREA, NodeState};
+use super::report;
 use super::statement;
-use super::victim;
 use crate::readonly::{hooks, policy};
 
 static mut NEXT_EXECUTOR_START: pg_sys::ExecutorStart_hook_type = None;
@@ -86,8 +86,12 @@ extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc, flags:
     }
     EXPLAINING.set(0);
     // SAFETY: the server's own pointer.
-    let (plan, statement) = unsafe { statement::plan((*query).plannedstmt) };
-    hooks::before_plan(plan, statement);
+    let (plan, statement, is_distributed) = unsafe {
+        let planned = (*query).plannedstmt;
+        let (plan, statement) = statement::plan(planned);
+        (plan, statement, statement::is_distributed(planned))
+    };
+    hooks::before_plan(plan, statement, is_distributed);
 }
 
 #[allow(clippy::too_many_arguments, reason = "the server's signature")]
@@ -189,7 +193,14 @@ unsafe extern "C-unwind" fn on_emit_log(report: *mut pg_sys::ErrorData) {
         let is_end = (*report).elevel == pg_sys::FATAL as i32
             && (*report).sqlerrcode == pgrx::PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32;
         if is_end && !pg_sys::MyProc.is_null() && AREA.am_victim() {
-            victim::rewrite_report(&mut *report, hooks::VICTIM_MESSAGE, hooks::VICTIM_HINT);
+            report::replace(&mut *report, hooks::VICTIM_MESSAGE, hooks::VICTIM_HINT);
+        }
+        if (*report).elevel == pg_sys::PGERROR as i32
+            && (*report).sqlerrcode
+                == pgrx::PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as i32
+            && AREA.node().is_some_and(|node| node.state() != NodeState::ReadWrite)
+        {
+            report::same_words(&mut *report, hooks::HINT);
         }
         if let Some(next) = NEXT_EMIT_LOG {
             next(report);

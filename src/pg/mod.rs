@@ -15,6 +15,7 @@ pub mod interrupts;
 pub mod lock;
 pub mod memory;
 pub mod process;
+pub mod report;
 pub mod session;
 pub mod shmem;
 pub mod snapshot;

@@ -27,20 +27,57 @@ pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
     // SAFETY: the caller's pointer.
     let planned = unsafe { &*statement };
     let is_select = planned.commandType == pg_sys::CmdType::CMD_SELECT;
-    let is_custom = {
-        let tree = planned.planTree;
-        // SAFETY: every plan starts with its tag.
-        !tree.is_null() && unsafe { (*tree).type_ } == NodeTag::T_CustomScan
-    };
     let plan = Plan {
         modifies: !is_select,
         has_modifying_cte: planned.hasModifyingCTE,
         locks_rows: is_select && !planned.rowMarks.is_null(),
-        is_custom,
-        names_tables: !planned.relationOids.is_null(),
+        // SAFETY: the plan of the caller's pointer.
+        is_delegated: planned.relationOids.is_null() && unsafe { is_delegated(planned.planTree) },
     };
     (plan, Statement(statement.cast()))
 }
+
+/// Whether a plan is handed as a whole to Citus' executor.
+///
+/// # Safety
+/// As for [`plan`].
+pub unsafe fn is_distributed(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's pointer.
+    unsafe { citus_scan((*statement).planTree).is_some() }
+}
+
+/// The scan of Citus' executor at the top of a plan.
+unsafe fn citus_scan(tree: *mut pg_sys::Plan) -> Option<*mut pg_sys::CustomScan> {
+    // SAFETY: every plan starts with its tag; a custom scan has methods, and they have a name.
+    unsafe {
+        if tree.is_null() || (*tree).type_ != NodeTag::T_CustomScan {
+            return None;
+        }
+        let scan = tree.cast::<pg_sys::CustomScan>();
+        let name = (*(*scan).methods).CustomName;
+        CStr::from_ptr(name).to_bytes().starts_with(b"Citus ").then_some(scan)
+    }
+}
+
+/// Whether a plan that names no tables is a function call that Citus runs elsewhere.  The other plans of
+/// its executor that name none read the results of subplans, and only those have any.
+unsafe fn is_delegated(tree: *mut pg_sys::Plan) -> bool {
+    // SAFETY: the caller's plan; the text is made by Citus' own functions for its nodes, and freed.
+    unsafe {
+        citus_scan(tree).is_some_and(|scan| {
+            let text = pg_sys::nodeToString((*scan).custom_private.cast());
+            let has_no_subplans = CStr::from_ptr(text)
+                .to_bytes()
+                .windows(NO_SUBPLANS.len())
+                .any(|window| window == NO_SUBPLANS);
+            pg_sys::pfree(text.cast());
+            has_no_subplans
+        })
+    }
+}
+
+/// How Citus writes down that a plan has none.
+const NO_SUBPLANS: &[u8] = b":subPlanList <>";
 
 /// A utility statement that the server is about to run.
 ///

@@ -1,4 +1,4 @@
-//! Ending the sessions that are in the way of a switch to read-only, and what they say.
+//! Ending the sessions that are in the way of a switch to read-only.
 
 use pgrx::pg_sys;
 
@@ -55,19 +55,4 @@ fn local_xid(proc: *mut pg_sys::PGPROC) -> u32 {
 fn place(proc: *mut pg_sys::PGPROC) -> i32 {
     // SAFETY: an entry of the server's array, whose start this is.
     unsafe { proc.offset_from((*pg_sys::ProcGlobal).allProcs) as i32 }
-}
-
-/// Puts our words into the report with which a victim ends.  Runs inside the server's error reporting:
-/// touches nothing but the report.
-pub fn rewrite_report(
-    report: &mut pg_sys::ErrorData,
-    message: &core::ffi::CStr,
-    hint: &core::ffi::CStr,
-) {
-    // SAFETY: the texts are copied to the context that the report's own texts are in.
-    unsafe {
-        report.sqlerrcode = pgrx::PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as i32;
-        report.message = pg_sys::MemoryContextStrdup(report.assoc_context, message.as_ptr());
-        report.hint = pg_sys::MemoryContextStrdup(report.assoc_context, hint.as_ptr());
-    }
 }

@@ -18,6 +18,10 @@ pub const VICTIM_MESSAGE: &CStr = c"system is now read only";
 pub const VICTIM_HINT: &CStr =
     c"Connect again to read.  To let this node write again, as a superuser: SELECT alter_system_read_write();";
 
+/// What a client can do that was turned away.
+pub const HINT: &CStr =
+    c"To let this node write again, as a superuser: SELECT alter_system_read_write();";
+
 /// Registers what is not a hook.  The server does not start where Citus is loaded later than this library:
 /// its callbacks would run before the gate's.
 pub fn install() {
@@ -37,11 +41,11 @@ pub fn install() {
 }
 
 /// Before the executor starts on a plan that it will run.
-pub fn before_plan(plan: Plan, statement: Statement) {
+pub fn before_plan(plan: Plan, statement: Statement, is_distributed: bool) {
     let Some(node) = gate::guarded_node() else {
         return;
     };
-    if plan.is_custom {
+    if is_distributed {
         gate::note_distributed();
     }
     match plan.verdict() {

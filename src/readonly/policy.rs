@@ -25,11 +25,8 @@ pub struct Plan {
     pub has_modifying_cte: bool,
     /// It locks rows, which writes to them.
     pub locks_rows: bool,
-    /// It is handed as a whole to another extension's executor, that of Citus for example.
-    pub is_custom: bool,
-    /// It names tables.  A custom plan that does not is a call of a function that Citus runs on another
-    /// node.
-    pub names_tables: bool,
+    /// It is a function call that Citus runs on another node.
+    pub is_delegated: bool,
 }
 
 impl Plan {
@@ -37,7 +34,7 @@ impl Plan {
     pub fn verdict(self) -> Verdict {
         if self.modifies || self.has_modifying_cte || self.locks_rows {
             Verdict::Writes
-        } else if self.is_custom && !self.names_tables {
+        } else if self.is_delegated {
             Verdict::MayWrite
         } else {
             Verdict::Reads
@@ -190,5 +187,137 @@ pub fn gate_of_session(application_name: &[u8]) -> Gate {
         Gate::Internal
     } else {
         Gate::Client
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Each kind once.  The match makes a new kind fail to compile until it is listed.
+    fn every_utility() -> Vec<Utility> {
+        use Utility::*;
+        let all = vec![
+            Transaction,
+            PrepareTransaction,
+            EndPrepared,
+            CopyTo,
+            CopyFrom,
+            Explain { makes_table: false },
+            Explain { makes_table: true },
+            Lock { access_exclusive: false },
+            Lock { access_exclusive: true },
+            AlterSystem,
+            Code,
+            Checkpoint,
+            Cursor,
+            Prepared,
+            Session,
+            Listen,
+            Other,
+        ];
+        for utility in &all {
+            match utility {
+                Transaction
+                | PrepareTransaction
+                | EndPrepared
+                | CopyTo
+                | CopyFrom
+                | Explain { .. }
+                | Lock { .. }
+                | AlterSystem
+                | Code
+                | Checkpoint
+                | Cursor
+                | Prepared
+                | Session
+                | Listen
+                | Other => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_writes_and_what_does_not() {
+        let of = |verdict| -> Vec<Utility> {
+            every_utility().into_iter().filter(|utility| utility.verdict() == verdict).collect()
+        };
+        assert_eq!(
+            of(Verdict::Writes),
+            [
+                Utility::PrepareTransaction,
+                Utility::CopyFrom,
+                Utility::Explain { makes_table: true },
+                Utility::Lock { access_exclusive: true },
+                Utility::Other,
+            ]
+        );
+        assert_eq!(of(Verdict::EndsPrepared), [Utility::EndPrepared]);
+        assert_eq!(of(Verdict::MayWrite), []);
+        assert_eq!(of(Verdict::Reads).len(), every_utility().len() - 6);
+    }
+
+    proptest! {
+        #[test]
+        fn only_a_plain_select_reads(
+            modifies: bool, has_modifying_cte: bool, locks_rows: bool, is_delegated: bool
+        ) {
+            let plan = Plan { modifies, has_modifying_cte, locks_rows, is_delegated };
+            let is_plain = !(modifies || has_modifying_cte || locks_rows);
+            let expected = match (is_plain, is_delegated) {
+                (false, _) => Verdict::Writes,
+                (true, true) => Verdict::MayWrite,
+                (true, false) => Verdict::Reads,
+            };
+            prop_assert_eq!(plan.verdict(), expected);
+        }
+
+        #[test]
+        fn functions_of_users_are_never_on_the_list(oid in 16384u32..) {
+            prop_assert_eq!(writing_function(oid), None);
+        }
+
+        #[test]
+        fn only_the_known_beginnings_are_internal(name: Vec<u8>) {
+            let known = INTERNAL_NAMES.iter().any(|known| name.starts_with(known));
+            prop_assert_eq!(gate_of_session(&name) == Gate::Internal, known);
+        }
+    }
+
+    #[test]
+    fn sessions_of_nodes_pass_the_internal_gate() {
+        for name in [
+            "citus_internal gpid=10000000123",
+            "citus_rebalancer gpid=1",
+            "citus_run_command gpid=1",
+            "pg_dist gpid=1",
+        ] {
+            assert_eq!(gate_of_session(name.as_bytes()), Gate::Internal, "{name}");
+        }
+        for name in
+            ["", "psql", "citus_internal", "my citus_internal gpid=1", "pg_distribution gpid=1"]
+        {
+            assert_eq!(gate_of_session(name.as_bytes()), Gate::Client, "{name}");
+        }
+    }
+
+    #[test]
+    fn gates_are_known_by_their_names() {
+        for gate in Gate::ALL {
+            assert_eq!(Gate::parse(gate.name()), Some(gate));
+        }
+        assert_eq!(Gate::parse("Client"), None);
+        assert_eq!(Gate::parse(""), None);
+    }
+
+    #[test]
+    fn reading_large_objects_and_sequences_is_free() {
+        // lo_open, lo_close, loread, lo_get, currval, txid_current_snapshot.
+        for oid in [952, 953, 954, 3458, 1575, 2944] {
+            assert_eq!(writing_function(oid), None, "{oid}");
+        }
     }
 }

@@ -106,3 +106,94 @@ fn crc32(bytes: &[u8]) -> u32 {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RECORD: Record =
+        Record { system_identifier: 7_000_000_000_000_000_001, timeline: 3, lsn: 42, since: -5 };
+    const HOME: Surroundings = Surroundings {
+        system_identifier: RECORD.system_identifier,
+        timeline: RECORD.timeline,
+        is_copy: false,
+    };
+
+    #[test]
+    fn the_checksum_is_the_standard_one() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(b""), 0);
+    }
+
+    #[test]
+    fn at_home_it_counts() {
+        assert_eq!(judge(RECORD.to_text().as_bytes(), HOME), Judgement::ReadOnly(RECORD));
+    }
+
+    #[test]
+    fn elsewhere_it_is_void() {
+        let text = RECORD.to_text();
+        for here in [
+            Surroundings { system_identifier: 1, ..HOME },
+            Surroundings { timeline: 4, ..HOME },
+            Surroundings { timeline: 2, ..HOME },
+            Surroundings { is_copy: true, ..HOME },
+        ] {
+            assert!(matches!(judge(text.as_bytes(), here), Judgement::Void(_)), "{here:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_is_not_read_only_even_by_a_damaged_file() {
+        let here = Surroundings { is_copy: true, ..HOME };
+        assert!(matches!(judge(b"", here), Judgement::Void(_)));
+    }
+
+    #[test]
+    fn an_unknown_version_is_damage() {
+        let body = RECORD.to_text().replace("version 1", "version 2");
+        let body = body.split_once("checksum").unwrap().0.to_owned();
+        let text = format!("{body}checksum {:08x}\n", crc32(body.as_bytes()));
+        assert_eq!(Record::parse(text.as_bytes()), Err("it is of another version"));
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        (any::<u64>(), any::<u32>(), any::<u64>(), any::<i64>()).prop_map(
+            |(system_identifier, timeline, lsn, since)| Record {
+                system_identifier,
+                timeline,
+                lsn,
+                since,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(record in record()) {
+            prop_assert_eq!(Record::parse(record.to_text().as_bytes()), Ok(record));
+        }
+
+        #[test]
+        fn a_cut_file_is_damaged(record in record(), keep in 0.0..1.0f64) {
+            let text = record.to_text();
+            let keep = (text.len() as f64 * keep) as usize;
+            prop_assert!(Record::parse(&text.as_bytes()[..keep]).is_err());
+        }
+
+        #[test]
+        fn a_changed_byte_is_damage(record in record(), place: prop::sample::Index, flip in 1u8..) {
+            let mut bytes = record.to_text().into_bytes();
+            let place = place.index(bytes.len());
+            bytes[place] ^= flip;
+            prop_assert!(Record::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn noise_is_damaged(noise: Vec<u8>) {
+            prop_assert!(matches!(judge(&noise, HOME), Judgement::Damaged(_)));
+        }
+    }
+}

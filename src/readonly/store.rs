@@ -66,6 +66,8 @@ pub fn restore() {
     let Some(node) = AREA.node() else {
         return;
     };
+    // Of a switch that did not get far enough.
+    let _ = remove_if_there(TEMPORARY);
     let contents = match fs::read(FILE) {
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         // Not readable is as bad as damaged.
