@@ -62,8 +62,12 @@ pub fn acquire(owner: &Owner, party: &mut Party, block: &Block) -> Result<HeldFe
             Ok(held) => return Ok(HeldFence { attempts, ..held }),
             Err(Failed::Stopped) => return Err(stopped()),
             Err(Failed::ForNow { what, blockers }) => {
+                let who = match blockers.as_slice() {
+                    [] => String::new(),
+                    blockers => format!("; in the way: {}", blockers.join("; ")),
+                };
                 elog::log(&format!(
-                    "citus_fence: attempt {attempts} at a backup block failed: {what}"
+                    "citus_fence: attempt {attempts} at a backup block failed: {what}{who}"
                 ));
                 in_the_way = Some((what, blockers));
             }
