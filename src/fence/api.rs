@@ -395,6 +395,13 @@ fn unblock() -> Result<bool, FenceError> {
             warn_of_end("the backup block did not end in order", &failure);
             Ok(true)
         }
+        (Release::GivenUp(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            let left = "the caller of the backup block had given it up before it heard that it was active";
+            warn(left, None);
+            warn_of_end("the backup block did not end in order", &failure);
+            Ok(true)
+        }
     }
 }
 

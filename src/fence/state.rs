@@ -206,6 +206,8 @@ pub enum Release {
     Asked(u64),
     /// The same, but somebody else had asked before: when the locks go is not this caller's doing.
     Joined(u64),
+    /// The same, but the block's own requestor had left before it was told that the block is active.
+    GivenUp(u64),
 }
 
 /// One block: a slot of the control block.
@@ -216,6 +218,8 @@ pub struct Block {
     pub state: State,
     /// Somebody asked for its end.
     pub release_asked: bool,
+    /// It was its own requestor, who left before it was told that the block is active.
+    pub abandoned: bool,
     /// Counts the blocks of this slot; part of every token.
     pub generation: u64,
     /// Database it belongs to.
@@ -254,6 +258,7 @@ impl Block {
     pub const UNUSED: Self = Self {
         state: State::Inactive,
         release_asked: false,
+        abandoned: false,
         generation: 0,
         database: 0,
         requestor: None,
@@ -354,6 +359,7 @@ impl Block {
                 self.end(Failure::NONE);
                 Release::Asked(self.generation)
             }
+            State::Releasing if self.abandoned => Release::GivenUp(self.generation),
             State::Releasing if self.release_asked => Release::Joined(self.generation),
             State::Starting | State::Active | State::Releasing => {
                 self.release_asked = true;
@@ -372,7 +378,12 @@ impl Block {
             return false;
         }
         match self.state {
-            State::Starting | State::Active => matches!(self.ask_release(), Release::Asked(_)),
+            State::Starting | State::Active => {
+                let was_active = self.state == State::Active;
+                let wake = matches!(self.ask_release(), Release::Asked(_));
+                self.abandoned = was_active;
+                wake
+            }
             State::Inactive | State::Releasing | State::Error => false,
         }
     }
@@ -386,8 +397,8 @@ impl Block {
         Ok(())
     }
 
-    /// → inactive: the worker has let go of everything.  `reason` is kept for the status where the
-    /// end was not asked for.
+    /// → inactive: the worker has let go of everything.  `reason` is kept for the status; where the end
+    /// was asked for, the release itself tells it, and whoever comes later has nothing to hear of it.
     pub fn finish(
         &mut self,
         generation: u64,
@@ -395,7 +406,9 @@ impl Block {
         reason: Failure,
     ) -> Result<(), Refusal> {
         self.check_worker(generation, worker)?;
+        let told = self.release_asked;
         self.end(reason);
+        self.told = told;
         Ok(())
     }
 

@@ -164,7 +164,9 @@ impl World {
         };
         let Asked { release, failure, earlier } = self.ask_release(rules);
         match release {
-            Release::Asked(generation) | Release::Joined(generation) => {
+            Release::Asked(generation)
+            | Release::Joined(generation)
+            | Release::GivenUp(generation) => {
                 let generation = generation as u8;
                 let is_own = self.life_of(generation) == Some(usize::from(own));
                 let is_first = matches!(release, Release::Asked(_));
