@@ -36,8 +36,10 @@ fn citus_block_writes_for_backup(timeout_ms: default!(Option<i32>, "300000")) ->
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn citus_unblock_writes_for_backup() -> bool {
-    or_raise(unblock())
+fn citus_unblock_writes_for_backup(
+    block_start_time: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> bool {
+    or_raise(unblock(block_start_time))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -65,7 +67,7 @@ fn citus_backup_block_status() -> TableIterator<
     or_raise(require_preload());
     let block = control::look(database()).map_or(Block::UNUSED, |(_, block)| block);
     let is_live = !matches!(block.state, State::Inactive | State::Error);
-    let started = if block.active_at != 0 { block.active_at } else { block.begun_at };
+    let started = if block.state == State::Error { 0 } else { block.started() };
     TableIterator::once((
         block.state.name().to_owned(),
         block.worker.map(|process| process.pid),
@@ -366,11 +368,16 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     }
 }
 
-fn unblock() -> Result<bool, FenceError> {
+/// Releases the block of this database, or only the one that began at `start`.
+fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, FenceError> {
     require_usable()?;
-    let asked = control::ask_release(database());
+    let asked = control::ask_release(database(), start.map(Moment::from));
     warn_of_end("a backup block before this one ended by itself", &asked.earlier);
     match (asked.release, asked.token) {
+        (Release::Over, _) => {
+            warn_of_over(&asked);
+            Ok(false)
+        }
         (Release::Nothing, _) | (_, None) => {
             warn_of_end("the last backup block ended by itself", &asked.failure);
             Ok(false)
@@ -426,6 +433,26 @@ fn warn_of_end(what: &str, failure: &Failure) {
         let detail = failure.detail.non_empty().map(str::to_owned);
         warn(&format!("{what}: {}", failure.message.as_str()), detail);
     }
+}
+
+/// The block that the caller named is over; what there is instead is somebody else's.
+fn warn_of_over(asked: &control::Asked) {
+    let mut detail = Vec::new();
+    if asked.failure.is_some() {
+        detail.push(format!("It ended with: {}.", asked.failure.message.as_str()));
+    }
+    match asked.state {
+        State::Inactive => {}
+        State::Starting | State::Active | State::Releasing => detail.push(format!(
+            "The state of this database's block is \"{}\": another one, which has been left as it is.",
+            asked.state.name()
+        )),
+        State::Error => detail.push(
+            "Another block has been lost since; that has been left to whoever began it.".to_owned(),
+        ),
+    }
+    let detail = (!detail.is_empty()).then(|| detail.join(" "));
+    warn("the backup block with this block_start_time is over", detail);
 }
 
 fn warn(message: &str, detail: Option<String>) {

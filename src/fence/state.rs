@@ -208,6 +208,8 @@ pub enum Release {
     Joined(u64),
     /// The same, but the block's own requestor had left before it was told that the block is active.
     GivenUp(u64),
+    /// The block that was meant is over.  Whatever is there now goes on.
+    Over,
 }
 
 /// One block: a slot of the control block.
@@ -243,6 +245,10 @@ pub struct Block {
     pub failure: Failure,
     /// Whether whom the failure concerns has been told of it, or waits to be told by the call it made.
     pub told: bool,
+    /// When the last block began that has ended in this slot, as its status showed it; 0 for none.
+    pub last_start: Moment,
+    /// When the block began whose end `previous` tells of.
+    pub previous_start: Moment,
     /// How the block before this one in the same slot ended, for a requestor that has yet to read it.
     pub previous: Failure,
     /// Whether somebody has been told of that, or nobody needs to be.
@@ -277,6 +283,8 @@ impl Block {
         node_count: 0,
         failure: Failure::NONE,
         told: false,
+        last_start: 0,
+        previous_start: 0,
         previous: Failure::NONE,
         previous_told: true,
         warning: Text::EMPTY,
@@ -300,6 +308,8 @@ impl Block {
                     requestor: Some(requestor),
                     begun_at: now,
                     terms,
+                    last_start: self.last_start,
+                    previous_start: self.last_start,
                     previous: self.failure,
                     previous_told: self.told || !self.failure.is_some(),
                     ..Self::UNUSED
@@ -368,6 +378,44 @@ impl Block {
                 }
                 Release::Asked(self.generation)
             }
+        }
+    }
+
+    /// The same, of one block only: the one whose status showed this start.  Whoever held that block must
+    /// not end another one that somebody has begun since.
+    pub fn ask_release_of(&mut self, start: Moment) -> Release {
+        let is_it = match self.state {
+            State::Inactive => false,
+            // While it was being started, its status showed when it was asked for.
+            State::Starting | State::Active | State::Releasing => {
+                start == self.active_at || start == self.begun_at
+            }
+            State::Error => start == self.last_start,
+        };
+        if is_it { self.ask_release() } else { Release::Over }
+    }
+
+    /// When it began, as its status shows it; 0 where there is none.
+    pub fn started(&self) -> Moment {
+        match (self.state, self.active_at) {
+            // Cleared: `end` has been here before.
+            (State::Error, _) => self.last_start,
+            (_, 0) => self.begun_at,
+            (_, active_at) => active_at,
+        }
+    }
+
+    /// The reason why the block that began then ended, as far as it is known; it counts as told.
+    pub fn take_reason_of(&mut self, start: Moment) -> Failure {
+        let has_ended = matches!(self.state, State::Inactive | State::Error);
+        if has_ended && start == self.last_start {
+            self.told = true;
+            self.failure
+        } else if start == self.previous_start {
+            self.previous_told = true;
+            self.previous
+        } else {
+            Failure::NONE
         }
     }
 
@@ -545,6 +593,8 @@ impl Block {
             generation: self.generation,
             database: self.database,
             failure,
+            last_start: self.started(),
+            previous_start: self.previous_start,
             previous: self.previous,
             previous_told: self.previous_told,
             errands: Errands {

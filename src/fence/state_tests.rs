@@ -274,6 +274,47 @@ fn a_requestor_that_left_is_no_other_session() {
     assert_eq!(slot.ask_release(), Release::Asked(first));
 }
 
+/// Somebody else has unblocked mine, and begun another: that one is not mine to release.
+#[test]
+fn who_names_a_block_releases_no_other() {
+    let (mut slot, first) = active();
+    let mine = slot.started();
+    assert_eq!(slot.ask_release(), Release::Asked(first));
+    slot.finish(first, process(0), Failure::NONE).expect("own");
+    let second = slot.begin(DATABASE, REQUESTOR, terms(), 7).expect("free again");
+    slot.adopt(second, process(1)).expect("first");
+    assert_eq!(slot.ask_release_of(mine), Release::Over);
+    assert!(!slot.release_asked);
+    slot.activate(second, process(1), 1, 9).expect("all held");
+    assert_eq!(slot.ask_release_of(mine), Release::Over);
+    assert_eq!(slot.state, State::Active, "it goes on");
+    // As the status shows it now, and as it showed it while the block was being started.
+    for start in [9, 7] {
+        let mut copy = slot;
+        assert_eq!(copy.ask_release_of(start), Release::Asked(second));
+    }
+    // Nor is its error mine to clear.
+    slot.fail(second, process(1), failure("lost")).expect("own");
+    assert_eq!(slot.ask_release_of(mine), Release::Over);
+    assert_eq!(slot.state, State::Error);
+    assert_eq!(slot.ask_release_of(9), Release::Cleared);
+    assert_eq!(slot.ask_release_of(9), Release::Over);
+}
+
+#[test]
+fn who_names_a_block_hears_why_that_one_ended() {
+    let (mut slot, first) = active();
+    let mine = slot.started();
+    slot.finish(first, process(0), failure("expired")).expect("own");
+    let mut later = slot;
+    assert_eq!(slot.take_reason_of(mine).message.as_str(), "expired");
+    assert!(!slot.take_end_reason().is_some(), "told");
+    later.begin(DATABASE, REQUESTOR, terms(), 7).expect("free again");
+    assert_eq!(later.take_reason_of(mine).message.as_str(), "expired");
+    assert!(!later.take_previous_reason().is_some(), "told");
+    assert!(!later.take_reason_of(7).is_some(), "that one lives");
+}
+
 /// Whose block expired unseen may unblock the next one and take it for the own.
 #[test]
 fn whoever_ends_a_block_hears_that_the_one_before_had_expired() {

@@ -176,7 +176,7 @@ impl World {
                 self.operator.call = Call::Waits { generation, vouches };
             }
             Release::Cleared => self.operator.hears(!failure.is_some()),
-            Release::Nothing => self.operator.hears(false),
+            Release::Nothing | Release::Over => self.operator.hears(false),
         }
         true
     }
