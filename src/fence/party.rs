@@ -253,8 +253,14 @@ impl<C: Pq> Party<C> {
         self.members.iter().filter(|member| !member.can_flush).count()
     }
 
-    /// Brings every node's WAL to disk.
-    pub fn flush<W: Waiter>(&mut self, waiter: &mut W, deadline: Deadline) -> Result<(), Failed> {
+    /// Brings every node's WAL to disk, and has the hold begin: from here on a node that hears nothing
+    /// more keeps it for as long as the block may live.
+    pub fn flush<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        idle_timeout_ms: i64,
+        deadline: Deadline,
+    ) -> Result<(), Failed> {
         // Nodes without the extension are flushed over a second session each.
         let without: Vec<usize> =
             (0..self.members.len()).filter(|index| !self.members[*index].can_flush).collect();
@@ -269,11 +275,14 @@ impl<C: Pq> Party<C> {
             .into_iter()
             .collect::<Result<Vec<Session<C>>, RemoteError>>()
             .map_err(Failed::from_remote)?;
-        let mut helpers = helpers.iter_mut();
-        let flush = statements::flush();
+        let hold = statements::set_idle_timeout(idle_timeout_ms);
+        let flush = statements::flush(idle_timeout_ms);
         let flush_by_commit = statements::flush_by_commit();
-        let mut commands = Vec::with_capacity(self.members.len());
-        let mut sessions: Vec<&mut Session<C>> = Vec::with_capacity(self.members.len());
+        // A session each that flushes, in the members' order; then those that only have to hold.
+        let mut commands = Vec::with_capacity(self.members.len() + helpers.len());
+        let mut sessions: Vec<&mut Session<C>> = Vec::with_capacity(commands.capacity());
+        let mut only_hold: Vec<&mut Session<C>> = Vec::new();
+        let mut helpers = helpers.iter_mut();
         for member in &mut self.members {
             if member.can_flush {
                 sessions.push(&mut member.session);
@@ -281,14 +290,17 @@ impl<C: Pq> Party<C> {
             } else if let Some(helper) = helpers.next() {
                 sessions.push(helper);
                 commands.push(flush_by_commit.as_str());
+                only_hold.push(&mut member.session);
             }
         }
+        commands.resize(commands.len() + only_hold.len(), hold.as_str());
+        sessions.extend(only_hold);
         let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
-        let replies = run_all(waiter, &mut sessions, flush, deadline);
-        for (member, reply) in self.members.iter_mut().zip(replies) {
+        let mut replies = run_all(waiter, &mut sessions, flush, deadline).into_iter();
+        for (member, reply) in self.members.iter_mut().zip(&mut replies) {
             reply.and_then(|reply| member.note_flush(&reply)).map_err(Failed::from_remote)?;
         }
-        Ok(())
+        replies.try_for_each(|reply| reply.map(drop)).map_err(Failed::from_remote)
     }
 
     /// The sentence that names the nodes which do not take part.

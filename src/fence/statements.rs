@@ -14,8 +14,8 @@ use crate::remote::TransactionStatus;
 /// with no reader and no writer does that as well as a query, and for less.
 ///
 /// - `statement_timeout` ends a statement whose canceller cannot reach it.
-/// - `idle_in_transaction_session_timeout` ends the hold on a node that never hears from the
-///   coordinator again.
+/// - `idle_in_transaction_session_timeout` ends the attempt on a node that never hears from the
+///   coordinator again; the hold has a longer one, which comes with the flush.
 /// - the TCP settings and `client_connection_check_interval` have the node notice that this side is
 ///   gone, also while it waits for a lock.
 pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
@@ -106,10 +106,13 @@ pub fn lock(barrier: Barrier, settle: &str, lock_timeout_ms: i64) -> String {
     )
 }
 
-/// Brings the node's WAL to disk, by this extension's function.  Asked for with it: what the manifest
-/// says of the node.
-pub fn flush() -> String {
-    format!("SELECT citus_fence.flush_wal() AS lsn, {IDENTITY}")
+/// Brings the node's WAL to disk, by this extension's function, and gives the node's own end of the hold
+/// its time.  Asked for with it: what the manifest says of the node.
+pub fn flush(idle_timeout_ms: i64) -> String {
+    format!(
+        "{}; SELECT citus_fence.flush_wal() AS lsn, {IDENTITY}",
+        set_idle_timeout(idle_timeout_ms)
+    )
 }
 
 /// Which data directory and timeline a node has.
