@@ -25,7 +25,7 @@ COMMENT ON FUNCTION citus_backup_block_status() IS
 COMMENT ON FUNCTION citus_backup_block_nodes() IS
 'the nodes under the active backup block, a row each: the process that holds its locks, since when, the data directory''s system identifier and timeline, and wal_lsn, the position that a backup of the node has to reach';
 COMMENT ON FUNCTION citus_backup_block_waiters() IS
-'the sessions on any node that wait because of the active backup block, directly or behind one that does';
+'the sessions on any node that wait because of the active backup block, directly or behind one that does; where the session that waits serves a client of another node, the client has a row too';
 COMMENT ON FUNCTION citus_backup_restore_point(text) IS
 'write a restore point of this name (1 to 63 bytes) on every node under the active backup block; a row per node with its position';
 COMMENT ON FUNCTION citus_fence.flush_wal() IS

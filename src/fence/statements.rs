@@ -205,8 +205,8 @@ pub fn check_deadlocks(status: TransactionStatus, idle_timeout_ms: i64) -> Strin
     )
 }
 
-/// Sessions that wait for a lock, each with whom it waits for, and sessions that serve transactions
-/// begun on other nodes.
+/// Sessions that wait for a lock, each with whom it waits for, sessions that serve transactions begun on
+/// other nodes, and those that may have begun them: all that are at work.
 pub fn look_for_waiters() -> String {
     format!(
         "{}; SELECT a.pid, a.application_name, \
@@ -218,7 +218,9 @@ pub fn look_for_waiters() -> String {
                 a.query \
            FROM pg_catalog.pg_stat_activity a \
           WHERE a.datname = pg_catalog.current_database() \
-            AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%') \
+            AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%' \
+                 OR a.state = 'active') \
+            AND a.pid <> pg_catalog.pg_backend_pid() \
           ORDER BY 5 NULLS LAST, 1",
         begin_helper(HELPER_IDLE_MS)
     )
