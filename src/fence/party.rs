@@ -73,11 +73,13 @@ pub struct Party<C: Pq = LibPq> {
     members: Vec<Member<C>>,
     /// Inactive nodes that do not take part, and why.
     absent: Vec<String>,
+    /// Whether nodes may have been told that the hold begins.
+    hold_begun: bool,
 }
 
 impl<C: Pq> Default for Party<C> {
     fn default() -> Self {
-        Self { members: Vec::new(), absent: Vec::new() }
+        Self { members: Vec::new(), absent: Vec::new(), hold_begun: false }
     }
 }
 
@@ -248,6 +250,11 @@ impl<C: Pq> Party<C> {
         blockers
     }
 
+    /// Whether nodes may have been given the time of a whole hold.
+    pub fn hold_begun(&self) -> bool {
+        self.hold_begun
+    }
+
     /// How many sessions more it takes to bring every node's WAL to disk.
     pub fn helpers_to_flush(&self) -> usize {
         self.members.iter().filter(|member| !member.can_flush).count()
@@ -296,6 +303,7 @@ impl<C: Pq> Party<C> {
         commands.resize(commands.len() + only_hold.len(), hold.as_str());
         sessions.extend(only_hold);
         let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
+        self.hold_begun = true;
         let mut replies = run_all(waiter, &mut sessions, flush, deadline).into_iter();
         for (member, reply) in self.members.iter_mut().zip(&mut replies) {
             reply.and_then(|reply| member.note_flush(&reply)).map_err(Failed::from_remote)?;

@@ -346,7 +346,10 @@ fn a_reason_that_somebody_was_told_stays_for_those_who_wait() {
     // Another session unblocks, and yet another begins, before the one that waits has looked.
     assert!(!slot.take_end_reason().is_some(), "it did not end by itself");
     slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
-    assert!(!slot.take_previous_reason().is_some(), "nor is the next block's end the place to say so");
+    assert!(
+        !slot.take_previous_reason().is_some(),
+        "nor is the next block's end the place to say so"
+    );
     let outcome = slot.outcome(first).expect("it has ended");
     assert_eq!(outcome.message.as_str(), "a node did not confirm");
 }
