@@ -189,6 +189,16 @@ impl From<&FenceError> for Report {
             FenceError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail("Its background worker ended without a word; its locks went with it.")
                 .hint("See the server's log for the reason, then try again."),
+            FenceError::WorkerNotConnected { why } => {
+                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+                let again = "then try again.";
+                match why {
+                    Some(why) => report
+                        .detail(*why)
+                        .hint(format!("Let the extension's owner connect to this database, {again}")),
+                    None => report.hint(format!("See the server's log for the reason, {again}")),
+                }
+            }
             FenceError::WorkerSilent => {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("It did not start, or stands still; the block has been given up.")
@@ -221,6 +231,12 @@ impl From<&FenceError> for Report {
                      ({after_ms} ms here) is how long a call tries, citus_fence.lock_timeout bounds each attempt.",
                 ))
             }
+            FenceError::TooLittleTime { last, .. } => Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
+                .detail(format!(
+                    "That is the smaller of timeout_ms and citus_fence.acquire_timeout, and too short to \
+                     tell whether a node is in trouble. It ended with: {last}."
+                ))
+                .hint("Give it a second or more: SELECT citus_block_writes_for_backup(300000);"),
             FenceError::NodesChanged => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .hint("Try again once no node is being added or removed."),
             FenceError::Expired { timeout_ms } => {

@@ -10,6 +10,7 @@ use super::control::{NodeRow, Owner};
 use super::error::FenceError;
 use super::let_go::let_go;
 use super::party::{Party, describe_blocker, is_passing};
+use super::reason::{BestReason, Reason};
 use super::recovery::{Stopped, finish_in_doubt};
 use super::state::Block;
 use super::text::Text;
@@ -26,7 +27,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
 use crate::readonly::{Gate, close_gate};
-use crate::remote::{Deadline, Target, WaitEnd, Waiter};
+use crate::remote::{Deadline, RemoteError, Target, WaitEnd, Waiter};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
 /// part is in the [`Party`].  Dropping it aborts the local transaction.
@@ -47,16 +48,33 @@ pub struct HeldFence {
 /// Shortest and longest pause between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// With less time left than this no attempt is begun: it would only time out.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
+
+/// Below this, running out of time says nothing of the nodes.
+const LITTLE_TIME_MS: i32 = 1000;
+
 /// Takes the fence, in as many attempts as fit into the block's terms.  After an error the caller lets
-/// go of what the party still holds.
-pub fn acquire(owner: &Owner, party: &mut Party, block: &Block) -> Result<HeldFence, FenceError> {
+/// go of what the party still holds.  Nodes that did not confirm the end of an attempt are added to
+/// `unconfirmed`.
+pub fn acquire(
+    owner: &Owner,
+    party: &mut Party,
+    block: &Block,
+    unconfirmed: &mut Vec<RemoteError>,
+) -> Result<HeldFence, FenceError> {
     let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
-    let limit_ms = block.terms.acquire_timeout_ms.min(block.terms.timeout_ms);
+    let limit_ms = start_limit_ms(block);
     let deadline = Deadline::after(&waiter, Duration::from_millis(limit_ms as u64));
     let mut backoff = BACKOFF.0;
     let mut attempts = 0;
-    let mut in_the_way: Option<(String, Vec<String>)> = None;
+    let mut in_the_way = BestReason::default();
     loop {
+        // Half of it: a wait that ends a moment late is no reason to give up.
+        if in_the_way.is_some() && deadline.remaining(&waiter) < SHORTEST_ATTEMPT / 2 {
+            let Reason { what: last, blockers } = in_the_way.into_reason();
+            return Err(FenceError::LocksNotHeld { after_ms: limit_ms, last, blockers });
+        }
         attempts += 1;
         match try_once(&mut waiter, party, block, deadline) {
             Ok(held) => return Ok(HeldFence { attempts, ..held }),
@@ -69,25 +87,29 @@ pub fn acquire(owner: &Owner, party: &mut Party, block: &Block) -> Result<HeldFe
                 elog::log(&format!(
                     "citus_fence: attempt {attempts} at a backup block failed: {what}{who}"
                 ));
-                in_the_way = Some((what, blockers));
+                in_the_way.note(Reason { what, blockers });
             }
             // With no time left everything times out; what stood in the way before is the reason.
             Err(Failed::ForGood(_)) if in_the_way.is_some() && deadline.expired(&waiter) => {}
+            Err(Failed::ForGood(FenceError::Remote(error)))
+                if limit_ms < LITTLE_TIME_MS
+                    && is_time_out(&error)
+                    && deadline.expired(&waiter) =>
+            {
+                return Err(FenceError::TooLittleTime { limit_ms, last: error.to_string() });
+            }
             Err(Failed::ForGood(error)) => return Err(error),
         }
         for error in let_go(&mut BackendWaiter::new(|| false), party) {
             elog::log(&format!(
                 "citus_fence: a node did not confirm the end of an attempt: {error}"
             ));
+            unconfirmed.push(error);
         }
         *party = Party::default();
-        let pause = backoff.min(deadline.remaining(&waiter));
-        if pause.is_zero() {
-            let (last, blockers) = in_the_way.unwrap_or_default();
-            return Err(FenceError::LocksNotHeld { after_ms: limit_ms, last, blockers });
-        }
+        let left = deadline.remaining(&waiter);
         recover_in_doubt(&mut waiter, block, deadline)?;
-        let end = Deadline::after(&waiter, pause);
+        let end = Deadline::after(&waiter, backoff.min(left.saturating_sub(SHORTEST_ATTEMPT)));
         while !end.expired(&waiter) {
             let left = end.remaining(&waiter);
             if let WaitEnd::Stopped = waiter.wait(&[], left) {
@@ -96,6 +118,21 @@ pub fn acquire(owner: &Owner, party: &mut Party, block: &Block) -> Result<HeldFe
         }
         backoff = (backoff * 2).min(BACKOFF.1);
     }
+}
+
+/// Longest time that a start may take.
+fn start_limit_ms(block: &Block) -> i32 {
+    block.terms.acquire_timeout_ms.min(block.terms.timeout_ms)
+}
+
+/// After which a node that hears nothing more has ended its part of a failed start by itself.
+pub fn longest_leftover_ms(block: &Block, party: &Party) -> i64 {
+    let limit_ms = if party.hold_begun() { block.terms.timeout_ms } else { start_limit_ms(block) };
+    i64::from(limit_ms) + statements::IDLE_GRACE_MS
+}
+
+fn is_time_out(error: &RemoteError) -> bool {
+    matches!(error, RemoteError::ConnectTimeout { .. } | RemoteError::Timeout { .. })
 }
 
 /// Why the waiter stopped.

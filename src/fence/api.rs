@@ -13,7 +13,7 @@ use super::error::FenceError;
 use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
 use super::text::Text;
 use super::{MAX_TIMEOUT_MS, waiters, worker};
-use crate::catalog;
+use crate::catalog::{self, CatalogError};
 use crate::errors::Report;
 use crate::guc;
 use crate::pg::elog;
@@ -36,8 +36,10 @@ fn citus_block_writes_for_backup(timeout_ms: default!(Option<i32>, "300000")) ->
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn citus_unblock_writes_for_backup() -> bool {
-    or_raise(unblock())
+fn citus_unblock_writes_for_backup(
+    block_start_time: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> bool {
+    or_raise(unblock(block_start_time))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -63,9 +65,10 @@ fn citus_backup_block_status() -> TableIterator<
     ),
 > {
     or_raise(require_preload());
+    notice_unless_coordinator();
     let block = control::look(database()).map_or(Block::UNUSED, |(_, block)| block);
     let is_live = !matches!(block.state, State::Inactive | State::Error);
-    let started = if block.active_at != 0 { block.active_at } else { block.begun_at };
+    let started = if block.state == State::Error { 0 } else { block.started() };
     TableIterator::once((
         block.state.name().to_owned(),
         block.worker.map(|process| process.pid),
@@ -245,6 +248,35 @@ fn require_usable() -> Result<(), FenceError> {
     catalog::require_coordinator().map_err(FenceError::from)
 }
 
+/// Who looks at another node's status must not take it for the cluster's.
+fn notice_unless_coordinator() {
+    let detail = if ident::in_recovery() {
+        "This server is a standby.".to_owned()
+    } else {
+        match catalog::require_coordinator() {
+            Err(CatalogError::NotCoordinator { coordinator: Some(place) }) => {
+                format!("This node is a worker; the coordinator is {place}.")
+            }
+            Err(CatalogError::NotCoordinator { coordinator: None }) => {
+                "This node is a worker.".to_owned()
+            }
+            // Without a catalog there is no block on any node.
+            Err(
+                CatalogError::Missing
+                | CatalogError::BadConnInfo { .. }
+                | CatalogError::Read { .. },
+            )
+            | Ok(()) => return,
+        }
+    };
+    let report = Report::new(
+        pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        "only the coordinator's primary knows of a backup block",
+    )
+    .detail(detail);
+    elog::emit(pgrx::PgLogLevel::NOTICE, &report);
+}
+
 /// A timeout argument, checked.
 fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
     let given = timeout_ms.ok_or(FenceError::NullArgument { argument: "timeout_ms" })?;
@@ -337,6 +369,11 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
         let block = control::read(token);
         if let Some(failure) = block.outcome(token.generation) {
             pending.told();
+            if failure.message.as_str()
+                == (FenceError::WorkerNotConnected { why: None }).to_string()
+            {
+                return Err(FenceError::WorkerNotConnected { why: why_not_connected() });
+            }
             if failure.is_some() {
                 elog::raise(&Report::from(&failure));
             }
@@ -366,11 +403,33 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     }
 }
 
-fn unblock() -> Result<bool, FenceError> {
+/// What keeps a worker from connecting, although this session could.
+fn why_not_connected() -> Option<&'static str> {
+    let says_no = |query| matches!(catalog::spi_one::<bool>(query), Ok(Some(false)));
+    if says_no(
+        "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+    ) {
+        return Some(
+            "This database does not allow connections (pg_database.datallowconn is false).",
+        );
+    }
+    let owner_logs_in = "SELECT r.rolcanlogin FROM pg_catalog.pg_extension e \
+                           JOIN pg_catalog.pg_roles r ON r.oid = e.extowner \
+                          WHERE e.extname = 'citus_fence'";
+    says_no(owner_logs_in)
+        .then_some("The owner of the extension citus_fence is not allowed to log in.")
+}
+
+/// Releases the block of this database, or only the one that began at `start`.
+fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, FenceError> {
     require_usable()?;
-    let asked = control::ask_release(database());
+    let asked = control::ask_release(database(), start.map(Moment::from));
     warn_of_end("a backup block before this one ended by itself", &asked.earlier);
     match (asked.release, asked.token) {
+        (Release::Over, _) => {
+            warn_of_over(&asked);
+            Ok(false)
+        }
         (Release::Nothing, _) | (_, None) => {
             warn_of_end("the last backup block ended by itself", &asked.failure);
             Ok(false)
@@ -392,6 +451,14 @@ fn unblock() -> Result<bool, FenceError> {
         (Release::Joined(generation), Some(token)) => {
             let failure = wait_for_end(token, generation)?;
             warn("another session had already asked for the release of the backup block", None);
+            warn_of_end("the backup block did not end in order", &failure);
+            Ok(true)
+        }
+        (Release::GivenUp(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            let left =
+                "the caller of the backup block had given it up before it heard that it was active";
+            warn(left, None);
             warn_of_end("the backup block did not end in order", &failure);
             Ok(true)
         }
@@ -419,6 +486,26 @@ fn warn_of_end(what: &str, failure: &Failure) {
         let detail = failure.detail.non_empty().map(str::to_owned);
         warn(&format!("{what}: {}", failure.message.as_str()), detail);
     }
+}
+
+/// The block that the caller named is over; what there is instead is somebody else's.
+fn warn_of_over(asked: &control::Asked) {
+    let mut detail = Vec::new();
+    if asked.failure.is_some() {
+        detail.push(format!("It ended with: {}.", asked.failure.message.as_str()));
+    }
+    match asked.state {
+        State::Inactive => {}
+        State::Starting | State::Active | State::Releasing => detail.push(format!(
+            "The state of this database's block is \"{}\": another one, which has been left as it is.",
+            asked.state.name()
+        )),
+        State::Error => detail.push(
+            "Another block has been lost since; that has been left to whoever began it.".to_owned(),
+        ),
+    }
+    let detail = (!detail.is_empty()).then(|| detail.join(" "));
+    warn("the backup block with this block_start_time is over", detail);
 }
 
 fn warn(message: &str, detail: Option<String>) {

@@ -123,8 +123,17 @@ pub struct Bounds {
     pub connect_timeout: Duration,
     /// For all locks together: writers may wait behind each of them.
     pub lock_timeout: Duration,
-    /// After which a node that hears nothing more ends its transaction by itself, in milliseconds.
+    /// After which a node that hears nothing more ends a hold by itself, in milliseconds.  Until the hold
+    /// begins it is what is left of `deadline`: nobody is to wait longer for a start that has failed.
     pub idle_timeout_ms: i64,
+}
+
+impl Bounds {
+    /// After which a node that hears nothing more of an attempt ends it by itself.
+    fn starting_timeout_ms(&self, waiter: &impl Waiter) -> i64 {
+        let left_ms = self.deadline.remaining(waiter).as_millis() as i64;
+        left_ms.saturating_add(statements::IDLE_GRACE_MS).min(self.idle_timeout_ms)
+    }
 }
 
 /// How an attempt went.
@@ -163,7 +172,8 @@ pub fn attempt<C: Pq, W: Waiter>(
         .min(bounds.mode.longest_lock_timeout())
         .min(bounds.deadline.remaining(waiter))
         .clamp(Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
-    let warm_up = statements::begin(lock_timeout.as_millis() as i32, bounds.idle_timeout_ms);
+    let warm_up =
+        statements::begin(lock_timeout.as_millis() as i32, bounds.starting_timeout_ms(waiter));
     // A bound of its own: an inactive node that is dead has used up the one for connecting.
     let warm_by = Deadline::after(waiter, bounds.connect_timeout).earlier(bounds.deadline);
     party.warm_up(waiter, &warm_up, warm_by)?;
@@ -193,7 +203,7 @@ pub fn attempt<C: Pq, W: Waiter>(
     home.reserve(party.helpers_to_flush())?;
     let flush_by =
         Deadline::after(waiter, Duration::from_millis(statements::STATEMENT_GRACE_MS as u64));
-    party.flush(waiter, flush_by)?;
+    party.flush(waiter, bounds.idle_timeout_ms, flush_by)?;
     home.flush();
     Ok(Story {
         connecting: connected_at.saturating_sub(began),

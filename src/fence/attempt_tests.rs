@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Bounds, Failed, attempt};
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
-use crate::fence::scripted::{ScriptHome, answer, host, nodes, well};
+use crate::fence::scripted::{ScriptHome, answer, answer_with, host, nodes, well};
 use crate::fence::state::Mode;
 use crate::remote::tests::script::{
     Script, ScriptPq, ScriptWaiter, hangs, ms, node, open_connections, sent,
@@ -247,8 +247,29 @@ fn the_bounds_are_those_of_the_block() {
     let done = sent();
     let warm_up = &done[first(&done, WARM_UP)];
     assert!(warm_up.contains("SET LOCAL lock_timeout = 700;"), "{warm_up}");
-    assert!(
-        warm_up.contains("SET LOCAL idle_in_transaction_session_timeout = 305000;"),
-        "{warm_up}"
-    );
+    // Until the hold begins, a node that hears nothing more waits no longer than the whole attempt.
+    let idle = |time_ms| format!("SET LOCAL idle_in_transaction_session_timeout = {time_ms};");
+    assert!(warm_up.contains(&idle(30_000 - 1 + 5000)), "{warm_up}");
+    let flush = &done[first(&done, FLUSH)];
+    assert!(flush.contains(&idle(305_000)), "{flush}");
+}
+
+/// Where another session flushes, the one with the locks has its time all the same.
+#[test]
+fn a_node_without_the_extension_begins_its_hold_with_the_flush() {
+    let targets = [node("bare", [without_extension(), well(1)])];
+    let mut waiter = ScriptWaiter::default();
+    let mut party = Party::<ScriptPq>::default();
+    let bounds = bounds(&waiter);
+    let mut home = ScriptHome::default();
+    attempt(&mut waiter, &mut home, &mut party, &nodes(1), &targets, &bounds).unwrap();
+    let done = sent();
+    let hold = "bare: SET LOCAL idle_in_transaction_session_timeout = 305000";
+    assert_eq!(done.iter().filter(|line| *line == hold).count(), 1, "{done:#?}");
+    assert_eq!(count(&done, "pg_logical_emit_message"), 1);
+}
+
+/// A node whose answers say that it has no function to flush with.
+fn without_extension() -> Script {
+    Script::connects(1).answers([answer_with(1, &[("can_flush", "f")])])
 }

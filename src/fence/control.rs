@@ -279,30 +279,38 @@ pub struct Asked {
     pub was_starting: bool,
     /// Why the block before this one ended, where nobody has been told yet.
     pub earlier: Failure,
+    /// What was found.
+    pub state: State,
 }
 
-/// Asks for the release of the block of this database.
-pub fn ask_release(database: u32) -> Asked {
+/// Asks for the release of the block of this database: of any, or of the one that began at `start`.
+pub fn ask_release(database: u32, start: Option<Moment>) -> Asked {
     let mut control = CONTROL.lock();
     reap(&mut control, database);
     let Some(slot) = find(&mut control, database) else {
         return Asked {
-            release: Release::Nothing,
+            release: if start.is_some() { Release::Over } else { Release::Nothing },
             token: None,
             failure: Failure::NONE,
             was_starting: false,
             earlier: Failure::NONE,
+            state: State::Inactive,
         };
     };
     let block = control.slot(slot);
-    let was_starting = block.state == State::Starting;
-    let failure =
-        if block.state == State::Inactive { block.take_end_reason() } else { block.failure };
+    let state = block.state;
+    let was_starting = state == State::Starting;
     let worker = block.worker;
     let token = Token { slot: slot as u32, generation: block.generation };
-    let earlier =
-        if block.state == State::Inactive { Failure::NONE } else { block.take_previous_reason() };
-    let release = block.ask_release();
+    let (failure, earlier, release) = match (start, state) {
+        // Whoever names a block means no other, so how others ended is not for this session to hear.
+        (Some(start), _) => {
+            let reason = block.take_reason_of(start);
+            (reason, Failure::NONE, block.ask_release_of(start))
+        }
+        (None, State::Inactive) => (block.take_end_reason(), Failure::NONE, block.ask_release()),
+        (None, _) => (block.failure, block.take_previous_reason(), block.ask_release()),
+    };
     drop(control);
     CONTROL.notify(slot);
     if let (Release::Asked(_), Some(worker)) = (release, worker) {
@@ -311,7 +319,7 @@ pub fn ask_release(database: u32) -> Asked {
             process::interrupt(worker);
         }
     }
-    Asked { release, token: Some(token), failure, was_starting, earlier }
+    Asked { release, token: Some(token), failure, was_starting, earlier, state }
 }
 
 /// Posts an errand to the worker of the active block; `None` while another is under way.

@@ -59,6 +59,12 @@ pub enum FenceError {
     /// The worker is gone.
     #[error("the backup block was lost")]
     WorkerVanished,
+    /// The worker's own session was refused by this server.
+    #[error("the background worker of the backup block could not connect to the database")]
+    WorkerNotConnected {
+        /// Why, as far as the catalog tells.
+        why: Option<&'static str>,
+    },
     /// The worker neither started nor gave up in time.
     #[error("the background worker of the backup block does not answer")]
     WorkerSilent,
@@ -97,6 +103,14 @@ pub enum FenceError {
         last: String,
         /// Who was in the way: node, pid, age, query.
         blockers: Vec<String>,
+    },
+    /// The time was over before anything could be found out.
+    #[error("the backup block could not be started within {limit_ms} ms")]
+    TooLittleTime {
+        /// How long it was tried.
+        limit_ms: i32,
+        /// What it was at.
+        last: String,
     },
     /// The list of nodes changed between reading it and locking it.
     #[error("the nodes of the cluster changed while they were being locked")]

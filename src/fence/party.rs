@@ -73,11 +73,13 @@ pub struct Party<C: Pq = LibPq> {
     members: Vec<Member<C>>,
     /// Inactive nodes that do not take part, and why.
     absent: Vec<String>,
+    /// Whether nodes may have been told that the hold begins.
+    hold_begun: bool,
 }
 
 impl<C: Pq> Default for Party<C> {
     fn default() -> Self {
-        Self { members: Vec::new(), absent: Vec::new() }
+        Self { members: Vec::new(), absent: Vec::new(), hold_begun: false }
     }
 }
 
@@ -248,13 +250,24 @@ impl<C: Pq> Party<C> {
         blockers
     }
 
+    /// Whether nodes may have been given the time of a whole hold.
+    pub fn hold_begun(&self) -> bool {
+        self.hold_begun
+    }
+
     /// How many sessions more it takes to bring every node's WAL to disk.
     pub fn helpers_to_flush(&self) -> usize {
         self.members.iter().filter(|member| !member.can_flush).count()
     }
 
-    /// Brings every node's WAL to disk.
-    pub fn flush<W: Waiter>(&mut self, waiter: &mut W, deadline: Deadline) -> Result<(), Failed> {
+    /// Brings every node's WAL to disk, and has the hold begin: from here on a node that hears nothing
+    /// more keeps it for as long as the block may live.
+    pub fn flush<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        idle_timeout_ms: i64,
+        deadline: Deadline,
+    ) -> Result<(), Failed> {
         // Nodes without the extension are flushed over a second session each.
         let without: Vec<usize> =
             (0..self.members.len()).filter(|index| !self.members[*index].can_flush).collect();
@@ -269,11 +282,14 @@ impl<C: Pq> Party<C> {
             .into_iter()
             .collect::<Result<Vec<Session<C>>, RemoteError>>()
             .map_err(Failed::from_remote)?;
-        let mut helpers = helpers.iter_mut();
-        let flush = statements::flush();
+        let hold = statements::set_idle_timeout(idle_timeout_ms);
+        let flush = statements::flush(idle_timeout_ms);
         let flush_by_commit = statements::flush_by_commit();
-        let mut commands = Vec::with_capacity(self.members.len());
-        let mut sessions: Vec<&mut Session<C>> = Vec::with_capacity(self.members.len());
+        // A session each that flushes, in the members' order; then those that only have to hold.
+        let mut commands = Vec::with_capacity(self.members.len() + helpers.len());
+        let mut sessions: Vec<&mut Session<C>> = Vec::with_capacity(commands.capacity());
+        let mut only_hold: Vec<&mut Session<C>> = Vec::new();
+        let mut helpers = helpers.iter_mut();
         for member in &mut self.members {
             if member.can_flush {
                 sessions.push(&mut member.session);
@@ -281,14 +297,18 @@ impl<C: Pq> Party<C> {
             } else if let Some(helper) = helpers.next() {
                 sessions.push(helper);
                 commands.push(flush_by_commit.as_str());
+                only_hold.push(&mut member.session);
             }
         }
+        commands.resize(commands.len() + only_hold.len(), hold.as_str());
+        sessions.extend(only_hold);
         let flush = |index: usize| Command::new("flush of the WAL", commands[index]);
-        let replies = run_all(waiter, &mut sessions, flush, deadline);
-        for (member, reply) in self.members.iter_mut().zip(replies) {
+        self.hold_begun = true;
+        let mut replies = run_all(waiter, &mut sessions, flush, deadline).into_iter();
+        for (member, reply) in self.members.iter_mut().zip(&mut replies) {
             reply.and_then(|reply| member.note_flush(&reply)).map_err(Failed::from_remote)?;
         }
-        Ok(())
+        replies.try_for_each(|reply| reply.map(drop)).map_err(Failed::from_remote)
     }
 
     /// The sentence that names the nodes which do not take part.

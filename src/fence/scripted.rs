@@ -7,7 +7,12 @@ use crate::remote::{PqResult, ResultSet};
 
 /// The answer to every question of a fence, after a while.
 pub fn answer(after: u64) -> Vec<(u64, Incoming)> {
-    let cells = [
+    answer_with(after, &[])
+}
+
+/// The same with other values in some columns.
+pub fn answer_with(after: u64, other: &[(&str, &str)]) -> Vec<(u64, Incoming)> {
+    let mut cells = [
         ("server_version_num", "150020"),
         ("deadlock_timeout", "1s"),
         ("pid", "$pid"),
@@ -18,6 +23,11 @@ pub fn answer(after: u64) -> Vec<(u64, Incoming)> {
         ("system_identifier", "7000000000000000001"),
         ("timeline", "1"),
     ];
+    for cell in &mut cells {
+        if let Some(other) = other.iter().find(|(column, _)| *column == cell.0) {
+            *cell = *other;
+        }
+    }
     let set = ResultSet {
         columns: cells.iter().map(|(column, _)| (*column).to_owned()).collect(),
         rows: vec![cells.iter().map(|(_, value)| Some((*value).to_owned())).collect()],

@@ -206,6 +206,10 @@ pub enum Release {
     Asked(u64),
     /// The same, but somebody else had asked before: when the locks go is not this caller's doing.
     Joined(u64),
+    /// The same, but the block's own requestor had left before it was told that the block is active.
+    GivenUp(u64),
+    /// The block that was meant is over.  Whatever is there now goes on.
+    Over,
 }
 
 /// One block: a slot of the control block.
@@ -216,6 +220,8 @@ pub struct Block {
     pub state: State,
     /// Somebody asked for its end.
     pub release_asked: bool,
+    /// It was its own requestor, who left before it was told that the block is active.
+    pub abandoned: bool,
     /// Counts the blocks of this slot; part of every token.
     pub generation: u64,
     /// Database it belongs to.
@@ -239,6 +245,10 @@ pub struct Block {
     pub failure: Failure,
     /// Whether whom the failure concerns has been told of it, or waits to be told by the call it made.
     pub told: bool,
+    /// When the last block began that has ended in this slot, as its status showed it; 0 for none.
+    pub last_start: Moment,
+    /// When the block began whose end `previous` tells of.
+    pub previous_start: Moment,
     /// How the block before this one in the same slot ended, for a requestor that has yet to read it.
     pub previous: Failure,
     /// Whether somebody has been told of that, or nobody needs to be.
@@ -254,6 +264,7 @@ impl Block {
     pub const UNUSED: Self = Self {
         state: State::Inactive,
         release_asked: false,
+        abandoned: false,
         generation: 0,
         database: 0,
         requestor: None,
@@ -272,6 +283,8 @@ impl Block {
         node_count: 0,
         failure: Failure::NONE,
         told: false,
+        last_start: 0,
+        previous_start: 0,
         previous: Failure::NONE,
         previous_told: true,
         warning: Text::EMPTY,
@@ -295,6 +308,8 @@ impl Block {
                     requestor: Some(requestor),
                     begun_at: now,
                     terms,
+                    last_start: self.last_start,
+                    previous_start: self.last_start,
                     previous: self.failure,
                     previous_told: self.told || !self.failure.is_some(),
                     ..Self::UNUSED
@@ -354,6 +369,7 @@ impl Block {
                 self.end(Failure::NONE);
                 Release::Asked(self.generation)
             }
+            State::Releasing if self.abandoned => Release::GivenUp(self.generation),
             State::Releasing if self.release_asked => Release::Joined(self.generation),
             State::Starting | State::Active | State::Releasing => {
                 self.release_asked = true;
@@ -365,6 +381,44 @@ impl Block {
         }
     }
 
+    /// The same, of one block only: the one whose status showed this start.  Whoever held that block must
+    /// not end another one that somebody has begun since.
+    pub fn ask_release_of(&mut self, start: Moment) -> Release {
+        let is_it = match self.state {
+            State::Inactive => false,
+            // While it was being started, its status showed when it was asked for.
+            State::Starting | State::Active | State::Releasing => {
+                start == self.active_at || start == self.begun_at
+            }
+            State::Error => start == self.last_start,
+        };
+        if is_it { self.ask_release() } else { Release::Over }
+    }
+
+    /// When it began, as its status shows it; 0 where there is none.
+    pub fn started(&self) -> Moment {
+        match (self.state, self.active_at) {
+            // Cleared: `end` has been here before.
+            (State::Error, _) => self.last_start,
+            (_, 0) => self.begun_at,
+            (_, active_at) => active_at,
+        }
+    }
+
+    /// The reason why the block that began then ended, as far as it is known; it counts as told.
+    pub fn take_reason_of(&mut self, start: Moment) -> Failure {
+        let has_ended = matches!(self.state, State::Inactive | State::Error);
+        if has_ended && start == self.last_start {
+            self.told = true;
+            self.failure
+        } else if start == self.previous_start {
+            self.previous_told = true;
+            self.previous
+        } else {
+            Failure::NONE
+        }
+    }
+
     /// The requestor leaves before it was told that the block is active.  True when a worker has to
     /// be woken.
     pub fn abandon(&mut self, generation: u64) -> bool {
@@ -372,7 +426,12 @@ impl Block {
             return false;
         }
         match self.state {
-            State::Starting | State::Active => matches!(self.ask_release(), Release::Asked(_)),
+            State::Starting | State::Active => {
+                let was_active = self.state == State::Active;
+                let wake = matches!(self.ask_release(), Release::Asked(_));
+                self.abandoned = was_active;
+                wake
+            }
             State::Inactive | State::Releasing | State::Error => false,
         }
     }
@@ -386,8 +445,8 @@ impl Block {
         Ok(())
     }
 
-    /// → inactive: the worker has let go of everything.  `reason` is kept for the status where the
-    /// end was not asked for.
+    /// → inactive: the worker has let go of everything.  `reason` is kept for the status; where the end
+    /// was asked for, the release itself tells it, and whoever comes later has nothing to hear of it.
     pub fn finish(
         &mut self,
         generation: u64,
@@ -395,7 +454,9 @@ impl Block {
         reason: Failure,
     ) -> Result<(), Refusal> {
         self.check_worker(generation, worker)?;
+        let told = self.release_asked;
         self.end(reason);
+        self.told = told;
         Ok(())
     }
 
@@ -532,6 +593,8 @@ impl Block {
             generation: self.generation,
             database: self.database,
             failure,
+            last_start: self.started(),
+            previous_start: self.previous_start,
             previous: self.previous,
             previous_told: self.previous_told,
             errands: Errands {

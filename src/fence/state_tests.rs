@@ -124,6 +124,9 @@ proptest! {
                     match before.state {
                         State::Inactive => prop_assert_eq!(release, Release::Nothing),
                         State::Error => prop_assert_eq!(release, Release::Cleared),
+                        State::Releasing if before.abandoned => {
+                            prop_assert_eq!(release, Release::GivenUp(before.generation));
+                        }
                         State::Releasing if before.release_asked => {
                             prop_assert_eq!(release, Release::Joined(before.generation));
                         }
@@ -256,6 +259,62 @@ fn only_the_first_who_asks_knows_when_the_locks_went() {
     assert_eq!(slot.ask_release(), Release::Joined(first));
 }
 
+/// Who unblocks right after its own call was cancelled hears nothing of another session.
+#[test]
+fn a_requestor_that_left_is_no_other_session() {
+    let (mut slot, first) = active();
+    assert!(slot.abandon(first));
+    assert_eq!(slot.state, State::Releasing);
+    assert_eq!(slot.ask_release(), Release::GivenUp(first));
+    // While it was being started, nothing was ever under it.
+    let mut slot = Block::UNUSED;
+    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    slot.adopt(first, process(0)).expect("first");
+    slot.abandon(first);
+    assert_eq!(slot.ask_release(), Release::Asked(first));
+}
+
+/// Somebody else has unblocked mine, and begun another: that one is not mine to release.
+#[test]
+fn who_names_a_block_releases_no_other() {
+    let (mut slot, first) = active();
+    let mine = slot.started();
+    assert_eq!(slot.ask_release(), Release::Asked(first));
+    slot.finish(first, process(0), Failure::NONE).expect("own");
+    let second = slot.begin(DATABASE, REQUESTOR, terms(), 7).expect("free again");
+    slot.adopt(second, process(1)).expect("first");
+    assert_eq!(slot.ask_release_of(mine), Release::Over);
+    assert!(!slot.release_asked);
+    slot.activate(second, process(1), 1, 9).expect("all held");
+    assert_eq!(slot.ask_release_of(mine), Release::Over);
+    assert_eq!(slot.state, State::Active, "it goes on");
+    // As the status shows it now, and as it showed it while the block was being started.
+    for start in [9, 7] {
+        let mut copy = slot;
+        assert_eq!(copy.ask_release_of(start), Release::Asked(second));
+    }
+    // Nor is its error mine to clear.
+    slot.fail(second, process(1), failure("lost")).expect("own");
+    assert_eq!(slot.ask_release_of(mine), Release::Over);
+    assert_eq!(slot.state, State::Error);
+    assert_eq!(slot.ask_release_of(9), Release::Cleared);
+    assert_eq!(slot.ask_release_of(9), Release::Over);
+}
+
+#[test]
+fn who_names_a_block_hears_why_that_one_ended() {
+    let (mut slot, first) = active();
+    let mine = slot.started();
+    slot.finish(first, process(0), failure("expired")).expect("own");
+    let mut later = slot;
+    assert_eq!(slot.take_reason_of(mine).message.as_str(), "expired");
+    assert!(!slot.take_end_reason().is_some(), "told");
+    later.begin(DATABASE, REQUESTOR, terms(), 7).expect("free again");
+    assert_eq!(later.take_reason_of(mine).message.as_str(), "expired");
+    assert!(!later.take_previous_reason().is_some(), "told");
+    assert!(!later.take_reason_of(7).is_some(), "that one lives");
+}
+
 /// Whose block expired unseen may unblock the next one and take it for the own.
 #[test]
 fn whoever_ends_a_block_hears_that_the_one_before_had_expired() {
@@ -284,9 +343,13 @@ fn a_reason_that_somebody_was_told_stays_for_those_who_wait() {
     let (mut slot, first) = active();
     assert_eq!(slot.ask_release(), Release::Asked(first));
     slot.finish(first, process(0), failure("a node did not confirm")).expect("own");
-    // Another session unblocks before the one that waits has looked.
-    assert_eq!(slot.take_end_reason().message.as_str(), "a node did not confirm");
-    assert!(!slot.take_end_reason().is_some(), "told once");
+    // Another session unblocks, and yet another begins, before the one that waits has looked.
+    assert!(!slot.take_end_reason().is_some(), "it did not end by itself");
+    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    assert!(
+        !slot.take_previous_reason().is_some(),
+        "nor is the next block's end the place to say so"
+    );
     let outcome = slot.outcome(first).expect("it has ended");
     assert_eq!(outcome.message.as_str(), "a node did not confirm");
 }

@@ -14,8 +14,8 @@ use crate::remote::TransactionStatus;
 /// with no reader and no writer does that as well as a query, and for less.
 ///
 /// - `statement_timeout` ends a statement whose canceller cannot reach it.
-/// - `idle_in_transaction_session_timeout` ends the hold on a node that never hears from the
-///   coordinator again.
+/// - `idle_in_transaction_session_timeout` ends the attempt on a node that never hears from the
+///   coordinator again; the hold has a longer one, which comes with the flush.
 /// - the TCP settings and `client_connection_check_interval` have the node notice that this side is
 ///   gone, also while it waits for a lock.
 pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
@@ -106,10 +106,13 @@ pub fn lock(barrier: Barrier, settle: &str, lock_timeout_ms: i64) -> String {
     )
 }
 
-/// Brings the node's WAL to disk, by this extension's function.  Asked for with it: what the manifest
-/// says of the node.
-pub fn flush() -> String {
-    format!("SELECT citus_fence.flush_wal() AS lsn, {IDENTITY}")
+/// Brings the node's WAL to disk, by this extension's function, and gives the node's own end of the hold
+/// its time.  Asked for with it: what the manifest says of the node.
+pub fn flush(idle_timeout_ms: i64) -> String {
+    format!(
+        "{}; SELECT citus_fence.flush_wal() AS lsn, {IDENTITY}",
+        set_idle_timeout(idle_timeout_ms)
+    )
 }
 
 /// Which data directory and timeline a node has.
@@ -202,8 +205,8 @@ pub fn check_deadlocks(status: TransactionStatus, idle_timeout_ms: i64) -> Strin
     )
 }
 
-/// Sessions that wait for a lock, each with whom it waits for, and sessions that serve transactions
-/// begun on other nodes.
+/// Sessions that wait for a lock, each with whom it waits for, sessions that serve transactions begun on
+/// other nodes, and those that may have begun them: all that are at work.
 pub fn look_for_waiters() -> String {
     format!(
         "{}; SELECT a.pid, a.application_name, \
@@ -215,7 +218,9 @@ pub fn look_for_waiters() -> String {
                 a.query \
            FROM pg_catalog.pg_stat_activity a \
           WHERE a.datname = pg_catalog.current_database() \
-            AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%') \
+            AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%' \
+                 OR a.state = 'active') \
+            AND a.pid <> pg_catalog.pg_backend_pid() \
           ORDER BY 5 NULLS LAST, 1",
         begin_helper(HELPER_IDLE_MS)
     )

@@ -17,6 +17,7 @@ use crate::pg::wait::interruptible;
 use crate::remote::{Command, Deadline, NodeLabel, Reply, Session, Target, connect_all, run_all};
 
 /// A session that waits.
+#[derive(Clone)]
 pub struct WaitingSession {
     /// Its node; 0 for a coordinator that is not in `pg_dist_node`.
     pub nodeid: i32,
@@ -28,7 +29,7 @@ pub struct WaitingSession {
     pub pid: i32,
     /// Its role.
     pub user: Option<String>,
-    /// Since when, by that node's clock.
+    /// Since when, by the clock of the node where the lock is.
     pub since: Option<Moment>,
     /// What it runs.
     pub query: Option<String>,
@@ -65,12 +66,16 @@ pub fn find(manifest: &[NodeRow], owner: pg_sys::Oid) -> Result<Vec<WaitingSessi
         let node = &manifest[number];
         for (vertex, session) in read(number, node, &reply?)? {
             graph.push(vertex);
-            shown.push(Some(session));
+            shown.push(session);
         }
     }
     let holders: Vec<i32> = manifest.iter().map(|row| row.backend_pid).collect();
-    let waiting = wait_graph::waiting(&holders, &graph);
-    Ok(waiting.into_iter().filter_map(|position| shown[position].take()).collect())
+    let since: Vec<Option<Moment>> = shown.iter().map(|session| session.since).collect();
+    let waiting = wait_graph::waiting(&holders, &graph).into_iter().map(|waiting| WaitingSession {
+        since: since[waiting.through],
+        ..shown[waiting.position].clone()
+    });
+    Ok(waiting.collect())
 }
 
 fn read(
@@ -86,10 +91,12 @@ fn read(
         let pid: i32 = pid.as_ref()?.parse().ok()?;
         let served = application_name.as_deref().and_then(wait_graph::parse_global_pid);
         let blockers = blockers.as_deref().unwrap_or_default();
+        let own_global_pid = wait_graph::global_pid(node.nodeid, pid);
         let vertex = GraphSession {
             node: number,
             pid,
-            global_pid: served.unwrap_or_else(|| wait_graph::global_pid(node.nodeid, pid)),
+            global_pid: served.unwrap_or(own_global_pid),
+            own_global_pid,
             blockers: blockers.split(',').filter_map(|text| text.parse().ok()).collect(),
         };
         let session = WaitingSession {

@@ -24,16 +24,19 @@ use super::error::FenceError;
 use super::hold::{self, DeadlockSearch, End};
 use super::let_go::let_go;
 use super::party::Party;
-use super::state::{Block, Failure, Token};
+use super::state::{Block, Failure, State, Token};
 use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::interrupts;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::worker::{self, Handle, Spec};
+use crate::remote::RemoteError;
 
 thread_local! {
     /// The block this process holds, for the exit callback.
     static OWNER: Cell<Option<Owner>> = const { Cell::new(None) };
+    /// Whether it has connected to its database.
+    static IS_CONNECTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Registers the worker of a block that has been begun.
@@ -58,6 +61,7 @@ pub fn run_worker(slot: i32, generation: u64) {
     // Before the session connects, so that it runs after the session's locks are gone.
     worker::before_exit(on_exit);
     worker::connect(block.database, block.terms.owner);
+    IS_CONNECTED.set(true);
     worker::report_activity("citus_fence backup block");
     // Out here, so that an ERROR that unwinds through `run` leaves the sessions to be let go in order.
     let mut party = Party::default();
@@ -84,7 +88,12 @@ fn abort_all() {
 /// The process ends with its block still marked as held: after a FATAL error.
 fn on_exit() {
     if let Some(owner) = OWNER.take() {
-        owner.fail(Failure::from(&FenceError::WorkerVanished));
+        let error = if IS_CONNECTED.get() {
+            FenceError::WorkerVanished
+        } else {
+            FenceError::WorkerNotConnected { why: None }
+        };
+        owner.fail(Failure::from(&error));
     }
 }
 
@@ -96,13 +105,14 @@ fn run(owner: &Owner, block: &Block, party: &mut Party) {
         block.terms.mode.name(),
     ));
     let started = std::time::Instant::now();
-    let held = match acquire::acquire(owner, party, block) {
+    let mut unconfirmed = Vec::new();
+    let held = match acquire::acquire(owner, party, block, &mut unconfirmed) {
         Ok(held) => held,
-        Err(error) => return ended(owner, block, party, Err(error)),
+        Err(error) => return ended(owner, block, party, Err(error), &unconfirmed),
     };
     if let Err(error) = owner.activate(&held.rows, &held.warning) {
         drop(held);
-        return ended(owner, block, party, Err(error));
+        return ended(owner, block, party, Err(error), &unconfirmed);
     }
     log_active(&held, started.elapsed());
     // Closed last, when all is said: nobody waits for that.
@@ -110,7 +120,8 @@ fn run(owner: &Owner, block: &Block, party: &mut Party) {
     let end = hold::hold(owner, party, &mut search);
     owner.begin_release();
     drop(held);
-    ended(owner, block, party, end);
+    // Whoever did not confirm the end of an attempt has given its locks to a later one.
+    ended(owner, block, party, end, &[]);
 }
 
 fn log_active(held: &HeldFence, took: std::time::Duration) {
@@ -136,8 +147,15 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
     }
 }
 
-/// Lets go, then says so.  The local transaction is over already.
-fn ended(owner: &Owner, block: &Block, party: &mut Party, end: Result<End, FenceError>) {
+/// Lets go, then says so.  The local transaction is over already.  `unconfirmed` are nodes that did not
+/// confirm the end of earlier attempts.
+fn ended(
+    owner: &Owner,
+    block: &Block,
+    party: &mut Party,
+    end: Result<End, FenceError>,
+    unconfirmed: &[RemoteError],
+) {
     let silent = let_go(&mut BackendWaiter::new(|| false), party);
     for error in &silent {
         elog::log(&format!("citus_fence: a node did not confirm the release: {error}"));
@@ -163,13 +181,39 @@ fn ended(owner: &Owner, block: &Block, party: &mut Party, end: Result<End, Fence
             owner.finish(confirmed());
         }
         Err(error) => {
-            let report = Report::from(&error);
+            let mut report = Report::from(&error);
+            let is_starting = owner.read().is_some_and(|block| block.state == State::Starting);
+            if is_starting
+                && let Some(left) = leftovers(block, party, unconfirmed.iter().chain(&silent))
+            {
+                let detail = report.detail.take().map_or(String::new(), |text| text + " ");
+                report.detail = Some(detail + &left);
+            }
             let detail =
                 report.detail.as_deref().map_or(String::new(), |text| format!(" ({text})"));
             log_end(block, &format!("failed: {}{detail}", report.message));
             owner.fail(Failure::from(report));
         }
     }
+}
+
+/// The sentences that name nodes which may still hold locks of a failed start.
+fn leftovers<'a>(
+    block: &Block,
+    party: &Party,
+    unconfirmed: impl Iterator<Item = &'a RemoteError>,
+) -> Option<String> {
+    let mut nodes: Vec<String> = unconfirmed.map(|error| error.node().to_string()).collect();
+    nodes.sort();
+    nodes.dedup();
+    (!nodes.is_empty()).then(|| {
+        format!(
+            "Not confirmed is the end of the attempt on: {}. Locks that it may have left there end by \
+             themselves within {} ms.",
+            nodes.join(", "),
+            acquire::longest_leftover_ms(block, party)
+        )
+    })
 }
 
 fn log_end(block: &Block, how: &str) {

@@ -164,7 +164,9 @@ impl World {
         };
         let Asked { release, failure, earlier } = self.ask_release(rules);
         match release {
-            Release::Asked(generation) | Release::Joined(generation) => {
+            Release::Asked(generation)
+            | Release::Joined(generation)
+            | Release::GivenUp(generation) => {
                 let generation = generation as u8;
                 let is_own = self.life_of(generation) == Some(usize::from(own));
                 let is_first = matches!(release, Release::Asked(_));
@@ -174,7 +176,7 @@ impl World {
                 self.operator.call = Call::Waits { generation, vouches };
             }
             Release::Cleared => self.operator.hears(!failure.is_some()),
-            Release::Nothing => self.operator.hears(false),
+            Release::Nothing | Release::Over => self.operator.hears(false),
         }
         true
     }

@@ -41,6 +41,7 @@ pub fn lost() -> Failure {
 pub struct Slot {
     pub state: State,
     pub release_asked: bool,
+    pub abandoned: bool,
     pub generation: u8,
     pub requestor: Option<u8>,
     pub worker: Option<u8>,
@@ -58,6 +59,7 @@ impl Slot {
     pub const UNUSED: Self = Self {
         state: State::Inactive,
         release_asked: false,
+        abandoned: false,
         generation: 0,
         requestor: None,
         worker: None,
@@ -123,6 +125,7 @@ impl Slot {
         Block {
             state: self.state,
             release_asked: self.release_asked,
+            abandoned: self.abandoned,
             generation: self.generation.into(),
             database: DATABASE,
             requestor: self.requestor.map(caller),
@@ -151,6 +154,7 @@ impl Slot {
         Self {
             state: block.state,
             release_asked: block.release_asked,
+            abandoned: block.abandoned,
             generation: small(block.generation),
             requestor: block.requestor.map(index),
             worker: block.worker.map(index),
