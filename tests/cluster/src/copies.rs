@@ -11,6 +11,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::files::copy_running;
 use crate::os_user::give_to_server_user;
 use crate::server::Server;
+use crate::settings::{line, write_for_server};
 use crate::wait::wait_for_sql;
 
 /// How a base backup gets the WAL it needs to be consistent.
@@ -110,6 +111,42 @@ impl Server {
         standby.configure()?;
         standby.start_first()?;
         Ok(standby)
+    }
+
+    /// Makes this stopped server a streaming standby of another one, with the files that it has, and
+    /// starts it.
+    pub fn follow(&self, primary: &Server) -> Result<()> {
+        let conninfo = primary.tcp_params().application_name(self.name()).conninfo();
+        let path = self.data_dir().join("postgresql.auto.conf");
+        let mut contents = fs::read_to_string(&path).at("cannot read", &path)?;
+        contents.push_str(&line("primary_conninfo", &conninfo));
+        contents.push_str("\nprimary_slot_name = ''\n");
+        write_for_server(&path, &contents)?;
+        write_for_server(&self.data_dir().join("standby.signal"), "")?;
+        self.start()
+    }
+
+    /// Waits until a standby has replayed all that this server, which may be stopped or unable to
+    /// write, has written up to a position.
+    pub fn wait_for_replay_of(&self, lsn: &str, timeout: Duration) -> Result<()> {
+        let mut client = self.connect()?;
+        wait_for_sql(
+            &mut client,
+            &format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn"),
+            timeout,
+        )
+    }
+
+    /// What pg_controldata says of one thing, such as `Latest checkpoint location`.
+    pub fn control_data(&self, name: &str) -> Result<String> {
+        let mut command = Installation::current()?.command("pg_controldata")?;
+        command.arg("-D").arg(self.data_dir());
+        let text = run(self.name(), Some(&self.log_path()), &mut command)?;
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(what, _)| *what == name)
+            .map(|(_, value)| value.trim().to_owned())
+            .ok_or_else(|| self.error(format!("has no \"{name}\" in its control file")))
     }
 
     /// Waits until a standby of this server has replayed all that was written here up to now.
