@@ -56,6 +56,7 @@ fn a_stopped_primary_comes_back_as_a_standby() -> Result<()> {
     let first = Server::builder("first").start()?;
     first.execute("CREATE TABLE t AS SELECT 1 AS n")?;
     let second = first.standby("second")?;
+    first.wait_for_replay_on(&second, PATIENCE)?;
     first.stop(StopMode::Fast)?;
     let end = first.control_data("Latest checkpoint location")?;
     second.wait_for_replay_of(&end, PATIENCE)?;

@@ -3,6 +3,7 @@
 //!
 //! The tests are in `tests/`, a file per question. Each runs on every engine that there is.
 
+mod kill;
 mod load;
 mod node;
 mod traces;
@@ -10,10 +11,11 @@ pub mod ways;
 
 use std::time::Duration;
 
+pub use kill::Kill;
 pub use load::{Load, Stubborn};
 pub use node::{
     READ_ONLY, READ_WRITE, assert_agrees, close, is_read_only, open, refused, serve, single,
-    state_file, ungated, writes,
+    state_file, try_write_in, ungated, writes,
 };
 pub use test_cluster::postgres::Client;
 use test_cluster::postgres::error::DbError;

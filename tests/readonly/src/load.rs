@@ -59,10 +59,7 @@ impl<'a> Load<'a> {
         wait_until("transactions of pgbench", PATIENCE, || {
             (self.done().ok()? > before + 40).then_some(())
         })
-        .map_err(|error| {
-            println!("{}", load.output());
-            error
-        })?;
+        .inspect_err(|_| println!("{}", load.output()))?;
         Ok(load)
     }
 

@@ -1,9 +1,10 @@
 //! One node under test, and its switch.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use test_cluster::postgres::Client;
-use test_cluster::{Cluster, Engine, Result, Server, describe};
+use test_cluster::{Cluster, ConnectParams, Engine, Result, Server, describe};
 
 use crate::{REFUSED, WORDS, db_error, refusal, value};
 
@@ -61,6 +62,25 @@ pub fn writes(client: &mut Client) -> bool {
             assert_eq!(db.severity(), "ERROR");
             assert!(db.message().contains(WORDS), "{}", db.message());
             false
+        }
+    }
+}
+
+/// Writes to `served` in a session of its own: true if it went through, false if it had to wait for
+/// longer than `patience`.
+///
+/// # Panics
+/// On any other error.
+pub fn try_write_in(params: &ConnectParams, patience: Duration) -> Result<bool> {
+    let mut client = params.connect()?;
+    client
+        .batch_execute(&format!("SET lock_timeout = {}", patience.as_millis()))
+        .unwrap_or_else(|error| panic!("{}", describe(&error)));
+    match client.batch_execute("INSERT INTO served VALUES (7)") {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            assert_eq!(db_error("a write", &error).code().code(), "55P03", "{}", describe(&error));
+            Ok(false)
         }
     }
 }

@@ -46,21 +46,17 @@ fn nothing_is_committed_after_the_position_returned() {
 fn default_read_only_lets_commits_through(node: &Server, load: &Load) -> Result<()> {
     let mut got_through = 0;
     for _ in 0..10 {
-        let pgbench = load.begin(&[])?;
+        let mut pgbench = load.begin(&[])?;
         node.alter_system("default_transaction_read_only", "on")?;
         wait_until("the setting to arrive", PATIENCE, || {
             (node.query_value("SHOW default_transaction_read_only").ok()? == "on").then_some(())
         })?;
         let lsn = node.wal_position()?;
         // Its sessions are refused once they begin another transaction, and end.
-        let mut pgbench = pgbench;
         pgbench.wait_for_end(SOON)?;
         let records = node.wal_since(&lsn)?;
         got_through += records.iter().filter(|record| record.is_commit()).count();
-        node.execute(
-            "SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only",
-        )
-        .or_else(|_| node.psql("ALTER SYSTEM RESET default_transaction_read_only").map(drop))?;
+        node.execute("ALTER SYSTEM RESET default_transaction_read_only")?;
         node.reload()?;
         wait_until("the setting to go", PATIENCE, || {
             (node.query_value("SHOW default_transaction_read_only").ok()? == "off").then_some(())
