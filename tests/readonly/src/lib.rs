@@ -14,8 +14,8 @@ use std::time::Duration;
 pub use kill::Kill;
 pub use load::{Load, Stubborn};
 pub use node::{
-    READ_ONLY, READ_WRITE, assert_agrees, close, is_read_only, open, refused, serve, single,
-    state_file, try_write_in, ungated, writes,
+    READ_ONLY, READ_WRITE, assert_agrees, await_closing, close, give_as, is_read_only, open,
+    refused, serve, single, state_file, try_write_in, ungated, writes,
 };
 pub use test_cluster::postgres::Client;
 use test_cluster::postgres::error::DbError;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use test_cluster::postgres::Client;
-use test_cluster::{Cluster, ConnectParams, Engine, Result, Server, describe};
+use test_cluster::{
+    Cluster, ConnectParams, Engine, PATIENCE, Result, Server, describe, wait_until,
+};
 
 use crate::{REFUSED, WORDS, db_error, refusal, value};
 
@@ -31,6 +33,14 @@ pub fn open(node: &Server) -> Result<()> {
 /// What the node says of itself.
 pub fn is_read_only(node: &Server) -> Result<bool> {
     Ok(node.query_value("SHOW citus_fence.system_is_read_only")? == "on")
+}
+
+/// Waits until a switch is under way: the node refuses writers, and waits for those it has.
+pub fn await_closing(node: &Server) -> Result<()> {
+    wait_until("the node to be closing", PATIENCE, || {
+        let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+        (state == "closing").then_some(())
+    })
 }
 
 /// How many transactions have committed with an xid and without having passed the gate.
@@ -101,4 +111,11 @@ pub fn assert_agrees(node: &Server) -> Result<bool> {
     let went_through = writes(&mut node.connect()?);
     assert_ne!(closed, went_through, "{}: says {closed}, writes {went_through}", node.name());
     Ok(closed)
+}
+
+/// Gives a file to whoever owns the node's data directory.
+pub fn give_as(path: &std::path::Path, node: &Server) {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let owner = std::fs::metadata(node.data_dir()).expect("a data directory");
+    chown(path, Some(owner.uid()), Some(owner.gid())).expect("a change of owner");
 }

@@ -2,8 +2,8 @@
 //! cannot be read is taken for closed.
 
 use readonly_tests::{
-    Engine, PATIENCE, Server, StopMode, assert_agrees, assert_untouched, close, is_read_only,
-    on_each_engine, open, serve, single, state_file, wait_until,
+    Engine, PATIENCE, Server, StopMode, assert_agrees, assert_untouched, close, give_as,
+    is_read_only, on_each_engine, open, serve, single, state_file, wait_until,
 };
 use test_cluster::{Cluster, WalMethod};
 
@@ -145,11 +145,4 @@ fn another_nodes_file_is_void() {
         assert!(!assert_agrees(node)?);
         open(other)
     });
-}
-
-/// Gives a file to whoever owns the node's data directory.
-fn give_as(path: &std::path::Path, node: &Server) {
-    use std::os::unix::fs::{MetadataExt, chown};
-    let owner = std::fs::metadata(node.data_dir()).expect("a data directory");
-    chown(path, Some(owner.uid()), Some(owner.gid())).expect("a change of owner");
 }

@@ -5,9 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use readonly_tests::{
     Engine, Kill, PATIENCE, READ_ONLY, READ_WRITE, Server, StopMode, assert_agrees,
-    assert_untouched, close, is_read_only, on_each_engine, open, serve, single, wait_until, writes,
+    assert_untouched, await_closing, close, is_read_only, on_each_engine, open, serve, single,
+    state_file, wait_until, writes,
 };
 
 /// After the call has returned its state is kept, whatever happens.
@@ -54,7 +58,7 @@ fn struck_while_it_waits_for_writers() {
             let caller = std::thread::spawn(move || {
                 params.connect().expect("a connection").simple_query(CALL).is_err()
             });
-            wait_until("the flag", PATIENCE, || is_read_only(node).ok()?.then_some(()))?;
+            await_closing(node)?;
             kill.strike(node, CALL)?;
             assert!(caller.join().expect("a thread"), "{kill:?}: the call succeeded");
             // The call had not come to the point of writing anything down.
@@ -175,6 +179,38 @@ fn the_crash_of_any_backend_changes_nothing() {
     });
 }
 
+/// Struck after the last writer has gone and before the state is on disk: the file that is to be renamed
+/// is a pipe that nobody reads, so the call gets no further.
+#[test]
+fn struck_while_it_writes_the_state_down() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let draft = state_file(node).with_extension("read_only.tmp");
+        for kill in Kill::ALL {
+            mkfifo(&draft, Mode::from_bits_truncate(0o666)).expect("a pipe");
+            readonly_tests::give_as(&draft, node);
+            let params = node.connect_params();
+            let caller = std::thread::spawn(move || {
+                params.connect().expect("a connection").simple_query(READ_ONLY).is_err()
+            });
+            await_closing(node)?;
+            // No writer is left, and none gets in.
+            assert!(!writes(&mut node.connect()?));
+            assert!(!caller.is_finished());
+            kill.strike(node, READ_ONLY)?;
+            assert!(caller.join().expect("a thread"), "{kill:?}: the call succeeded");
+            std::fs::remove_file(&draft).expect("the pipe goes");
+            assert!(!assert_agrees(node)?, "{kill:?} left it closed");
+            close(node)?;
+            assert!(assert_agrees(node)?);
+            open(node)?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_state_that_cannot_be_written_down_is_not_taken_up() {
     on_each_engine(|engine: Engine| {
@@ -182,7 +218,7 @@ fn a_state_that_cannot_be_written_down_is_not_taken_up() {
         let node = cluster.coordinator();
         serve(node)?;
         // A folder is in the file's place.
-        let path = readonly_tests::state_file(node);
+        let path = state_file(node);
         std::fs::create_dir_all(path.join("occupied")).expect("a folder");
         let error = close(node).expect_err("the state was written to a folder");
         assert_eq!(error.sqlstate(), Some("58030"), "{error}");

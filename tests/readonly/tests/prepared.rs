@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use readonly_tests::{
-    Client, Engine, PATIENCE, READ_ONLY, REFUSED, Result, Server, StopMode, assert_agrees,
-    assert_untouched, close, is_read_only, on_each_engine, open, refusal, refused, serve, single,
-    traces_of_writers, wait_until, writes,
+    Client, Engine, PATIENCE, READ_ONLY, Result, Server, StopMode, assert_agrees, assert_untouched,
+    close, is_read_only, on_each_engine, open, refusal, refused, serve, single, traces_of_writers,
+    wait_until, writes,
 };
 use test_cluster::Cluster;
 
@@ -16,17 +16,44 @@ fn prepare(node: &Server, gid: &str) -> Result<()> {
     node.execute(&format!("BEGIN; INSERT INTO served VALUES (100); PREPARE TRANSACTION '{gid}'"))
 }
 
-/// The call fails within its bound and names the transaction; the node is open afterwards.
-fn fails_and_names(node: &Server, client: &mut Client, gid: &str) -> Result<()> {
+/// The call succeeds, soon, and nobody can end what is prepared until the node is open again.
+fn closes_over(node: &Server, gid: &str) -> Result<()> {
     let begun = Instant::now();
-    let error = refusal(client, READ_ONLY);
+    let lsn = close(node)?;
     let took = begun.elapsed();
     assert!(took < BOUND, "it took {took:?}");
+    assert!(assert_agrees(node)?);
+    let mut client = node.connect()?;
+    for end in ["COMMIT", "ROLLBACK"] {
+        refused(&mut client, &format!("{end} PREPARED '{gid}'"));
+    }
+    // Also after a crash, and after a clean restart.
+    node.stop(StopMode::Immediate)?;
+    node.start()?;
+    node.restart()?;
+    assert!(assert_agrees(node)?);
+    let mut client = node.connect()?;
+    for end in ["COMMIT", "ROLLBACK"] {
+        refused(&mut client, &format!("{end} PREPARED '{gid}'"));
+    }
+    let gids = node.query_value("SELECT string_agg(gid, ',') FROM pg_prepared_xacts")?;
+    assert_eq!(gids, gid);
+    let traces = traces_of_writers(node, &lsn)?;
+    assert!(traces.is_empty(), "{traces:?}");
+    open(node)
+}
+
+/// Whoever closes a gate for writers to wait cannot do so before it has ended; the error names it.
+fn holds_the_gate(node: &Server, gid: &str) -> Result<()> {
+    let mut client = node.connect()?;
+    client.batch_execute("SET lock_timeout = '300ms'; BEGIN").expect("a setting");
+    let error = refusal(&mut client, "SELECT citus_fence.lock_gate('client')");
+    assert_eq!(error.code().code(), "55P03", "{error:?}");
     let text = format!("{} {}", error.message(), error.detail().unwrap_or_default());
     assert!(text.contains(gid), "{text} does not name {gid}");
     assert!(error.hint().is_some(), "no hint");
-    assert_ne!(error.code().code(), REFUSED, "the caller is told that the node is read-only");
-    assert!(!assert_agrees(node)?);
+    client.batch_execute("ROLLBACK").expect("a rollback");
+    assert!(writes(&mut client), "the gate stayed closed");
     Ok(())
 }
 
@@ -36,24 +63,21 @@ fn one_that_was_there_before() {
         let cluster = single(engine)?;
         let node = cluster.coordinator();
         serve(node)?;
-        let mut client = node.connect()?;
         for (number, end) in ["COMMIT", "ROLLBACK"].into_iter().enumerate() {
             let gid = format!("in the way {number}");
             prepare(node, &gid)?;
-            fails_and_names(node, &mut client, &gid)?;
-            // It still keeps the gate after restarts of all kinds.
-            node.restart()?;
-            client = node.connect()?;
-            fails_and_names(node, &mut client, &gid)?;
-            node.stop(StopMode::Immediate)?;
-            node.start()?;
-            client = node.connect()?;
-            fails_and_names(node, &mut client, &gid)?;
+            holds_the_gate(node, &gid)?;
+            closes_over(node, &gid)?;
+            // It still keeps the gate, after all those restarts.
+            holds_the_gate(node, &gid)?;
             node.execute(&format!("{end} PREPARED '{gid}'"))?;
+            let rows = node.query_value("SELECT count(*) FROM served WHERE n = 100")?;
+            assert_eq!(rows, "1", "{end}");
             // The control: it was this one.
-            let lsn = close(node)?;
-            assert!(traces_of_writers(node, &lsn)?.is_empty());
-            open(node)?;
+            let mut client = node.connect()?;
+            client
+                .batch_execute("BEGIN; SELECT citus_fence.lock_gate('client'); COMMIT")
+                .expect("a gate that nobody holds");
         }
         assert_untouched(node)
     });
@@ -70,14 +94,15 @@ fn one_whose_session_is_gone_and_whose_place_is_taken() {
         // Sessions that take the free place, one of them a writer.
         let mut others: Vec<Client> = (0..5).map(|_| node.connect()).collect::<Result<_>>()?;
         others[0].batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
-        let mut client = node.connect()?;
-        fails_and_names(node, &mut client, "gone")?;
+        holds_the_gate(node, "gone")?;
+        let lsn = close(node)?;
+        assert!(traces_of_writers(node, &lsn)?.is_empty());
+        assert!(others[0].simple_query("SELECT 1").is_err(), "the writer lives");
         for other in &mut others[1..] {
             assert_eq!(readonly_tests::value(other, "SELECT 1"), "1");
         }
-        node.execute("ROLLBACK PREPARED 'gone'")?;
-        close(node)?;
         open(node)?;
+        node.execute("ROLLBACK PREPARED 'gone'")?;
         assert_untouched(node)
     });
 }

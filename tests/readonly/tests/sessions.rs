@@ -1,6 +1,7 @@
 //! What becomes of the sessions that are there when a node is closed: writers are told why they are
 //! ended, or waited for; everybody else goes on.
 
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use readonly_tests::{
@@ -8,6 +9,7 @@ use readonly_tests::{
     db_error, is_read_only, on_each_engine, open, refusal, refused, serve, single, value,
     wait_until, writes,
 };
+use test_cluster::postgres::NoTls;
 
 /// Waits instead of terminating.
 const PATIENT: &str = "SELECT alter_system_read_only(false)";
@@ -208,13 +210,16 @@ fn a_cancelled_call_takes_the_flag_back() {
             let mut writer = node.connect()?;
             writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
             let caller = call_in_background(node, PATIENT);
-            wait_until("the flag", PATIENCE, || is_read_only(node).ok()?.then_some(()))?;
+            await_closing(node)?;
             node.execute(&format!(
                 "SELECT {end}(pid) FROM pg_stat_activity
                   WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
             ))?;
             assert!(caller.join().expect("a thread").is_err());
-            wait_until("the flag to go", SOON, || (!is_read_only(node).ok()?).then_some(()))?;
+            wait_until("the flag to go", SOON, || {
+                let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+                (state == "read-write").then_some(())
+            })?;
             assert!(writes(&mut node.connect()?));
             writer.batch_execute("COMMIT").expect("the writer goes on");
         }
