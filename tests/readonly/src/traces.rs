@@ -22,16 +22,24 @@ fn is_upkeep(record: &WalRecord) -> bool {
     }
 }
 
+/// What a transaction writes that has no effect unless it commits, and a commit is looked for by itself.
+fn is_doomed(record: &WalRecord) -> bool {
+    let kind = record.kind();
+    record.xid != 0
+        && match record.manager.as_str() {
+            "Heap" | "Heap2" | "Btree" | "Hash" | "Gin" | "Gist" | "SPGist" | "BRIN" => true,
+            "Standby" => kind == "LOCK",
+            "Transaction" => ["INVALIDATION", "ASSIGNMENT"].contains(&kind),
+            _ => false,
+        }
+}
+
 /// Everything after a position that a transaction of a client wrote and that matters: commits,
 /// prepared transactions, sequences, messages, and whatever else needs no commit to have an effect.
 /// Rows of a transaction that did not commit are nothing.
 pub fn traces_of_writers(node: &Server, from: &str) -> Result<Vec<WalRecord>> {
     let mut records = node.wal_since(from)?;
-    let transactional = ["Heap", "Heap2", "Btree", "Hash", "Gin", "Gist", "SPGist", "BRIN"];
-    records.retain(|record| {
-        let is_doomed = record.xid != 0 && transactional.contains(&record.manager.as_str());
-        !is_upkeep(record) && !is_doomed
-    });
+    records.retain(|record| !is_upkeep(record) && !is_doomed(record));
     Ok(records)
 }
 

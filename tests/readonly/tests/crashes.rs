@@ -1,10 +1,14 @@
 //! Crashes at every step of the switch, both ways: afterwards the node is in one of its two states, in
 //! all that it says and does, and in the one that the caller was told, if he was told.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -199,7 +203,18 @@ fn struck_while_it_writes_the_state_down() {
             // No writer is left, and none gets in.
             assert!(!writes(&mut node.connect()?));
             assert!(!caller.is_finished());
-            kill.strike(node, READ_ONLY)?;
+            if kill == Kill::Postmaster {
+                node.kill_postmaster(Signal::SIGKILL)?;
+                // A process that waits for a pipe does not see that its postmaster has gone.
+                let reader = OpenOptions::new()
+                    .read(true)
+                    .custom_flags(OFlag::O_NONBLOCK.bits())
+                    .open(&draft);
+                drop(reader.expect("the pipe's other end"));
+                node.start()?;
+            } else {
+                kill.strike(node, READ_ONLY)?;
+            }
             assert!(caller.join().expect("a thread"), "{kill:?}: the call succeeded");
             std::fs::remove_file(&draft).expect("the pipe goes");
             assert!(!assert_agrees(node)?, "{kill:?} left it closed");

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use readonly_tests::{
-    Client, Engine, PATIENCE, READ_ONLY, REFUSED, SOON, Server, WORDS, assert_untouched, close,
-    db_error, is_read_only, on_each_engine, open, refusal, refused, serve, single, value,
-    wait_until, writes,
+    Client, Engine, PATIENCE, READ_ONLY, REFUSED, SOON, Server, WORDS, assert_untouched,
+    await_closing, close, db_error, is_read_only, on_each_engine, open, refusal, refused, serve,
+    single, value, wait_until, writes,
 };
 use test_cluster::postgres::NoTls;
 

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use readonly_tests::ways::{self, Expected, FIXTURES, Way};
 use readonly_tests::{
-    Client, Cluster, Engine, REFUSED, Result, Server, WORDS, assert_untouched, close, is_read_only,
-    on_each_engine, open, single, traces_of_writers, ungated, value,
+    Client, Cluster, Engine, PATIENCE, REFUSED, Result, Server, WORDS, assert_untouched, close,
+    is_read_only, on_each_engine, open, single, traces_of_writers, ungated, value, wait_until,
 };
 use test_cluster::describe;
 
@@ -27,7 +27,9 @@ fn each_way_to_write_is_refused_allowed_or_known() {
         let mut wrong = Vec::new();
         for way in &ways {
             if let Err(problem) = runner.check(way) {
+                let problem = problem.split("\n  end of its log").next().unwrap_or_default();
                 wrong.push(format!("{}: {problem}", way.name));
+                wait_until("the node to answer", PATIENCE, || node.connect().ok())?;
                 // Whatever it left, the next one is to be looked at on its own.
                 if is_read_only(node)? {
                     open(node)?;
