@@ -1,6 +1,7 @@
 //! What a server has written to its WAL, read with the real pg_waldump.
 
 use crate::binaries::{Installation, run};
+use crate::control_file;
 use crate::error::{Error, Result};
 use crate::server::Server;
 
@@ -44,6 +45,14 @@ impl WalRecord {
     }
 }
 
+/// The name of the file that holds the byte so many before a position.
+fn wal_file(timeline: u32, lsn: &str, before: u64) -> Option<String> {
+    let (high, low) = lsn.split_once('/')?;
+    let high = u64::from_str_radix(high, 16).ok()?;
+    let low = u64::from_str_radix(low, 16).ok()?;
+    Some(control_file::wal_file_name(timeline, ((high << 32) | low).checked_sub(before)?))
+}
+
 impl Server {
     /// Where the next record will be inserted.
     pub fn wal_position(&self) -> Result<String> {
@@ -63,15 +72,18 @@ impl Server {
         };
         let timeline = u32::from_str_radix(&timeline, 16)
             .map_err(|_| self.error(format!("has the timeline {timeline}")))?;
+        // The end is the first byte that is not to be read.
+        let (Some(first), Some(last)) = (wal_file(timeline, from, 0), wal_file(timeline, &to, 1))
+        else {
+            return Err(self.error(format!("is asked for WAL from {from:?} to {to:?}")));
+        };
         let mut command = Installation::current()?.command("pg_waldump")?;
-        command.arg("-p").arg(self.data_dir().join("pg_wal")).args([
-            "-t",
-            &timeline.to_string(),
-            "-s",
-            from,
-            "-e",
-            &to,
-        ]);
+        command
+            .arg("-p")
+            .arg(self.data_dir().join("pg_wal"))
+            .args(["-s", from, "-e", &to])
+            // Named, as it would look for the files' size in any of them, also in one yet to be filled.
+            .args([first, last]);
         let text = run(self.name(), Some(&self.log_path()), &mut command)?;
         let records: Vec<WalRecord> = text.lines().filter_map(WalRecord::parse).collect();
         if records.iter().any(|record| record.kind() == "CHECKPOINT_ONLINE") {
@@ -89,6 +101,14 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_the_file_of_a_position() {
+        let name = wal_file(1, "2/4FD4E90", 0);
+        assert_eq!(name.as_deref(), Some("000000010000000200000004"));
+        assert_eq!(wal_file(1, "2/5000000", 1), name);
+        assert_eq!(wal_file(1, "nowhere", 0), None);
+    }
 
     #[test]
     fn reads_a_line() {

@@ -9,7 +9,8 @@ use crate::ungated;
 fn is_upkeep(record: &WalRecord) -> bool {
     let kind = record.kind();
     match record.manager.as_str() {
-        "XLOG" => true,
+        // Not whole pages for their own sake, which clients' functions write.
+        "XLOG" => kind != "FPI",
         "Standby" => kind == "RUNNING_XACTS",
         "Heap2" => record.xid == 0 && ["PRUNE", "VISIBLE"].contains(&kind),
         // The end of a writer that was refused late or terminated.

@@ -7,8 +7,11 @@ use readonly_tests::{
 };
 use test_cluster::Cluster;
 
-/// What an autovacuum worker says at its start, at the level that the tests switch on.
-const LAUNCHED: &str = "autovacuum: processing database";
+/// What a process says when it connects to its database, at the level that the tests switch on, and
+/// what kind of process says so, by the prefix that the tests set.
+const LAUNCHED: [&str; 2] = [" autovacuum worker ", "InitPostgres"];
+const LOUD: [(&str, &str); 2] =
+    [("log_min_messages", "debug3"), ("log_line_prefix", "%m [%p] %b %e %q%u@%d/%a ")];
 /// Launches to wait for; with a naptime of one second they take some seconds.
 const LAUNCHES: usize = 8;
 /// Lines that a few launches may cost, however many there are.
@@ -35,7 +38,9 @@ fn since(node: &Server, length: usize) -> String {
 
 fn await_launches(node: &Server, from: usize, count: usize) -> Result<()> {
     wait_until("launches of autovacuum workers", PATIENCE, || {
-        (since(node, from).matches(LAUNCHED).count() >= count).then_some(())
+        let log = since(node, from);
+        let is_launch = |line: &&str| LAUNCHED.iter().all(|word| line.contains(word));
+        (log.lines().filter(is_launch).count() >= count).then_some(())
     })
 }
 
@@ -67,7 +72,8 @@ fn autovacuum_stands_still_and_goes_on() {
         let cluster = Cluster::builder(engine)
             .workers(1)
             .node_setting(0, "autovacuum_naptime", "1s")
-            .node_setting(0, "log_min_messages", "debug1")
+            .node_setting(0, LOUD[0].0, LOUD[0].1)
+            .node_setting(0, LOUD[1].0, LOUD[1].1)
             .build()?;
         let node = cluster.coordinator();
         // The control: autovacuum works, and would write.
@@ -135,7 +141,8 @@ fn apply_workers_stand_still_and_lose_nothing() {
         let cluster = Cluster::builder(engine)
             .workers(1)
             .node_setting(0, "autovacuum_naptime", "1s")
-            .node_setting(0, "log_min_messages", "debug1")
+            .node_setting(0, LOUD[0].0, LOUD[0].1)
+            .node_setting(0, LOUD[1].0, LOUD[1].1)
             .node_setting(0, "wal_retrieve_retry_interval", "500ms")
             .build()?;
         let node = cluster.coordinator();

@@ -178,15 +178,24 @@ fn without_termination_writers_are_waited_for_and_named() {
         let mut writer = node.connect()?;
         writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
         let writer_pid = pid(&mut writer);
-        let caller = call_in_background(node, PATIENT);
+        // What the caller is told while he waits.
+        let notices = Arc::new(Mutex::new(String::new()));
+        let heard = notices.clone();
+        let mut config = node.connect_params().config();
+        config.notice_callback(move |notice| {
+            let detail = notice.detail().unwrap_or_default();
+            let mut heard = heard.lock().expect("no panic");
+            heard.push_str(&format!("{} {detail}\n", notice.message()));
+        });
+        let caller = std::thread::spawn(move || {
+            let mut client = config.connect(NoTls).expect("a connection");
+            client.query_one(&format!("{PATIENT}::text"), &[]).map(|row| row.get::<_, String>(0))
+        });
         // New writers are refused from the first moment, and whoever holds on is named.
-        wait_until("the flag", PATIENCE, || is_read_only(node).ok()?.then_some(()))?;
+        await_closing(node)?;
         refused(&mut node.connect()?, "INSERT INTO served VALUES (2)");
         wait_until("the writer to be named", PATIENCE, || {
-            let log = node.log();
-            log.lines()
-                .any(|line| line.contains(&writer_pid) && line.contains("wait"))
-                .then_some(())
+            notices.lock().expect("no panic").contains(&writer_pid).then_some(())
         })?;
         assert!(!caller.is_finished());
         // It may go on writing, and commit.

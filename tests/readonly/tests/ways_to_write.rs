@@ -1,7 +1,7 @@
 //! Every way to write that we know of: on the open node each works, on the closed one it is refused,
 //! allowed, or on the list of what an extension cannot stop; and nothing else comes of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use readonly_tests::ways::{self, Expected, FIXTURES, Way};
 use readonly_tests::{
@@ -115,22 +115,13 @@ impl<'a> Runner<'a> {
         let lsn = close(self.node).map_err(text)?;
         let outcome = self.in_session(&mut client, way.run);
         match (way.expected, &outcome) {
-            (Expected::Refused, Ok(())) => return Err("goes through".into()),
-            (Expected::Refused, Err(error)) => {
-                let Some(db) = error.as_db_error() else {
-                    return Err(format!("loses its session: {}", describe(error)));
-                };
-                if db.code().code() != REFUSED || !db.message().contains(WORDS) {
-                    return Err(format!("is refused otherwise: {}", describe(error)));
-                }
-                if db.severity() != "ERROR" {
-                    return Err(format!("ends its session: {}", describe(error)));
-                }
+            (Expected::Refused | Expected::Late(_), Err(error)) => {
+                is_refusal(error, REFUSED, WORDS)?
             }
-            (Expected::Allowed | Expected::Honest, Ok(())) => {}
-            (Expected::Allowed | Expected::Honest, Err(error)) => {
-                return Err(format!("does not go through: {}", describe(error)));
-            }
+            (Expected::RefusedAs(sqlstate), Err(error)) => is_refusal(error, sqlstate, "")?,
+            (Expected::Allowed | Expected::Honest(_), Ok(())) => {}
+            (_, Ok(())) => return Err("goes through".into()),
+            (_, Err(error)) => return Err(format!("does not go through: {}", describe(error))),
         }
         let _ = client.batch_execute("ROLLBACK");
         if value(&mut client, "SELECT 1") != "1" {
@@ -138,7 +129,15 @@ impl<'a> Runner<'a> {
         }
         drop(client);
         let traces = traces_of_writers(self.node, &lsn).map_err(text)?;
-        if traces.is_empty() { Ok(()) } else { Err(format!("leaves {traces:?}")) }
+        let left: BTreeSet<String> =
+            traces.iter().map(|record| format!("{} {}", record.manager, record.kind())).collect();
+        let expected: BTreeSet<String> = match way.expected {
+            Expected::Honest(records) | Expected::Late(records) => {
+                records.iter().map(|record| (*record).to_owned()).collect()
+            }
+            Expected::Refused | Expected::RefusedAs(_) | Expected::Allowed => BTreeSet::new(),
+        };
+        if left == expected { Ok(()) } else { Err(format!("leaves {left:?}: {traces:?}")) }
     }
 
     /// In a session of their own.
@@ -163,4 +162,22 @@ impl<'a> Runner<'a> {
             .iter()
             .fold(statement.to_owned(), |text, (name, value)| text.replace(name, value))
     }
+}
+
+/// Whether an error is the refusal that it is to be, and its session lives on.
+fn is_refusal(
+    error: &test_cluster::postgres::Error,
+    sqlstate: &str,
+    words: &str,
+) -> std::result::Result<(), String> {
+    let Some(db) = error.as_db_error() else {
+        return Err(format!("loses its session: {}", describe(error)));
+    };
+    if db.severity() != "ERROR" {
+        return Err(format!("ends its session: {}", describe(error)));
+    }
+    if db.code().code() != sqlstate || !db.message().contains(words) {
+        return Err(format!("is refused otherwise: {}", describe(error)));
+    }
+    Ok(())
 }

@@ -3,20 +3,23 @@
 
 use test_cluster::Engine;
 
-use super::{Way, allowed, honest, refused};
+use super::{Expected, Way, allowed, honest, refused};
 
 pub(super) fn ways(engine: Engine) -> Vec<Way> {
     match engine {
         Engine::Embedded => vec![
             refused("write to a remote shard", &[
                 "SELECT pg_dist_execute('spread'::regclass, '1', 'UPDATE %s SET n = n + 1')",
-            ]),
+            ])
+            // The worker refuses it: it is told that the transaction is a read-only one.
+            .expected(Expected::RefusedAs("25006")),
             refused("write to two shards", &[
                 "BEGIN",
                 "SELECT pg_dist_execute('spread'::regclass, '1', 'UPDATE %s SET n = n + 1')",
                 "SELECT pg_dist_execute('spread'::regclass, '2', 'UPDATE %s SET n = n + 1')",
                 "COMMIT",
-            ]),
+            ])
+            .expected(Expected::RefusedAs("25006")),
         ],
         Engine::Citus => vec![
             allowed("read of a distributed table", &["SELECT count(*) FROM spread"]),

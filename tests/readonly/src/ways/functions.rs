@@ -1,6 +1,6 @@
 //! Code that writes: functions, procedures, DO, other connections, messages, large objects.
 
-use super::{Way, allowed, honest, refused};
+use super::{Expected, Way, allowed, honest, refused};
 
 pub(super) fn ways() -> Vec<Way> {
     let mut ways = code();
@@ -60,6 +60,7 @@ fn code() -> Vec<Way> {
             ])
             .undo(&["DROP FUNCTION as_owner()"]),
         refused("function with SET transaction_read_only", &["SELECT as_writer()"])
+            .expected(Expected::RefusedAs("25001"))
             .setup(&[
                 "CREATE FUNCTION as_writer() RETURNS void LANGUAGE sql SET transaction_read_only = off
                  AS 'INSERT INTO t (n) VALUES (1)'",

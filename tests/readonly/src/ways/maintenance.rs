@@ -1,6 +1,6 @@
 //! Maintenance: VACUUM and its relatives, checkpoints, backups, files.
 
-use super::{Way, allowed, honest, refused};
+use super::{Expected, Way, allowed, honest, refused};
 
 pub(super) fn ways() -> Vec<Way> {
     vec![
@@ -85,9 +85,11 @@ pub(super) fn ways() -> Vec<Way> {
         ])
         .undo(&["DROP EXTENSION pg_prewarm, amcheck, pgstattuple"]),
         refused("pg_truncate_visibility_map", &["SELECT pg_truncate_visibility_map('t')"])
+            .expected(Expected::Late(&["Storage TRUNCATE"]))
             .setup(&["CREATE EXTENSION pg_visibility", "VACUUM t"])
             .undo(&["DROP EXTENSION pg_visibility"]),
-        refused("heap_force_freeze", &["SELECT heap_force_freeze('t', ARRAY['(0,1)']::tid[])"])
+        honest("heap_force_freeze", &["SELECT heap_force_freeze('t', ARRAY['(0,1)']::tid[])"])
+            .expected(Expected::Honest(&["XLOG FPI"]))
             .setup(&["CREATE EXTENSION pg_surgery"])
             .undo(&["DROP EXTENSION pg_surgery"]),
         refused("pg_import_system_collations", &["SELECT pg_import_system_collations('visited')"])

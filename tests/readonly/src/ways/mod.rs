@@ -16,11 +16,16 @@ use test_cluster::Engine;
 pub enum Expected {
     /// Refused with 25006; nothing of it in the WAL, and the session lives on.
     Refused,
-    /// It does what it is asked, which writes nothing.
+    /// Refused too, in the words of whoever noticed first, and with this SQLSTATE.
+    RefusedAs(&'static str),
+    /// It does what it is asked, which writes nothing that a transaction writes.
     Allowed,
     /// It does what it is asked, and that has an effect which an extension cannot, or is not to,
-    /// stop; no transaction is committed all the same.
-    Honest,
+    /// stop; no transaction is committed all the same. These are the records that it leaves beside
+    /// the server's own.
+    Honest(&'static [&'static str]),
+    /// Refused with 25006, but only after it has written something that stays: these records.
+    Late(&'static [&'static str]),
 }
 
 /// One way to write, or not to write.
@@ -43,6 +48,11 @@ pub struct Way {
 impl Way {
     fn new(expected: Expected, name: &'static str, run: &'static [&'static str]) -> Self {
         Self { name, expected, setup: &[], before: &[], run, undo: &[] }
+    }
+
+    fn expected(mut self, expected: Expected) -> Self {
+        self.expected = expected;
+        self
     }
 
     fn setup(mut self, setup: &'static [&'static str]) -> Self {
@@ -70,7 +80,7 @@ fn allowed(name: &'static str, run: &'static [&'static str]) -> Way {
 }
 
 fn honest(name: &'static str, run: &'static [&'static str]) -> Way {
-    Way::new(Expected::Honest, name, run)
+    Way::new(Expected::Honest(&[]), name, run)
 }
 
 /// What all of them may use. `{conninfo}` is replaced by how to reach the node, `{folder}` by a folder
