@@ -3,7 +3,7 @@
 
 use readonly_tests::{
     Engine, PATIENCE, Result, Server, assert_agrees, assert_untouched, close, on_each_engine, open,
-    traces_of_writers, wait_until,
+    serve, traces_of_writers, wait_until,
 };
 use test_cluster::Cluster;
 
@@ -76,6 +76,7 @@ fn autovacuum_stands_still_and_goes_on() {
             .node_setting(0, LOUD[1].0, LOUD[1].1)
             .build()?;
         let node = cluster.coordinator();
+        serve(node)?;
         // The control: autovacuum works, and would write.
         let begin = node.log().len();
         make_work(node, "first")?;
