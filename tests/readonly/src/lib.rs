@@ -25,7 +25,9 @@ pub use traces::{assert_untouched, traces_of_writers};
 /// SQLSTATE of whatever a read-only node refuses.
 pub const REFUSED: &str = "25006";
 /// The words of every refusal.
-pub const WORDS: &str = "read only";
+pub const WORDS: &str = ": system is read only";
+/// What a session in the way hears last.
+pub const LAST_WORDS: &str = "system is now read only";
 /// How long what should be quick may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 

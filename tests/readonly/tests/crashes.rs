@@ -36,6 +36,10 @@ fn what_the_caller_was_told_survives() {
         // Ordinary stops and starts as well.
         close(node)?;
         for mode in [StopMode::Smart, StopMode::Fast] {
+            if engine == Engine::Citus && mode == StopMode::Smart {
+                // It would wait for what other nodes' daemons keep connected.
+                continue;
+            }
             node.stop(mode)?;
             node.start()?;
             assert!(assert_agrees(node)?, "{mode:?} opened it");

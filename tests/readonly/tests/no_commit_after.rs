@@ -3,7 +3,8 @@
 
 use readonly_tests::{
     Cluster, Engine, Load, PATIENCE, READ_ONLY, Result, SOON, Server, Stubborn, assert_agrees,
-    assert_untouched, close, on_each_engine, open, serve, single, traces_of_writers, wait_until,
+    assert_untouched, close, on_each_engine, open, serve, single, traces_of_writers, value,
+    wait_until,
 };
 
 const ROUNDS: usize = 50;
@@ -42,28 +43,49 @@ fn nothing_is_committed_after_the_position_returned() {
     });
 }
 
-/// The control: what PostgreSQL itself has for this only concerns transactions that begin later.
+/// The control: what PostgreSQL itself has for this is told to sessions when they next listen, and only
+/// concerns transactions that begin later.
 fn default_read_only_lets_commits_through(node: &Server, load: &Load) -> Result<()> {
+    let commits_after = |lsn: &str| -> Result<usize> {
+        Ok(node.wal_since(lsn)?.iter().filter(|record| record.is_commit()).count())
+    };
     let mut got_through = 0;
     for _ in 0..10 {
         let mut pgbench = load.begin(&[])?;
-        node.alter_system("default_transaction_read_only", "on")?;
-        wait_until("the setting to arrive", PATIENCE, || {
-            (node.query_value("SHOW default_transaction_read_only").ok()? == "on").then_some(())
-        })?;
-        let lsn = node.wal_position()?;
+        let mut client = node.connect()?;
+        client
+            .batch_execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            .expect("a setting");
+        client.batch_execute("SELECT pg_reload_conf()").expect("a reload");
+        let lsn = value(&mut client, "SELECT pg_current_wal_insert_lsn()");
         // Its sessions are refused once they begin another transaction, and end.
         pgbench.wait_for_end(SOON)?;
-        let records = node.wal_since(&lsn)?;
-        got_through += records.iter().filter(|record| record.is_commit()).count();
-        node.execute("ALTER SYSTEM RESET default_transaction_read_only")?;
-        node.reload()?;
-        wait_until("the setting to go", PATIENCE, || {
-            (node.query_value("SHOW default_transaction_read_only").ok()? == "off").then_some(())
-        })?;
+        got_through += commits_after(&lsn)?;
+        reset(node)?;
     }
-    assert!(got_through > 0, "the test would not notice a commit");
-    Ok(())
+    assert!(got_through > 0, "the test would not notice a commit of pgbench");
+
+    // Also when the setting has arrived everywhere.
+    let mut writer = node.connect()?;
+    writer.batch_execute("BEGIN; UPDATE loaded SET n = 0 WHERE id = 1").expect("a write");
+    node.alter_system("default_transaction_read_only", "on")?;
+    arrived(node, "on")?;
+    let lsn = node.wal_position()?;
+    writer.batch_execute("COMMIT").expect("a commit");
+    assert_eq!(commits_after(&lsn)?, 1);
+    reset(node)
+}
+
+fn reset(node: &Server) -> Result<()> {
+    node.execute("ALTER SYSTEM RESET default_transaction_read_only")?;
+    node.reload()?;
+    arrived(node, "off")
+}
+
+fn arrived(node: &Server, setting: &str) -> Result<()> {
+    wait_until("the setting to arrive", PATIENCE, || {
+        (node.query_value("SHOW default_transaction_read_only").ok()? == setting).then_some(())
+    })
 }
 
 /// The same while every transaction is a two-phase commit over the worker too.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use readonly_tests::{
-    Client, Engine, PATIENCE, READ_ONLY, REFUSED, SOON, Server, WORDS, assert_untouched,
+    Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, Server, assert_untouched,
     await_closing, close, db_error, is_read_only, on_each_engine, open, refusal, refused, serve,
     single, value, wait_until, writes,
 };
@@ -24,7 +24,7 @@ fn last_words(client: &mut Client) {
     let db = db_error("the terminated session", &error);
     assert_eq!(db.code().code(), REFUSED, "{db:?}");
     assert_eq!(db.severity(), "FATAL");
-    assert!(db.message().contains(WORDS), "{}", db.message());
+    assert!(db.message().contains(LAST_WORDS), "{}", db.message());
     assert!(client.is_closed() || client.simple_query("SELECT 1").is_err());
 }
 
@@ -69,7 +69,7 @@ fn writers_in_the_way_are_told_why_they_are_ended() {
         }
         let db = db_error("the slow statement", &busy.join().expect("a thread"));
         assert_eq!((db.code().code(), db.severity()), (REFUSED, "FATAL"), "{db:?}");
-        assert!(db.message().contains(WORDS), "{}", db.message());
+        assert!(db.message().contains(LAST_WORDS), "{}", db.message());
         assert!(is_read_only(node)?);
         open(node)?;
         assert_eq!(node.query_value("SELECT count(*) FROM served")?, "1");
