@@ -117,13 +117,21 @@ impl Server {
     /// starts it.
     pub fn follow(&self, primary: &Server) -> Result<()> {
         let conninfo = primary.tcp_params().application_name(self.name()).conninfo();
-        let path = self.data_dir().join("postgresql.auto.conf");
-        let mut contents = fs::read_to_string(&path).at("cannot read", &path)?;
-        contents.push_str(&line("primary_conninfo", &conninfo));
-        contents.push_str("\nprimary_slot_name = ''\n");
-        write_for_server(&path, &contents)?;
+        self.set_while_stopped("primary_conninfo", &conninfo)?;
+        self.set_while_stopped("primary_slot_name", "")?;
         write_for_server(&self.data_dir().join("standby.signal"), "")?;
         self.start()
+    }
+
+    /// Sets a configuration parameter of a server that does not run, over all that is set elsewhere.
+    pub fn set_while_stopped(&self, name: &str, value: &str) -> Result<()> {
+        let path = self.data_dir().join("postgresql.auto.conf");
+        let contents = fs::read_to_string(&path).at("cannot read", &path)?;
+        let former = contents.lines().filter(|other| !other.starts_with(&format!("{name} =")));
+        let mut text = former.fold(String::new(), |text, line| text + line + "\n");
+        text.push_str(&line(name, value));
+        text.push('\n');
+        write_for_server(&path, &text)
     }
 
     /// Waits until a standby has replayed all that this server, which may be stopped or unable to
