@@ -220,8 +220,8 @@ fn struck_while_it_writes_the_state_down() {
                 kill.strike(node, READ_ONLY)?;
             }
             assert!(caller.join().expect("a thread"), "{kill:?}: the call succeeded");
-            std::fs::remove_file(&draft).expect("the pipe goes");
             assert!(!assert_agrees(node)?, "{kill:?} left it closed");
+            assert!(!draft.exists(), "{kill:?} left a file that is half written");
             close(node)?;
             assert!(assert_agrees(node)?);
             open(node)?;
