@@ -299,6 +299,75 @@ fn calls_are_refused_where_they_make_no_sense() {
     });
 }
 
+/// It takes effect at once, whatever becomes of the transaction that it is called in.
+#[test]
+fn a_rollback_does_not_open_it() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut client = node.connect()?;
+        let run = |client: &mut Client, sql: &str| {
+            client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        };
+        run(&mut client, "BEGIN; SELECT alter_system_read_only(); ROLLBACK");
+        assert!(readonly_tests::assert_agrees(node)?);
+        run(&mut client, "BEGIN; SELECT alter_system_read_write(); ROLLBACK");
+        assert!(!readonly_tests::assert_agrees(node)?);
+        run(
+            &mut client,
+            "DO $$ BEGIN PERFORM alter_system_read_only(); PERFORM 1/0;
+             EXCEPTION WHEN division_by_zero THEN NULL; END $$",
+        );
+        assert!(readonly_tests::assert_agrees(node)?);
+        refused(&mut client, "UPDATE served SET n = 0");
+        run(&mut client, "SELECT alter_system_read_write()");
+        // Whoever has called it may not write later in the same transaction.
+        run(&mut client, "BEGIN; SELECT alter_system_read_only()");
+        refused(&mut client, "UPDATE served SET n = 0");
+        open(node)?;
+        // A failed call leaves no lock behind: the next one does not wait for this session.
+        run(&mut client, "BEGIN; INSERT INTO served VALUES (1); SAVEPOINT a");
+        assert_eq!(refusal(&mut client, READ_ONLY).code().code(), "25001");
+        run(&mut client, "ROLLBACK TO a");
+        let lsn = close(node)?;
+        assert!(!lsn.is_empty());
+        last_words(&mut client);
+        open(node)?;
+        assert_untouched(node)
+    });
+}
+
+/// A writer that waits for a lock of the caller's, who waits for him: nobody else would see it.
+#[test]
+fn a_caller_who_is_in_his_writers_way_is_told() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut caller = node.connect()?;
+        caller.batch_execute("BEGIN; LOCK TABLE served IN ACCESS SHARE MODE").expect("a lock");
+        let params = node.connect_params();
+        let writer = std::thread::spawn(move || {
+            let mut client = params.connect().expect("a connection");
+            client.batch_execute("ALTER TABLE served ADD COLUMN m int")
+        });
+        wait_until("the writer to wait", PATIENCE, || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            (node.query_value(waiting).ok()? == "1").then_some(())
+        })?;
+        let begun = Instant::now();
+        let error = refusal(&mut caller, PATIENT);
+        assert_eq!(error.code().code(), "40P01", "{error:?}");
+        assert!(begun.elapsed() < SOON);
+        caller.batch_execute("ROLLBACK").expect("a rollback");
+        writer.join().expect("a thread").expect("the writer goes on");
+        assert!(!is_read_only(node)?);
+        assert!(writes(&mut caller));
+        assert_untouched(node)
+    });
+}
+
 /// A call in a thread of its own; it yields the position or the error.
 fn call_in_background(
     node: &Server,
