@@ -52,6 +52,50 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Ratios of pairs, with the interval that holds their true median 19 times of 20, whatever their
+    /// distribution is.
+    pub fn interval(&mut self, what: &str, mut ratios: Vec<f64>, target: &str) {
+        ratios.sort_by(f64::total_cmp);
+        let rank = rank_of_interval(ratios.len());
+        let at = |rank: usize| ratios.get(rank).copied().unwrap_or(f64::NAN);
+        let (low, high) = (at(rank), at(ratios.len().wrapping_sub(1 + rank)));
+        self.rows.push([
+            format!("{what} (95 % interval of the median: {low:.4} to {high:.4})"),
+            format!("{:.4}", quantile(&ratios, 0.5)),
+            format!("{:.4}", quantile(&ratios, 0.1)),
+            format!("{:.4}", quantile(&ratios, 0.9)),
+            target.to_owned(),
+        ]);
+    }
+
+    /// A figure that stands for itself.
+    pub fn note(&mut self, what: &str, value: &str) {
+        let nothing = String::new;
+        self.rows.push([format!("{what}: {value}"), nothing(), nothing(), nothing(), nothing()]);
+    }
+}
+
+/// How many of so many sorted values lie outside of the 95 % interval of the median, on either side: the
+/// chance that as many or fewer lie below the true median is a coin's. With less than six values there is
+/// no such interval, and the answer is all of their range.
+fn rank_of_interval(count: usize) -> usize {
+    let mut chance = 0.5f64.powi(i32::try_from(count).unwrap_or(i32::MAX));
+    let mut sum = chance;
+    let mut rank = 0;
+    while sum <= 0.025 && rank < count / 2 {
+        // From the chance of `rank` heads to that of one more.
+        chance *= (count - rank) as f64 / (rank + 1) as f64;
+        sum += chance;
+        if sum <= 0.025 {
+            rank += 1;
+        } else {
+            break;
+        }
+    }
+    rank
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = ["figure", "p50", "p10", "p90", "target"].map(str::to_owned);
@@ -75,7 +119,17 @@ impl fmt::Display for Table {
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
+    use super::{quantile, rank_of_interval};
+
+    #[test]
+    fn intervals_of_the_median() {
+        // The well-known ranks, counted from nought.
+        assert_eq!(rank_of_interval(5), 0);
+        assert_eq!(rank_of_interval(6), 0);
+        assert_eq!(rank_of_interval(10), 1);
+        assert_eq!(rank_of_interval(20), 5);
+        assert_eq!(rank_of_interval(50), 17);
+    }
 
     #[test]
     fn quantiles_of_few_values() {

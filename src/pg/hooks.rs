@@ -1,7 +1,8 @@
 //! The server's hooks that the gate stands in, each chained by hand to whoever was there before.
 
-use std::cell::Cell;
-use std::ffi::{c_char, c_int};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -162,7 +163,8 @@ unsafe extern "C-unwind" fn on_object_access(
     arg: *mut core::ffi::c_void,
 ) {
     if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
-        && policy::writing_function(object.to_u32()).is_some()
+        && (policy::writing_function(object.to_u32()).is_some()
+            || object.to_u32() >= pg_sys::FirstNormalObjectId)
     {
         before_function(object);
     }
@@ -180,10 +182,39 @@ extern "C-unwind" fn before_function(function: pg_sys::Oid) {
     let explaining = EXPLAINING.get();
     if (explaining == 0 || explaining != current_subtransaction())
         && let Some(name) = policy::writing_function(function.to_u32())
+            .or_else(|| writing_function_of_citus(function))
     {
         hooks::before_function(name);
     }
 }
+
+/// Citus' functions have other numbers in each database; what is known of a number is remembered.
+fn writing_function_of_citus(function: pg_sys::Oid) -> Option<&'static str> {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<u32, Option<&'static str>>> = RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| {
+        *known.entry(function.to_u32()).or_insert_with(|| {
+            // SAFETY: look-ups in the system cache, inside a transaction; the name is a C string of its own.
+            unsafe {
+                if pg_sys::get_func_namespace(function) != pg_sys::Oid::from(PG_CATALOG) {
+                    return None;
+                }
+                let name = pg_sys::get_func_name(function);
+                if name.is_null() {
+                    return None;
+                }
+                let verdict =
+                    CStr::from_ptr(name).to_str().ok().and_then(policy::writing_function_of_citus);
+                pg_sys::pfree(name.cast());
+                verdict
+            }
+        })
+    })
+}
+
+/// The schema that only the server's and Citus' own functions are in.
+const PG_CATALOG: u32 = 11;
 
 /// Runs inside the server's error reporting, also while memory is short or the process ends: raises
 /// nothing, and looks only at what cannot fail.

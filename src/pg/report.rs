@@ -22,7 +22,7 @@ pub fn replace(report: &mut pg_sys::ErrorData, message: &CStr, hint: &CStr) {
 /// is one.
 pub fn same_words(report: &mut pg_sys::ErrorData, hint: &CStr) {
     const THEIRS: &[u8] = b" in a read-only transaction";
-    const OURS: &[u8] = b": system is read only";
+    const OURS: &[u8] = b": system is now read only";
     if report.message.is_null() || !report.hint.is_null() {
         return;
     }

@@ -40,7 +40,7 @@ pub enum GateError {
         function: &'static str,
     },
     /// A write on a read-only node.
-    #[error("cannot execute {command}: system is read only")]
+    #[error("cannot execute {command}: system is now read only")]
     ReadOnly {
         /// What would have written.
         command: String,

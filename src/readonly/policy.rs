@@ -108,6 +108,47 @@ impl Utility {
     }
 }
 
+/// Citus' functions that write to other nodes before this node's own transaction shows that it writes.
+/// Without this they would meet the clients' gate at their commit, when their sessions on other nodes have
+/// passed the internal gates long before, and a block that closes one after the other would stand between.
+/// Moves and splits of shards are not among them: they work in many transactions, for hours.
+pub fn writing_function_of_citus(name: &str) -> Option<&'static str> {
+    CITUS.iter().copied().find(|known| known.strip_suffix("()") == Some(name))
+}
+
+const CITUS: [&str; 30] = [
+    "alter_distributed_table()",
+    "alter_table_set_access_method()",
+    "citus_activate_node()",
+    "citus_add_inactive_node()",
+    "citus_add_local_table_to_metadata()",
+    "citus_add_node()",
+    "citus_add_secondary_node()",
+    "citus_disable_node()",
+    "citus_remove_node()",
+    "citus_schema_distribute()",
+    "citus_schema_undistribute()",
+    "citus_set_coordinator_host()",
+    "citus_set_node_property()",
+    "citus_update_node()",
+    "create_distributed_function()",
+    "create_distributed_table()",
+    "create_reference_table()",
+    "master_activate_node()",
+    "master_add_inactive_node()",
+    "master_add_node()",
+    "master_disable_node()",
+    "master_remove_node()",
+    "master_set_node_property()",
+    "master_update_node()",
+    "remove_local_tables_from_metadata()",
+    "start_metadata_sync_to_node()",
+    "stop_metadata_sync_to_node()",
+    "truncate_local_data_after_distributing_table()",
+    "undistribute_table()",
+    "update_distributed_table_colocation()",
+];
+
 /// The server's own functions that write when they are called from a plain SELECT, by their numbers,
 /// which are the same in PostgreSQL 15 to 18.  Functions that write through SQL are not here: their
 /// statements are looked at.

@@ -88,7 +88,7 @@ fn apply(node: &Node, judgement: Judgement) {
     match judgement {
         Judgement::ReadOnly(record) => {
             node.set_closed(record.lsn, record.since);
-            elog::log(&format!("system is read only, as \"{FILE}\" says"));
+            elog::log(&format!("system is now read only, as \"{FILE}\" says"));
         }
         Judgement::Damaged(what) => {
             node.set_closed(0, crate::pg::clock::now());
@@ -96,7 +96,7 @@ fn apply(node: &Node, judgement: Judgement) {
                 PgLogLevel::WARNING,
                 &Report::new(
                     PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                    format!("system is read only because \"{FILE}\" is damaged: {what}"),
+                    format!("system is now read only because \"{FILE}\" is damaged: {what}"),
                 )
                 .hint(HINT),
             );

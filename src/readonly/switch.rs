@@ -83,6 +83,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         lsn >> 32,
         lsn & 0xffff_ffff,
     ));
+    name_prepared();
     Ok(lsn)
 }
 
@@ -228,6 +229,31 @@ fn tell(left: &[Writer]) {
         Some(format!("Processes: {}.", names.join(", "))),
     );
 }
+
+/// Prepared transactions are in nobody's way, but they stay, with their locks.
+fn name_prepared() {
+    let rows = text_sql::query(
+        "SELECT pg_catalog.quote_literal(gid) FROM pg_catalog.pg_prepared_xacts ORDER BY prepared",
+        &[],
+    );
+    // Whatever keeps them from being read: the node is read-only, and that is what counts.
+    let names: Vec<String> = rows.unwrap_or_default().into_iter().flatten().flatten().collect();
+    if names.is_empty() {
+        return;
+    }
+    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > MOST_NAMES { ", …" } else { "" };
+    let mut report = Report::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        "prepared transactions can be committed or rolled back only when the system is read-write again",
+    )
+    .detail(format!("There are {}: {shown}{more}.", names.len()));
+    report.hint = Some("Until then they keep their locks.".to_owned());
+    elog::emit(PgLogLevel::NOTICE, &report);
+}
+
+/// How many prepared transactions a notice names.
+const MOST_NAMES: usize = 20;
 
 /// The wait is none that the server's detector knows, so a writer that waits for this transaction, which
 /// waits for him, is looked for here.

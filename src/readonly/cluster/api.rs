@@ -5,6 +5,7 @@ use pgrx::{name, pg_extern, search_path};
 
 use super::nodes::Nodes;
 use super::{ClusterError, switch};
+use crate::catalog;
 use crate::errors::Report;
 use crate::fence::parse_lsn;
 use crate::pg::elog;
@@ -38,6 +39,7 @@ fn citus_cluster_read_only_status() -> TableIterator<
         name!(error, Option<String>),
     ),
 > {
+    or_raise(catalog::require_coordinator().map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read());
     let replies = switch::ask_all(
         &mut interruptible(),

@@ -44,10 +44,15 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
 pub(crate) fn oldest_needed_wal(bytes: &[u8]) -> Option<String> {
     let redo = u64::from_ne_bytes(bytes.get(REDO)?.try_into().ok()?);
     let timeline = u32::from_ne_bytes(bytes.get(TIMELINE)?.try_into().ok()?);
+    Some(wal_file_name(timeline, redo))
+}
+
+/// The name of the WAL file that holds a position.
+pub(crate) fn wal_file_name(timeline: u32, lsn: u64) -> String {
     // The name counts in units of four gigabytes and files within.
     let per_unit = (1u64 << 32) / SEGMENT_SIZE;
-    let segment = redo / SEGMENT_SIZE;
-    Some(format!("{timeline:08X}{:08X}{:08X}", segment / per_unit, segment % per_unit))
+    let segment = lsn / SEGMENT_SIZE;
+    format!("{timeline:08X}{:08X}{:08X}", segment / per_unit, segment % per_unit)
 }
 
 /// Gives the data directory of a stopped server an identifier of its own. Its WAL has to be reset

@@ -11,6 +11,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::files::copy_running;
 use crate::os_user::give_to_server_user;
 use crate::server::Server;
+use crate::settings::{line, write_for_server};
 use crate::wait::wait_for_sql;
 
 /// How a base backup gets the WAL it needs to be consistent.
@@ -110,6 +111,50 @@ impl Server {
         standby.configure()?;
         standby.start_first()?;
         Ok(standby)
+    }
+
+    /// Makes this stopped server a streaming standby of another one, with the files that it has, and
+    /// starts it.
+    pub fn follow(&self, primary: &Server) -> Result<()> {
+        let conninfo = primary.tcp_params().application_name(self.name()).conninfo();
+        self.set_while_stopped("primary_conninfo", &conninfo)?;
+        self.set_while_stopped("primary_slot_name", "")?;
+        write_for_server(&self.data_dir().join("standby.signal"), "")?;
+        self.start()
+    }
+
+    /// Sets a configuration parameter of a server that does not run, over all that is set elsewhere.
+    pub fn set_while_stopped(&self, name: &str, value: &str) -> Result<()> {
+        let path = self.data_dir().join("postgresql.auto.conf");
+        let contents = fs::read_to_string(&path).at("cannot read", &path)?;
+        let former = contents.lines().filter(|other| !other.starts_with(&format!("{name} =")));
+        let mut text = former.fold(String::new(), |text, line| text + line + "\n");
+        text.push_str(&line(name, value));
+        text.push('\n');
+        write_for_server(&path, &text)
+    }
+
+    /// Waits until a standby has replayed all that this server, which may be stopped or unable to
+    /// write, has written up to a position.
+    pub fn wait_for_replay_of(&self, lsn: &str, timeout: Duration) -> Result<()> {
+        let mut client = self.connect()?;
+        wait_for_sql(
+            &mut client,
+            &format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn"),
+            timeout,
+        )
+    }
+
+    /// What pg_controldata says of one thing, such as `Latest checkpoint location`.
+    pub fn control_data(&self, name: &str) -> Result<String> {
+        let mut command = Installation::current()?.command("pg_controldata")?;
+        command.arg("-D").arg(self.data_dir());
+        let text = run(self.name(), Some(&self.log_path()), &mut command)?;
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(what, _)| *what == name)
+            .map(|(_, value)| value.trim().to_owned())
+            .ok_or_else(|| self.error(format!("has no \"{name}\" in its control file")))
     }
 
     /// Waits until a standby of this server has replayed all that was written here up to now.

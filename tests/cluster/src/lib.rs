@@ -35,7 +35,9 @@
 //! | `process`, `os_user` | its processes, and the user they run as |
 //! | `ports`, `root_dir` | ports and folders that test processes side by side do not share, and the clean-up (`CITUS_FENCE_KEEP=1` keeps the folders) |
 //! | `connect`, `tls` | connections, certificates |
+//! | `pgbench` | the real pgbench as a load |
 //! | `pooler` | PgBouncer in front of servers |
+//! | `wal` | what was written, read with the real pg_waldump |
 //! | `proxy` | a link in front of a server that can be cut, frozen and slowed down |
 //! | `builder`, `cluster` | coordinator, workers and standbys as one |
 //! | `shards` | distributed tables, the same on both engines |
@@ -56,6 +58,7 @@ mod engine;
 mod error;
 mod files;
 mod os_user;
+mod pgbench;
 mod pooler;
 mod ports;
 mod process;
@@ -69,6 +72,7 @@ mod talk;
 mod template;
 mod tls;
 mod wait;
+mod wal;
 mod writers;
 
 pub use audit::{Audit, BalanceMismatch, HalfTransfer, PreparedLeft, prepared_transactions};
@@ -81,6 +85,7 @@ pub use copies::WalMethod;
 pub use engine::Engine;
 pub use error::{Error, Result, describe};
 pub use nix::sys::signal::Signal;
+pub use pgbench::PgBench;
 pub use pooler::Pooler;
 pub use ports::PortLease;
 pub use postgres;
@@ -93,4 +98,5 @@ pub use talk::TextRows;
 pub use template::SUPERUSER;
 pub use tls::Certificates;
 pub use wait::{PATIENCE, try_wait_until, wait_for_sql, wait_until};
+pub use wal::WalRecord;
 pub use writers::{Mark, Phase, Summary, WriterError, Writers};

@@ -227,8 +227,9 @@ fn a_crash_in_the_middle_is_finished_by_the_next_call() {
         let cluster = Cluster::builder(engine).workers(2).build()?;
         cluster.execute_everywhere("CREATE TABLE own (n int)")?;
         for round in 0..12 {
+            let mut caller = cluster.connect(0)?;
             let begun = Instant::now();
-            let call = fence_tests::in_background(&cluster, 0, &[READ_ONLY.to_owned()]);
+            let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
             // Over the whole length of the call, which takes some tens of milliseconds.
             let strike = Duration::from_millis(4 * round);
             while begun.elapsed() < strike && !call.is_finished() {

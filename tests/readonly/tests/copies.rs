@@ -1,0 +1,148 @@
+//! The state belongs to one node: not to its copies, nor to its standbys once they are promoted. What
+//! cannot be read is taken for closed.
+
+use readonly_tests::{
+    Engine, PATIENCE, Server, StopMode, assert_agrees, assert_untouched, close, give_as,
+    is_read_only, on_each_engine, open, serve, single, state_file, wait_until,
+};
+use test_cluster::{Cluster, WalMethod};
+
+fn builder(engine: Engine, name: &str) -> test_cluster::ServerBuilder {
+    let builder = Server::builder(name);
+    match engine {
+        Engine::Citus => builder.preload("citus").preload("citus_fence"),
+        Engine::Embedded => builder.preload("citus_fence"),
+    }
+}
+
+#[test]
+fn a_base_backup_is_not_read_only() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        close(node)?;
+        for (number, wal) in [WalMethod::Stream, WalMethod::Fetch].into_iter().enumerate() {
+            let target = cluster.copy_target(&format!("backup{number}"), 0)?;
+            node.base_backup(&target, wal)?;
+            let copy = builder(engine, "copy").start_copy(&target)?;
+            assert!(!assert_agrees(&copy)?, "the copy is read-only");
+            // It stays so.
+            copy.restart()?;
+            assert!(!assert_agrees(&copy)?);
+            // And can be closed itself, which has nothing to do with its source.
+            close(&copy)?;
+            copy.stop(StopMode::Immediate)?;
+            copy.start()?;
+            assert!(assert_agrees(&copy)?);
+        }
+        assert!(assert_agrees(node)?, "the source was opened");
+        open(node)?;
+        assert!(!assert_agrees(node)?);
+        assert_untouched(node)
+    });
+}
+
+#[test]
+fn a_promoted_standby_is_not_read_only() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).standbys([0, 0]).build()?;
+        let node = cluster.coordinator();
+        let [attached, restarted] =
+            [0, 1].map(|number| cluster.standbys().nth(number).expect("a standby"));
+        serve(node)?;
+        close(node)?;
+        // One that was made before, one that is made now and has a copy of the file.
+        let late = node.standby("late")?;
+        restarted.restart()?;
+        for standby in [attached, restarted, &late] {
+            assert_eq!(standby.query_value("SELECT pg_is_in_recovery()")?, "t");
+            assert!(is_read_only(standby)?, "a standby says that it can be written to");
+            wait_until("the table", PATIENCE, || standby.query("TABLE served").ok())?;
+            standby.execute("SELECT pg_promote()")?;
+            assert!(!assert_agrees(standby)?, "{} is read-only", standby.name());
+            standby.stop(StopMode::Immediate)?;
+            standby.start()?;
+            assert!(!assert_agrees(standby)?, "{} after a crash", standby.name());
+        }
+        assert!(assert_agrees(node)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_read_closes_the_node_and_says_so() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        close(node)?;
+        let path = state_file(node);
+        let whole = std::fs::read(&path).expect("the state file");
+        open(node)?;
+        let flipped = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            bytes
+        };
+        let last = whole.len() - 1;
+        let damaged: Vec<(String, Vec<u8>)> = vec![
+            ("empty".into(), Vec::new()),
+            ("cut".into(), whole[..whole.len() / 2].to_vec()),
+            ("too long".into(), [whole.as_slice(), b"x"].concat()),
+            ("first byte".into(), flipped(0)),
+            ("last byte".into(), flipped(last)),
+            ("middle".into(), flipped(whole.len() / 2)),
+            ("something else".into(), vec![0xff; 4096]),
+        ];
+        for (what, bytes) in damaged {
+            node.stop(StopMode::Fast)?;
+            std::fs::write(&path, &bytes).expect("a damaged file");
+            give_as(&path, node);
+            let length = node.log().len();
+            node.start()?;
+            assert!(assert_agrees(node)?, "{what}: the node is open");
+            let log = node.log().split_off(length);
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            assert!(
+                log.lines().any(|line| line.contains("WARNING") && line.contains(&name)),
+                "{what}: nothing loud in the log: {log}"
+            );
+            open(node)?;
+            assert!(!assert_agrees(node)?, "{what}: it cannot be opened");
+            node.restart()?;
+            assert!(!assert_agrees(node)?, "{what}: it is closed again");
+        }
+        // The controls: the same file whole closes it, and without it the node is open.
+        node.stop(StopMode::Fast)?;
+        std::fs::write(&path, &whole).expect("the file");
+        give_as(&path, node);
+        node.start()?;
+        assert!(assert_agrees(node)?);
+        node.stop(StopMode::Fast)?;
+        std::fs::remove_file(&path).expect("the file goes");
+        node.start()?;
+        assert!(!assert_agrees(node)?);
+        assert_untouched(node)
+    });
+}
+
+/// Another node's file is nobody's.
+#[test]
+fn another_nodes_file_is_void() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let other = cluster.worker(1);
+        close(other)?;
+        node.stop(StopMode::Fast)?;
+        std::fs::copy(state_file(other), state_file(node)).expect("a copy");
+        give_as(&state_file(node), node);
+        node.start()?;
+        assert!(!assert_agrees(node)?);
+        node.restart()?;
+        assert!(!assert_agrees(node)?);
+        open(other)
+    });
+}

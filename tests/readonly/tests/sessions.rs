@@ -1,0 +1,390 @@
+//! What becomes of the sessions that are there when a node is closed: writers are told why they are
+//! ended, or waited for; everybody else goes on.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use readonly_tests::{
+    Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, Server, assert_untouched,
+    await_closing, close, db_error, is_read_only, on_each_engine, open, refusal, refused, serve,
+    single, value, wait_until, writes,
+};
+use test_cluster::postgres::NoTls;
+
+/// Waits instead of terminating.
+const PATIENT: &str = "SELECT alter_system_read_only(false)";
+
+fn pid(client: &mut Client) -> String {
+    value(client, "SELECT pg_backend_pid()")
+}
+
+/// The last words that a session hears: it must be gone.
+fn last_words(client: &mut Client) {
+    let error = client.simple_query("SELECT 1").expect_err("the session lives");
+    let db = db_error("the terminated session", &error);
+    assert_eq!(db.code().code(), REFUSED, "{db:?}");
+    assert_eq!(db.severity(), "FATAL");
+    assert!(db.message().contains(LAST_WORDS), "{}", db.message());
+    assert!(client.is_closed() || client.simple_query("SELECT 1").is_err());
+}
+
+#[test]
+fn writers_in_the_way_are_told_why_they_are_ended() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        // Idle in a transaction that has written; one that holds a row lock; one that has an xid
+        // only; one in a subtransaction; one that has prepared to notify.
+        let mut writers = Vec::new();
+        for statement in [
+            "INSERT INTO served VALUES (1)",
+            "SELECT * FROM served FOR UPDATE",
+            "SELECT txid_current()",
+            "SAVEPOINT a; INSERT INTO served VALUES (2)",
+            "NOTIFY channel",
+            "CREATE TABLE late (n int)",
+        ] {
+            let mut client = node.connect()?;
+            client.batch_execute("BEGIN").expect("BEGIN");
+            client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+            writers.push(client);
+        }
+        // And one in the middle of a statement.
+        let params = node.connect_params();
+        let busy = std::thread::spawn(move || {
+            let mut client = params.connect().expect("a connection");
+            let slow = "INSERT INTO served SELECT 1 FROM (SELECT pg_sleep(600)) s"; // wait: to be terminated in it
+            client.batch_execute(slow).expect_err("a terminated statement")
+        });
+        wait_until("the slow statement", PATIENCE, || {
+            let count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            (node.query_value(count).ok()? == "1").then_some(())
+        })?;
+
+        let lsn = close(node)?;
+        assert!(!lsn.is_empty());
+        for client in &mut writers {
+            last_words(client);
+        }
+        let db = db_error("the slow statement", &busy.join().expect("a thread"));
+        assert_eq!((db.code().code(), db.severity()), (REFUSED, "FATAL"), "{db:?}");
+        assert!(db.message().contains(LAST_WORDS), "{}", db.message());
+        assert!(is_read_only(node)?);
+        open(node)?;
+        assert_eq!(node.query_value("SELECT count(*) FROM served")?, "1");
+        assert_untouched(node)
+    });
+}
+
+#[test]
+fn nobody_who_has_not_written_is_ended() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        node.execute("INSERT INTO served SELECT generate_series(1, 1000)")?;
+        let mut idle = node.connect()?;
+        let mut reading = node.connect()?;
+        let mut cursor = node.connect()?;
+        let mut failed = node.connect()?;
+        let mut listening = node.connect()?;
+        let mut temporary = node.connect()?;
+        let mut begun = node.connect()?;
+        let run = |client: &mut Client, sql: &str| {
+            client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        };
+        run(&mut idle, "INSERT INTO served VALUES (-1)");
+        run(&mut reading, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM served");
+        run(&mut cursor, "BEGIN; DECLARE c CURSOR FOR SELECT n FROM served; FETCH 10 FROM c");
+        run(&mut failed, "BEGIN");
+        assert!(failed.batch_execute("SELECT 1/0").is_err());
+        run(&mut listening, "LISTEN channel");
+        run(&mut temporary, "CREATE TEMP TABLE own (n int); INSERT INTO own VALUES (7)");
+        run(&mut begun, "BEGIN");
+        let mut all = [idle, reading, cursor, failed, listening, temporary, begun];
+        let pids: Vec<String> =
+            all.iter_mut().enumerate().filter(|(n, _)| *n != 3).map(|(_, c)| pid(c)).collect();
+
+        close(node)?;
+
+        let [idle, reading, cursor, failed, listening, temporary, begun] = &mut all;
+        assert_eq!(value(reading, "SELECT count(*) FROM served"), "1002");
+        refused(reading, "INSERT INTO served VALUES (1)");
+        run(cursor, "MOVE 100 FROM c");
+        assert!(!value(cursor, "FETCH 1 FROM c").is_empty());
+        run(cursor, "COMMIT");
+        run(failed, "ROLLBACK");
+        assert_eq!(value(failed, "SELECT 1"), "1");
+        run(listening, "UNLISTEN *");
+        assert_eq!(value(temporary, "SELECT n FROM own"), "7");
+        refused(begun, "UPDATE served SET n = 0");
+        refused(idle, "UPDATE served SET n = 0");
+        for sql in [
+            "EXPLAIN ANALYZE SELECT count(*) FROM served",
+            "BEGIN; DECLARE d CURSOR WITH HOLD FOR SELECT n FROM served; COMMIT; FETCH 3 FROM d; CLOSE d",
+            "SET work_mem = '5MB'; SHOW work_mem",
+        ] {
+            run(idle, sql);
+        }
+        assert!(!writes(idle));
+        let after: Vec<String> =
+            all.iter_mut().enumerate().filter(|(n, _)| *n != 3).map(|(_, c)| pid(c)).collect();
+        assert_eq!(pids, after, "a session was replaced");
+
+        open(node)?;
+        for client in &mut all {
+            assert!(writes(client), "still refused");
+        }
+        // With the temporary table it ends as any other does, and its files go with it.
+        drop(all);
+        assert_untouched(node)
+    });
+}
+
+/// A session with a temporary table that ends on a read-only node: it drops the table, or leaves it
+/// for later, and hangs in neither case.
+#[test]
+fn a_session_with_temporary_tables_can_end() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut client = node.connect()?;
+        client
+            .batch_execute("CREATE TEMP TABLE own (n int); INSERT INTO own VALUES (1)")
+            .expect("a temporary table");
+        let pid = pid(&mut client);
+        let lsn = close(node)?;
+        drop(client);
+        let here = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+        wait_until("the session to be gone", SOON, || {
+            (node.query_value(&here).ok()? == "0").then_some(())
+        })?;
+        let traces = readonly_tests::traces_of_writers(node, &lsn)?;
+        assert!(traces.is_empty(), "{traces:?}");
+        open(node)?;
+        assert!(!node.log().contains("PANIC"));
+        Ok(())
+    });
+}
+
+#[test]
+fn without_termination_writers_are_waited_for_and_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut writer = node.connect()?;
+        writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        let writer_pid = pid(&mut writer);
+        // What the caller is told while he waits.
+        let notices = Arc::new(Mutex::new(String::new()));
+        let heard = notices.clone();
+        let mut config = node.connect_params().config();
+        config.notice_callback(move |notice| {
+            let detail = notice.detail().unwrap_or_default();
+            let mut heard = heard.lock().expect("no panic");
+            heard.push_str(&format!("{} {detail}\n", notice.message()));
+        });
+        let caller = std::thread::spawn(move || {
+            let mut client = config.connect(NoTls).expect("a connection");
+            client.query_one(&format!("{PATIENT}::text"), &[]).map(|row| row.get::<_, String>(0))
+        });
+        // New writers are refused from the first moment, and whoever holds on is named.
+        await_closing(node)?;
+        refused(&mut node.connect()?, "INSERT INTO served VALUES (2)");
+        wait_until("the writer to be named", PATIENCE, || {
+            notices.lock().expect("no panic").contains(&writer_pid).then_some(())
+        })?;
+        assert!(!caller.is_finished());
+        // It may go on writing, and commit.
+        writer.batch_execute("INSERT INTO served VALUES (3); COMMIT").expect("the writer's end");
+        let lsn = caller.join().expect("a thread").expect("the call");
+        assert!(readonly_tests::traces_of_writers(node, &lsn)?.is_empty());
+        assert_eq!(node.query_value("SELECT count(*) FROM served")?, "3");
+        refused(&mut writer, "INSERT INTO served VALUES (4)");
+        open(node)?;
+        assert_untouched(node)
+    });
+}
+
+#[test]
+fn a_cancelled_call_takes_the_flag_back() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        for end in ["pg_cancel_backend", "pg_terminate_backend"] {
+            let mut writer = node.connect()?;
+            writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+            let caller = call_in_background(node, PATIENT);
+            await_closing(node)?;
+            node.execute(&format!(
+                "SELECT {end}(pid) FROM pg_stat_activity
+                  WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
+            ))?;
+            assert!(caller.join().expect("a thread").is_err());
+            wait_until("the flag to go", SOON, || {
+                let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+                (state == "read-write").then_some(())
+            })?;
+            assert!(writes(&mut node.connect()?));
+            writer.batch_execute("COMMIT").expect("the writer goes on");
+        }
+        // By its own time limit.
+        let mut writer = node.connect()?;
+        writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        let mut client = node.connect()?;
+        client.batch_execute("SET statement_timeout = '300ms'").expect("a setting");
+        assert_eq!(refusal(&mut client, PATIENT).code().code(), "57014");
+        assert!(!is_read_only(node)?);
+        assert!(writes(&mut client));
+        // After a restart it is open too: nothing of it was kept.
+        node.restart()?;
+        assert!(!readonly_tests::assert_agrees(node)?);
+        assert_untouched(node)
+    });
+}
+
+#[test]
+fn calls_are_refused_where_they_make_no_sense() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut client = node.connect()?;
+        client.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        assert_eq!(refusal(&mut client, READ_ONLY).code().code(), "25001");
+        client.batch_execute("ROLLBACK").expect("a rollback");
+        assert!(!is_read_only(node)?);
+        // Not everybody's.
+        node.execute("CREATE ROLE visitor LOGIN")?;
+        let mut visitor = node.connect_params().user("visitor", None).connect()?;
+        for call in [READ_ONLY, "SELECT alter_system_read_write()"] {
+            assert_eq!(refusal(&mut visitor, call).code().code(), "42501", "{call}");
+        }
+        assert_eq!(value(&mut visitor, "SHOW citus_fence.system_is_read_only"), "off");
+        // The setting is not to be set.
+        for set in [
+            "SET citus_fence.system_is_read_only = on",
+            "ALTER SYSTEM SET citus_fence.system_is_read_only = on",
+            "SELECT set_config('citus_fence.system_is_read_only', 'on', false)",
+        ] {
+            assert_eq!(refusal(&mut client, set).code().code(), "55P02", "{set}");
+        }
+        // Twice is once.
+        close(node)?;
+        let begun = Instant::now();
+        close(node)?;
+        assert!(begun.elapsed() < SOON);
+        open(node)?;
+        open(node)?;
+        assert!(writes(&mut client));
+        // Side by side they are serialised.
+        let calls: Vec<_> = (0..4).map(|_| call_in_background(node, READ_ONLY)).collect();
+        for call in calls {
+            call.join().expect("a thread").expect("a call");
+        }
+        assert!(readonly_tests::assert_agrees(node)?);
+        open(node)?;
+
+        let standby = node.standby("bystander")?;
+        let mut client = standby.connect()?;
+        assert_eq!(value(&mut client, "SHOW citus_fence.system_is_read_only"), "on");
+        for call in [READ_ONLY, "SELECT alter_system_read_write()"] {
+            assert_eq!(refusal(&mut client, call).code().code(), "55000", "{call}");
+        }
+        assert_untouched(node)
+    });
+}
+
+/// It takes effect at once, whatever becomes of the transaction that it is called in.
+#[test]
+fn a_rollback_does_not_open_it() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut client = node.connect()?;
+        let run = |client: &mut Client, sql: &str| {
+            client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        };
+        run(&mut client, "BEGIN; SELECT alter_system_read_only(); ROLLBACK");
+        assert!(readonly_tests::assert_agrees(node)?);
+        run(&mut client, "BEGIN; SELECT alter_system_read_write(); ROLLBACK");
+        assert!(!readonly_tests::assert_agrees(node)?);
+        run(
+            &mut client,
+            "DO $$ BEGIN PERFORM alter_system_read_only(); PERFORM 1/0;
+             EXCEPTION WHEN division_by_zero THEN NULL; END $$",
+        );
+        assert!(readonly_tests::assert_agrees(node)?);
+        refused(&mut client, "UPDATE served SET n = 0");
+        run(&mut client, "SELECT alter_system_read_write()");
+        // Whoever has called it may not write later in the same transaction.
+        run(&mut client, "BEGIN; SELECT alter_system_read_only()");
+        refused(&mut client, "UPDATE served SET n = 0");
+        open(node)?;
+        // A failed call leaves no lock behind: the next one does not wait for this session.
+        run(&mut client, "BEGIN; INSERT INTO served VALUES (1); SAVEPOINT a");
+        assert_eq!(refusal(&mut client, READ_ONLY).code().code(), "25001");
+        run(&mut client, "ROLLBACK TO a");
+        let lsn = close(node)?;
+        assert!(!lsn.is_empty());
+        last_words(&mut client);
+        open(node)?;
+        assert_untouched(node)
+    });
+}
+
+/// A writer that waits for a lock of the caller's, who waits for him: nobody else would see it.
+#[test]
+fn a_caller_who_is_in_his_writers_way_is_told() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut caller = node.connect()?;
+        caller.batch_execute("BEGIN; LOCK TABLE served IN ACCESS SHARE MODE").expect("a lock");
+        let params = node.connect_params();
+        let writer = std::thread::spawn(move || {
+            let mut client = params.connect().expect("a connection");
+            client.batch_execute("ALTER TABLE served ADD COLUMN m int")
+        });
+        wait_until("the writer to wait", PATIENCE, || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            (node.query_value(waiting).ok()? == "1").then_some(())
+        })?;
+        let begun = Instant::now();
+        let error = refusal(&mut caller, PATIENT);
+        assert_eq!(error.code().code(), "40P01", "{error:?}");
+        assert!(begun.elapsed() < SOON);
+        caller.batch_execute("ROLLBACK").expect("a rollback");
+        writer.join().expect("a thread").expect("the writer goes on");
+        assert!(!is_read_only(node)?);
+        assert!(writes(&mut caller));
+        assert_untouched(node)
+    });
+}
+
+/// A call in a thread of its own; it yields the position or the error.
+fn call_in_background(
+    node: &Server,
+    call: &'static str,
+) -> std::thread::JoinHandle<std::result::Result<String, test_cluster::postgres::Error>> {
+    let params = node.connect_params();
+    std::thread::spawn(move || {
+        let mut client = params.connect().expect("a connection");
+        let rows = client.simple_query(call)?;
+        Ok(rows
+            .iter()
+            .find_map(|message| match message {
+                test_cluster::postgres::SimpleQueryMessage::Row(row) => {
+                    row.get(0).map(str::to_owned)
+                }
+                _ => None,
+            })
+            .unwrap_or_default())
+    })
+}
