@@ -74,7 +74,10 @@ impl<'a> Feed<'a> {
         for node in [SUBSCRIBER, PUBLISHER] {
             cluster.node(node).execute("CREATE TABLE fed (id int PRIMARY KEY)")?;
         }
-        cluster.node(PUBLISHER).execute("CREATE PUBLICATION feed FOR TABLE fed")?;
+        // Citus takes publications to all nodes unless told not to.
+        cluster.node(PUBLISHER).execute(
+            "SET citus.enable_ddl_propagation = off; CREATE PUBLICATION feed FOR TABLE fed",
+        )?;
         let conninfo = cluster.node(PUBLISHER).connect_params().conninfo().replace('\'', "''");
         cluster.node(SUBSCRIBER).execute(&format!(
             "CREATE SUBSCRIPTION {subscription} CONNECTION '{conninfo}' PUBLICATION feed \
