@@ -2,15 +2,17 @@
 //!
 //! A copy knows the addresses of the cluster it was taken of, and whatever it sends there does harm:
 //! Citus' maintenance daemon finishes transactions that it finds prepared on nodes which are still
-//! in use. So nothing may run before the copies know each other, and the order is:
+//! in use, and a subscription takes over the replication slot on its publisher. So nothing may run
+//! before the copies know each other, and the order is:
 //!
 //! 1. [`Restore::isolate`]: settings that keep all background work from starting.
 //! 2. [`Restore::start`]
 //! 3. [`Restore::rewrite_addresses`]: `pg_dist_node` on every copy, directly.
-//! 4. [`Restore::recover_prepared`]: what was in doubt is committed or rolled back.
-//! 5. [`Restore::end_isolation`]: the settings are taken back.
+//! 4. [`Restore::cut_subscriptions`]: no copy follows a publisher of the cluster it was taken of.
+//! 5. [`Restore::recover_prepared`]: what was in doubt is committed or rolled back.
+//! 6. [`Restore::end_isolation`]: the settings are taken back.
 //!
-//! [`Cluster::restore`] does all five. A control leaves out what it wants to show the need of.
+//! [`Cluster::restore`] does all six. A control leaves out what it wants to show the need of.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use std::sync::Arc;
 
 use crate::builder::ClusterBuilder;
 use crate::cluster::{Cluster, in_parallel, recover_prepared};
-use crate::connect::HOST;
+use crate::connect::{ConnectParams, HOST};
 use crate::error::{Error, IoContext, Result};
 use crate::root_dir::RootDir;
 use crate::server::Server;
@@ -58,6 +60,7 @@ impl Cluster {
         restore.isolate()?;
         restore.start()?;
         restore.rewrite_addresses()?;
+        restore.cut_subscriptions()?;
         restore.recover_prepared()?;
         restore.end_isolation()?;
         Ok(restore.into_cluster())
@@ -149,13 +152,30 @@ impl Restore {
         Ok(())
     }
 
-    /// Step 4: lets every copy finish what it finds prepared of its own transactions. Returns how
+    /// Step 4: in every database of every copy, takes the replication slot on the publisher away from
+    /// each subscription and disables it; those that Citus made for a move or split of shards are
+    /// dropped. Slots that a copy of the files has brought along are dropped too: nobody will come for
+    /// them. Nothing of this connects anywhere, as no worker of a subscription may start yet.
+    pub fn cut_subscriptions(&self) -> Result<()> {
+        for node in &self.nodes {
+            for row in
+                node.query("SELECT datname FROM pg_catalog.pg_database WHERE datallowconn")?
+            {
+                let Some(database) = row[0].as_deref() else { continue };
+                cut_subscriptions_in(&node.connect_params().database(database))?;
+            }
+            node.execute(DROP_COPIED_SLOTS)?;
+        }
+        Ok(())
+    }
+
+    /// Step 5: lets every copy finish what it finds prepared of its own transactions. Returns how
     /// many there were.
     pub fn recover_prepared(&self) -> Result<u64> {
         recover_prepared(&self.nodes)
     }
 
-    /// Step 5: takes the settings back and restarts all copies, as one of the settings needs that.
+    /// Step 6: takes the settings back and restarts all copies, as one of the settings needs that.
     pub fn end_isolation(&self) -> Result<()> {
         for node in &self.nodes {
             let path = node.data_dir().join(LAST_FILE);
@@ -179,6 +199,32 @@ impl Restore {
     pub fn into_cluster(self) -> Cluster {
         Cluster::from_nodes(self.nodes, self.builder)
     }
+}
+
+/// Names that Citus gives to the subscriptions of a move or split.
+const MADE_BY_CITUS: &str = "subname ~ '^citus_shard_(move|split)_subscription_'";
+
+const DROP_COPIED_SLOTS: &str = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) \
+     FROM pg_catalog.pg_replication_slots";
+
+fn cut_subscriptions_in(params: &ConnectParams) -> Result<()> {
+    let mut client = params.connect()?;
+    let list = format!(
+        "SELECT pg_catalog.quote_ident(subname), {MADE_BY_CITUS} FROM pg_catalog.pg_subscription s \
+         JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = current_database()"
+    );
+    let rows = client.query(&list, &[]).map_err(|error| params.sql_error(&list, &error))?;
+    for row in rows {
+        let (name, made_by_citus): (String, bool) = (row.get(0), row.get(1));
+        let mut cut = format!(
+            "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE);"
+        );
+        if made_by_citus {
+            cut.push_str(&format!("DROP SUBSCRIPTION {name};"));
+        }
+        client.batch_execute(&cut).map_err(|error| params.sql_error(&cut, &error))?;
+    }
+    Ok(())
 }
 
 /// The lines that isolation has not added; `None` when it has added none.

@@ -2,12 +2,14 @@
 //!
 //! The tests are in `tests/`, a file per question. Each runs on every engine that there is.
 
+mod heard;
 mod load;
 mod spread;
 mod stuck;
 
 use std::time::Duration;
 
+pub use heard::Heard;
 pub use load::Load;
 pub use spread::Spread;
 pub use stuck::StuckCommit;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fence_tests::{
-    BLOCK, Client, Cluster, Engine, PATIENCE, Result, Spread, UNBLOCK, call, in_background,
+    BLOCK, Client, Cluster, Engine, Heard, PATIENCE, Result, Spread, UNBLOCK, call, in_background,
     on_each_engine, wait_until,
 };
 
@@ -174,6 +174,77 @@ fn ddl_and_node_changes_wait() {
         for session in sessions {
             let result = session.join().expect("a thread");
             assert!(result.is_ok(), "{:?}", result.err().map(|error| fence_tests::words(&error)));
+        }
+        Ok(())
+    });
+}
+
+/// Somebody else unblocks mine and begins another: unblocking by name leaves that one alone.
+#[test]
+fn who_names_a_block_releases_no_other() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let mut mine = Heard::on(&cluster, 0)?;
+        let start = "SELECT block_start_time::text FROM citus_backup_block_status()";
+        assert!(call(&mut mine.client, BLOCK));
+        let began: String = mine.client.query_one(start, &[]).expect("a status").get(0);
+        let mut other = cluster.connect(0)?;
+        assert!(call(&mut other, UNBLOCK));
+        assert!(call(&mut other, BLOCK));
+        let unblock = format!("SELECT citus_unblock_writes_for_backup('{began}')");
+        assert!(!call(&mut mine.client, &unblock), "mine is over");
+        let said = mine.take();
+        assert!(
+            said.iter().any(|text| text.contains("is over") && text.contains("\"active\"")),
+            "{said:?}"
+        );
+        assert_eq!(fence_tests::state(&mut other), "active", "the other one goes on");
+        // The control: without a name it is the other one that goes.
+        assert!(call(&mut mine.client, UNBLOCK));
+        assert!(mine.take().is_empty());
+        Ok(())
+    });
+}
+
+/// What runs on another node on behalf of a client waits there; the client is named with it.
+#[test]
+fn the_client_of_a_session_that_waits_on_another_node_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let spread = Spread::create(&cluster)?;
+        let mut client = cluster.connect(0)?;
+        assert!(call(&mut client, BLOCK));
+        let first = in_background(&cluster, 0, &spread.two_phase(&cluster));
+        wait_for_waiters(&mut client, 1)?;
+        // From the coordinator to a row that the first keeps on a worker.
+        let second = in_background(&cluster, 0, &[spread.update(&cluster, 0)]);
+        let waiting = wait_until("the second client", PATIENCE, || {
+            let waiting = wait_for_waiters(&mut client, 3).ok()?;
+            waiting
+                .iter()
+                .any(|row| row.2.starts_with("UPDATE") || row.2.contains("spread"))
+                .then_some(waiting)
+        })?;
+        let ports: Vec<i32> = waiting.iter().map(|row| row.0).collect();
+        let here = i32::from(cluster.node(0).port());
+        let there = i32::from(cluster.node(spread.nodes[0]).port());
+        assert_eq!(ports.iter().filter(|port| **port == here).count(), 2, "{waiting:?}");
+        assert_eq!(ports.iter().filter(|port| **port == there).count(), 1, "{waiting:?}");
+        let mut seen: Vec<(i32, i32)> = waiting.iter().map(|row| (row.0, row.1)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), waiting.len(), "twice: {waiting:?}");
+        let pids = cluster.node(0).query(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'test' AND query ~ 'UPDATE' \
+             AND state = 'active' AND pid <> pg_backend_pid()",
+        )?;
+        let named = waiting.iter().any(|row| {
+            row.0 == here && pids.iter().any(|pid| pid[0].as_deref() == Some(&row.1.to_string()))
+        });
+        assert!(named, "{pids:?} in {waiting:?}");
+        assert!(call(&mut client, UNBLOCK));
+        for session in [first, second] {
+            session.join().expect("a thread").expect("the write goes on");
         }
         Ok(())
     });

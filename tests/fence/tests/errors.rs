@@ -1,7 +1,7 @@
 //! Bad surroundings: each has an error of its own that says what to do.
 
 use fence_tests::{
-    BLOCK, Cluster, Engine, UNBLOCK, call, on_each_engine, prove_usable, refusal, state,
+    BLOCK, Cluster, Engine, Heard, UNBLOCK, call, on_each_engine, prove_usable, refusal, state,
 };
 use test_cluster::postgres::error::DbError;
 
@@ -75,8 +75,51 @@ fn on_a_worker() {
         for sql in [BLOCK, UNBLOCK, "SELECT citus_extend_backup_block(1000)"] {
             expect(&refusal(&mut client, sql), "55000", &["not the coordinator", &place]);
         }
-        assert_eq!(state(&mut client), "inactive");
+        // Nor is its status the cluster's, and it says so.
+        let mut heard = Heard::on(&cluster, 1)?;
+        assert_eq!(state(&mut heard.client), "inactive");
+        let said = heard.take();
+        assert!(
+            said.iter().any(|text| text.contains("only the coordinator") && text.contains(&place)),
+            "{said:?}"
+        );
+        let mut heard = Heard::on(&cluster, 0)?;
+        assert_eq!(state(&mut heard.client), "inactive");
+        assert!(heard.take().is_empty());
         Ok(())
+    });
+}
+
+#[test]
+fn a_database_that_lets_nobody_in_any_more() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(0).build()?;
+        let mut client = cluster.connect(0)?;
+        let elsewhere = cluster.coordinator().connect_params().database("template1");
+        let allow = |allow: bool| {
+            let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", cluster.database());
+            elsewhere.connect()?.batch_execute(&sql).expect("a change of the database");
+            Ok::<(), test_cluster::Error>(())
+        };
+        allow(false)?;
+        expect(&refusal(&mut client, BLOCK), "55000", &["could not connect", "datallowconn"]);
+        assert_eq!(state(&mut client), "inactive");
+        allow(true)?;
+        prove_usable(&cluster)
+    });
+}
+
+#[test]
+fn next_to_no_time() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).proxies(true).build()?;
+        let mut client = cluster.connect(0)?;
+        // So that a node cannot be too quick.
+        cluster.link(1).freeze()?;
+        let error = refusal(&mut client, "SELECT citus_block_writes_for_backup(20)");
+        expect(&error, "55P03", &["within 20 ms", "too short to tell", "a second or more"]);
+        cluster.link(1).heal()?;
+        prove_usable(&cluster)
     });
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use fence_tests::{
-    BLOCK, Cluster, Engine, PATIENCE, Result, UNBLOCK, call, in_background, left_behind,
+    BLOCK, Cluster, Engine, Heard, PATIENCE, Result, UNBLOCK, call, in_background, left_behind,
     on_each_engine, prove_usable, refusal, state, wait_until, wait_until_free, worker_pid,
 };
 use test_cluster::{Signal, StopMode};
@@ -224,8 +224,14 @@ fn a_worker_node_freezes() {
         assert!(call(&mut client, BLOCK));
         cluster.worker(1).freeze()?;
         let asked = Instant::now();
-        assert!(call(&mut client, UNBLOCK));
+        let mut heard = Heard::on(&cluster, 0)?;
+        assert!(call(&mut heard.client, UNBLOCK));
         assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
+        let warnings = heard.take();
+        assert!(
+            warnings.iter().any(|text| text.contains("a node did not confirm the release")),
+            "{warnings:?}"
+        );
         wait_until_free(&cluster, SOON)?;
 
         // While starting: an error that names it, in time, and the others are free.
@@ -268,6 +274,39 @@ fn a_link_is_cut_or_goes_silent() {
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
         assert_eq!(error.code().code(), "08001");
         cluster.link(2).heal()?;
+        prove_usable(&cluster)
+    });
+}
+
+/// A link that goes silent while a node waits for its lock: the node gets the lock, and nobody hears of it.
+#[test]
+fn a_lock_whose_answer_is_lost_does_not_stay_for_the_time_of_a_whole_block() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).proxies(true).build()?;
+        let in_the_way = InTheWay::on(&cluster, 1)?;
+        let begin = [
+            "SET citus_fence.acquire_timeout = '3s'".to_owned(),
+            "SET citus_fence.connect_timeout = '1s'".to_owned(),
+            "SELECT citus_block_writes_for_backup(1800000)".to_owned(),
+        ];
+        let caller = in_background(&cluster, 0, &begin);
+        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                     WHERE a.application_name = 'citus_fence backup block' AND NOT l.granted";
+        wait_until("a node that waits for its lock", PATIENCE, || {
+            (cluster.worker(1).query_value(waits).ok()? == "1").then_some(())
+        })?;
+        cluster.link(1).freeze()?;
+        in_the_way.gone();
+        let error = caller.join().expect("a thread").expect_err("the node does not answer");
+        let words = fence_tests::words(&error);
+        let port = cluster.catalog_port(1).to_string();
+        assert!(words.contains("Not confirmed is the end of the attempt on"), "{words}");
+        assert!(words.contains(&port), "{words}");
+        // What the error says: the three seconds, and five more.
+        assert!(words.contains("within 8000 ms"), "{words}");
+        assert!(left_behind(cluster.worker(1))? > 0, "the node has no lock, so this shows nothing");
+        wait_until_free(&cluster, AFTER_DEADLINE)?;
+        cluster.link(1).heal()?;
         prove_usable(&cluster)
     });
 }
@@ -323,8 +362,46 @@ fn of_twelve_callers_one_wins() {
     });
 }
 
+/// `DROP DATABASE` does not wait: it is refused, or with FORCE ends the block with all other sessions.
 #[test]
-fn the_extension_and_the_database_cannot_be_dropped_from_under_a_block() {
+fn a_database_is_dropped_under_a_block() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(0).build()?;
+        let create = format!(
+            "CREATE EXTENSION {}; SELECT citus_set_coordinator_host('127.0.0.1', {}); \
+             CREATE EXTENSION citus_fence",
+            engine.catalog_extension(),
+            cluster.coordinator().port()
+        );
+        let coordinator = cluster.coordinator();
+        coordinator.execute("CREATE DATABASE doomed")?;
+        let params = coordinator.connect_params().database("doomed");
+        params.connect()?.batch_execute(&create).expect("a second distributed database");
+        let mut doomed = params.connect()?;
+        assert!(call(&mut doomed, BLOCK));
+        let worker = worker_pid(&mut doomed);
+        doomed.close().expect("a clean end");
+        let mut client = cluster.connect(0)?;
+        let error = refusal(&mut client, "DROP DATABASE doomed");
+        assert_eq!(error.code().code(), "55006", "{error:?}");
+        // Seen from outside: on Citus a new session in there would bring a daemon along that FORCE misses.
+        let holds = format!(
+            "SELECT count(*) FROM pg_locks WHERE pid = {worker} AND mode = 'ExclusiveLock' \
+             AND locktype = 'relation'"
+        );
+        assert_eq!(coordinator.query_value(&holds)?, "3", "the block goes on");
+        client
+            .batch_execute("DROP DATABASE doomed WITH (FORCE)")
+            .unwrap_or_else(|error| panic!("{}", fence_tests::words(&error)));
+        wait_until_free(&cluster, SOON)?;
+        // The slot is not lost with it, nor does the other database hear of it.
+        assert_eq!(state(&mut client), "inactive");
+        prove_usable(&cluster)
+    });
+}
+
+#[test]
+fn the_extension_cannot_be_dropped_from_under_a_block() {
     on_each_engine(|engine| {
         let cluster = cluster(engine)?;
         let mut client = cluster.connect(0)?;
