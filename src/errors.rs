@@ -280,6 +280,11 @@ impl From<&ClusterError> for Report {
                     .detail(detail)
                     .hint("End what is in the way, or raise citus_fence.acquire_timeout. Nothing has been switched.")
             }
+            ClusterError::NoGate { .. } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("The extension citus_fence is not there, or another one than this.")
+                    .hint("Install it on that node, and preload it.")
+            }
             ClusterError::NotSwitched { why, .. } => {
                 Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail(format!("{why}. All other nodes have been switched back."))
