@@ -17,25 +17,51 @@ pub fn finish_in_doubt<W: Waiter>(
     targets: &[Target],
     deadline: Deadline,
 ) -> Result<(), Stopped> {
-    let mut sessions: Vec<Session> = Vec::with_capacity(targets.len());
-    for session in connect_all(waiter, targets, deadline) {
-        match session {
-            Ok(session) => sessions.push(session),
-            Err(RemoteError::Stopped { .. }) => return Err(Stopped),
-            Err(error) => {
-                elog::log(&format!("citus_fence: no recovery before the next attempt: {error}"));
+    let mut helpers = Helpers::connect(waiter, targets, deadline)?;
+    helpers.finish_in_doubt(waiter, deadline)
+}
+
+/// Sessions that are there before they are needed.
+pub struct Helpers(Vec<Session>);
+
+impl Helpers {
+    /// One per node that answers.
+    pub fn connect<W: Waiter>(
+        waiter: &mut W,
+        targets: &[Target],
+        deadline: Deadline,
+    ) -> Result<Self, Stopped> {
+        let mut sessions: Vec<Session> = Vec::with_capacity(targets.len());
+        for session in connect_all(waiter, targets, deadline) {
+            match session {
+                Ok(session) => sessions.push(session),
+                Err(RemoteError::Stopped { .. }) => return Err(Stopped),
+                Err(error) => {
+                    elog::log(&format!(
+                        "citus_fence: no recovery before the next attempt: {error}"
+                    ));
+                }
             }
         }
+        Ok(Self(sessions))
     }
-    let mut open: Vec<&mut Session> = sessions.iter_mut().collect();
-    let sql = statements::recover();
-    let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
-    for reply in run_all(waiter, &mut open, recover, deadline) {
-        match reply {
-            Ok(_) => {}
-            Err(RemoteError::Stopped { .. }) => return Err(Stopped),
-            Err(error) => elog::log(&format!("citus_fence: {error}")),
+
+    /// Has their nodes finish what was left in doubt; what is not done by the deadline is left to them.
+    pub fn finish_in_doubt<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        deadline: Deadline,
+    ) -> Result<(), Stopped> {
+        let mut open: Vec<&mut Session> = self.0.iter_mut().collect();
+        let sql = statements::recover();
+        let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
+        for reply in run_all(waiter, &mut open, recover, deadline) {
+            match reply {
+                Ok(_) => {}
+                Err(RemoteError::Stopped { .. }) => return Err(Stopped),
+                Err(error) => elog::log(&format!("citus_fence: {error}")),
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -9,7 +9,8 @@ use pgrx::{pg_guard, pg_sys};
 use super::gate_area::{AREA, NodeState};
 use super::report;
 use super::statement;
-use crate::readonly::{hooks, policy};
+use crate::readonly::hooks;
+use crate::readonly::policy::{self, Verdict};
 
 static mut NEXT_EXECUTOR_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_UTILITY: pg_sys::ProcessUtility_hook_type = None;
@@ -181,38 +182,68 @@ unsafe extern "C-unwind" fn on_object_access(
 extern "C-unwind" fn before_function(function: pg_sys::Oid) {
     let explaining = EXPLAINING.get();
     if (explaining == 0 || explaining != current_subtransaction())
-        && let Some(name) = policy::writing_function(function.to_u32())
-            .or_else(|| writing_function_of_citus(function))
+        && let Some((name, verdict)) = verdict_of_function(function)
     {
-        hooks::before_function(name);
+        hooks::before_function(name, verdict);
     }
 }
 
-/// Citus' functions have other numbers in each database; what is known of a number is remembered.
-fn writing_function_of_citus(function: pg_sys::Oid) -> Option<&'static str> {
-    thread_local! {
-        static KNOWN: RefCell<HashMap<u32, Option<&'static str>>> = RefCell::default();
-    }
-    KNOWN.with_borrow_mut(|known| {
-        *known.entry(function.to_u32()).or_insert_with(|| {
-            // SAFETY: look-ups in the system cache, inside a transaction; the name is a C string of its own.
-            unsafe {
-                if pg_sys::get_func_namespace(function) != pg_sys::Oid::from(PG_CATALOG) {
-                    return None;
-                }
-                let name = pg_sys::get_func_name(function);
-                if name.is_null() {
-                    return None;
-                }
-                let verdict =
-                    CStr::from_ptr(name).to_str().ok().and_then(policy::writing_function_of_citus);
-                pg_sys::pfree(name.cast());
-                verdict
+fn verdict_of_function(function: pg_sys::Oid) -> Option<(&'static str, Verdict)> {
+    match policy::writing_function(function.to_u32()) {
+        Some(name) => Some((name, Verdict::Writes)),
+        None if function.to_u32() >= pg_sys::FirstNormalObjectId => {
+            // Such a function has another number in each database; what is known of it is remembered.
+            thread_local! {
+                static KNOWN: RefCell<HashMap<u32, Option<(&'static str, Verdict)>>> = RefCell::default();
             }
-        })
-    })
+            KNOWN.with_borrow_mut(|known| {
+                *known.entry(function.to_u32()).or_insert_with(|| look_at_function(function))
+            })
+        }
+        None => None,
+    }
 }
 
+/// One of Citus' functions, or one of the server's own by another name (LANGUAGE internal).
+fn look_at_function(function: pg_sys::Oid) -> Option<(&'static str, Verdict)> {
+    const PROCOID: i32 = pg_sys::SysCacheIdentifier::PROCOID as i32;
+    // SAFETY: look-ups in the system cache, inside a transaction; texts are copied and freed, the entry is
+    // given back, and after an error by the abort.
+    unsafe {
+        let entry = pg_sys::SearchSysCache1(PROCOID, pg_sys::Datum::from(function));
+        if entry.is_null() {
+            return None;
+        }
+        let column = |number: u32| {
+            let mut is_null = false;
+            let value = pg_sys::SysCacheGetAttr(PROCOID, entry, number as i16, &mut is_null);
+            (!is_null).then_some(value)
+        };
+        let language = column(pg_sys::Anum_pg_proc_prolang).map_or(0, |value| value.value() as u32);
+        let schema =
+            column(pg_sys::Anum_pg_proc_pronamespace).map_or(0, |value| value.value() as u32);
+        let verdict = if language == INTERNAL_LANGUAGE {
+            column(pg_sys::Anum_pg_proc_prosrc).and_then(|source| {
+                let name = pg_sys::text_to_cstring(source.cast_mut_ptr());
+                let number = pg_sys::fmgr_internal_function(name);
+                pg_sys::pfree(name.cast());
+                policy::writing_function(number.to_u32()).map(|name| (name, Verdict::Writes))
+            })
+        } else if schema == PG_CATALOG {
+            column(pg_sys::Anum_pg_proc_proname).and_then(|name| {
+                let name = CStr::from_ptr(name.cast_mut_ptr::<pg_sys::NameData>().cast());
+                name.to_str().ok().and_then(policy::writing_function_of_citus)
+            })
+        } else {
+            None
+        };
+        pg_sys::ReleaseSysCache(entry);
+        verdict
+    }
+}
+
+/// `pg_language` of the server's own functions.
+const INTERNAL_LANGUAGE: u32 = 12;
 /// The schema that only the server's and Citus' own functions are in.
 const PG_CATALOG: u32 = 11;
 

@@ -1,5 +1,6 @@
 //! What kind of process this is, and where it stands.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
@@ -112,10 +113,28 @@ pub fn local_xid() -> u32 {
     unsafe { (*pg_sys::MyProc).vxid.lxid }
 }
 
-/// Makes the rest of this transaction read-only.
+thread_local! {
+    /// The transaction that was made read-only here and would not be otherwise.
+    static FORCED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Makes this transaction read-only.
 pub fn force_read_only() {
     // SAFETY: a variable of this process, put back by the server when the transaction ends.
-    unsafe { pg_sys::XactReadOnly = true }
+    unsafe {
+        if !pg_sys::XactReadOnly {
+            FORCED.set(local_xid());
+            pg_sys::XactReadOnly = true;
+        }
+    }
+}
+
+/// The same transaction goes on on a node that writes again: a switch was given up, or is over.
+pub fn take_back_read_only() {
+    if FORCED.get() != 0 && FORCED.replace(0) == local_xid() {
+        // SAFETY: as above; false is what it was.
+        unsafe { pg_sys::XactReadOnly = false }
+    }
 }
 
 /// Whether the session's role is a superuser.
@@ -219,6 +238,12 @@ pub fn preloaded() -> Vec<String> {
     list.split(',').map(library_name).collect()
 }
 
+/// Whether Citus is loaded into every process of this server.
+pub fn has_citus() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| preloaded().iter().any(|library| library == "citus"))
+}
+
 /// The name in an entry of the list, without quotes, directory and ending.
 fn library_name(entry: &str) -> String {
     let entry = entry.trim().trim_matches('"');
@@ -248,10 +273,4 @@ mod tests {
             assert_eq!(library_name(entry), "citus", "{entry}");
         }
     }
-}
-
-/// Whether Citus is loaded into every process of this server.
-pub fn has_citus() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| preloaded().iter().any(|library| library == "citus"))
 }

@@ -60,24 +60,27 @@ unsafe fn citus_scan(tree: *mut pg_sys::Plan) -> Option<*mut pg_sys::CustomScan>
 }
 
 /// Whether a plan that names no tables is a function call that Citus runs elsewhere.  The other plans of
-/// its executor that name none read the results of subplans, and only those have any.
+/// its executor that name none read the results of subplans: their own, or those of the plan around them.
 unsafe fn is_delegated(tree: *mut pg_sys::Plan) -> bool {
     // SAFETY: the caller's plan; the text is made by Citus' own functions for its nodes, and freed.
     unsafe {
         citus_scan(tree).is_some_and(|scan| {
             let text = pg_sys::nodeToString((*scan).custom_private.cast());
-            let has_no_subplans = CStr::from_ptr(text)
-                .to_bytes()
-                .windows(NO_SUBPLANS.len())
-                .any(|window| window == NO_SUBPLANS);
+            // The plan's own list comes first; those of its subplans are inside of it.
+            let bytes = CStr::from_ptr(text).to_bytes();
+            let list = bytes.windows(SUBPLANS.len()).position(|window| window == SUBPLANS);
+            let is_delegated =
+                list.is_some_and(|at| bytes[at + SUBPLANS.len()..].starts_with(EMPTY));
             pg_sys::pfree(text.cast());
-            has_no_subplans
+            is_delegated
         })
     }
 }
 
-/// How Citus writes down that a plan has none.
-const NO_SUBPLANS: &[u8] = b":subPlanList <>";
+/// How Citus writes down the subplans of a plan.
+const SUBPLANS: &[u8] = b":subPlanList ";
+/// That there are none.
+const EMPTY: &[u8] = b"<>";
 
 /// A utility statement that the server is about to run.
 ///
@@ -112,6 +115,7 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
                     == pg_sys::AccessExclusiveLock as i32,
             },
             NodeTag::T_AlterSystemStmt => Utility::AlterSystem,
+            NodeTag::T_CallStmt if super::session::has_citus() => Utility::Call,
             NodeTag::T_CallStmt | NodeTag::T_DoStmt => Utility::Code,
             NodeTag::T_CheckPointStmt => Utility::Checkpoint,
             NodeTag::T_DeclareCursorStmt | NodeTag::T_FetchStmt | NodeTag::T_ClosePortalStmt => {

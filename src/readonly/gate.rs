@@ -90,6 +90,7 @@ pub fn pass(node: &Node, when: WhenReadOnly, command: impl FnOnce() -> String) {
         lock::pass(gate);
     }
     if node.state() == NodeState::ReadWrite {
+        session::take_back_read_only();
         PASSED.set(transaction);
         return;
     }

@@ -66,12 +66,16 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
     let Some(node) = gate::guarded_node() else {
         return false;
     };
-    if utility == Utility::Code {
+    if matches!(utility, Utility::Code | Utility::Call) {
         gate::note_distributed();
     }
     match utility.verdict() {
-        Verdict::Reads | Verdict::MayWrite => {
+        Verdict::Reads => {
             keep_read_only(node);
+            false
+        }
+        Verdict::MayWrite => {
+            gate::pass(node, WhenReadOnly::ReadOnly, || statement.name());
             false
         }
         Verdict::Writes => {
@@ -91,15 +95,21 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
 }
 
 /// Before a function that writes without a statement.
-pub fn before_function(name: &'static str) {
+pub fn before_function(name: &'static str, verdict: Verdict) {
     if let Some(node) = gate::guarded_node() {
-        gate::pass(node, WhenReadOnly::Refuse, || name.to_owned());
+        let when = match verdict {
+            Verdict::Writes | Verdict::EndsPrepared => WhenReadOnly::Refuse,
+            Verdict::MayWrite | Verdict::Reads => WhenReadOnly::ReadOnly,
+        };
+        gate::pass(node, when, || name.to_owned());
     }
 }
 
 /// On a read-only node every transaction that has not passed is a read-only one, whatever it is told.
 fn keep_read_only(node: &Node) {
-    if node.state() != NodeState::ReadWrite && !gate::has_passed() {
+    if node.state() == NodeState::ReadWrite {
+        session::take_back_read_only();
+    } else if !gate::has_passed() {
         session::force_read_only();
     }
 }

@@ -69,6 +69,8 @@ pub enum Utility {
     AlterSystem,
     /// CALL, DO: what they run is looked at on its own.
     Code,
+    /// CALL where Citus is, which may have another node run it.
+    Call,
     /// CHECKPOINT.
     Checkpoint,
     /// DECLARE, FETCH, MOVE, CLOSE.
@@ -98,6 +100,7 @@ impl Utility {
             | Self::Prepared
             | Self::Session
             | Self::Listen => Verdict::Reads,
+            Self::Call => Verdict::MayWrite,
             Self::EndPrepared => Verdict::EndsPrepared,
             Self::PrepareTransaction
             | Self::CopyFrom
@@ -112,9 +115,26 @@ impl Utility {
 /// Without this they would meet the clients' gate at their commit, when their sessions on other nodes have
 /// passed the internal gates long before, and a block that closes one after the other would stand between.
 /// Moves and splits of shards are not among them: they work in many transactions, for hours.
-pub fn writing_function_of_citus(name: &str) -> Option<&'static str> {
-    CITUS.iter().copied().find(|known| known.strip_suffix("()") == Some(name))
+///
+/// Those that run any command on other nodes are of the second kind: nobody can tell what it does.
+pub fn writing_function_of_citus(name: &str) -> Option<(&'static str, Verdict)> {
+    let find = |names: &'static [&'static str], verdict| {
+        let known = names.iter().copied().find(|known| known.strip_suffix("()") == Some(name));
+        known.map(|known| (known, verdict))
+    };
+    find(&CITUS, Verdict::Writes).or_else(|| find(&CITUS_RUNS_ANYTHING, Verdict::MayWrite))
 }
+
+const CITUS_RUNS_ANYTHING: [&str; 8] = [
+    "master_run_on_worker()",
+    "run_command_on_all_nodes()",
+    "run_command_on_colocated_placements()",
+    "run_command_on_coordinator()",
+    "run_command_on_master_and_workers()",
+    "run_command_on_placements()",
+    "run_command_on_shards()",
+    "run_command_on_workers()",
+];
 
 const CITUS: [&str; 30] = [
     "alter_distributed_table()",
@@ -252,6 +272,7 @@ mod tests {
             Lock { access_exclusive: true },
             AlterSystem,
             Code,
+            Call,
             Checkpoint,
             Cursor,
             Prepared,
@@ -270,6 +291,7 @@ mod tests {
                 | Lock { .. }
                 | AlterSystem
                 | Code
+                | Call
                 | Checkpoint
                 | Cursor
                 | Prepared

@@ -8,7 +8,7 @@ use crate::fence::attempt::{Barrier, Failed, LONGEST_GATE_LOCK};
 use crate::fence::error::FenceError;
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
-use crate::fence::recovery::finish_in_doubt;
+use crate::fence::recovery::Helpers;
 use crate::fence::statements;
 use crate::guc;
 use crate::pg::elog;
@@ -82,11 +82,17 @@ fn attempt<W: Waiter>(
     party.warm_up(waiter, &begin, warm_by)?;
     party.require_gates()?;
 
-    lock(waiter, party, Barrier::ClientGate, lock_timeout)?;
+    // Before the first gate is closed: nobody is to wait for a connection that does not come.
+    let helpers_by = by(waiter);
+    let mut helpers =
+        Helpers::connect(waiter, &nodes.targets, helpers_by).map_err(|_| Failed::Stopped)?;
+
+    // One bound for all that happens while gates are closed.
+    let lock_by = Deadline::after(waiter, lock_timeout);
+    lock(waiter, party, Barrier::ClientGate, lock_by)?;
     // A client's own commits are over by now.  What a crash has left prepared holds the internal gates.
-    let recover_by = by(waiter);
-    finish_in_doubt(waiter, &nodes.targets, recover_by).map_err(|_| Failed::Stopped)?;
-    lock(waiter, party, Barrier::InternalGate, lock_timeout)?;
+    helpers.finish_in_doubt(waiter, lock_by).map_err(|_| Failed::Stopped)?;
+    lock(waiter, party, Barrier::InternalGate, lock_by)?;
 
     // To come or go, a node has to write.
     let same = nodes.are_the_same().map_err(|error| match error {
@@ -100,16 +106,15 @@ fn attempt<W: Waiter>(
     }
 }
 
-/// How long a node keeps the gates closed that hears nothing more.
-const IDLE_MS: i64 = 30_000;
+/// How long a node keeps the gates closed that hears nothing more: longer than an attempt, and not much.
+const IDLE_MS: i64 = 3_000;
 
 fn lock<W: Waiter>(
     waiter: &mut W,
     party: &mut Party,
     barrier: Barrier,
-    lock_timeout: Duration,
+    lock_by: Deadline,
 ) -> Result<(), Failed> {
-    let lock_by = Deadline::after(waiter, lock_timeout);
     match party.lock(waiter, barrier, lock_by)? {
         Ok(()) => Ok(()),
         Err(refused) => {

@@ -24,6 +24,8 @@ const CANCEL_BOUND: Duration = Duration::from_secs(2);
 /// In the transaction that holds the node's gates, so that nobody gets in between.
 const CLOSE: &str =
     "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_only() AS lsn";
+/// This node's gates stay closed while the others are switched.
+const STAY: &str = "SET LOCAL idle_in_transaction_session_timeout = '12s'";
 /// On sessions of their own.
 const OPEN: Question = Question {
     name: "switch to read-write",
@@ -77,10 +79,9 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     let mut sessions = party.sessions();
     let count = sessions.len();
     // This node last: as long as it writes, what is written down can be taken away.
-    let (home, others) = sessions.split_at_mut(1);
-    let mut failed = run(waiter, others, "switch to read-only", CLOSE);
+    let mut failed = run(waiter, &mut sessions, |index| if index == 0 { STAY } else { CLOSE });
     if failed.is_empty() {
-        failed = run(waiter, home, "switch to read-only", CLOSE);
+        failed = run(waiter, &mut sessions[..1], |_| CLOSE);
     }
     if failed.is_empty() {
         drop(sessions);
@@ -105,11 +106,11 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
 fn run<W: Waiter>(
     waiter: &mut W,
     sessions: &mut [&mut Session],
-    name: &'static str,
-    sql: &str,
+    sql: impl Fn(usize) -> &'static str,
 ) -> Vec<RemoteError> {
     let deadline = Deadline::after(waiter, SWITCH_BOUND);
-    let replies = run_all(waiter, sessions, |_| Command::new(name, sql), deadline);
+    let command = |index| Command::new("switch to read-only", sql(index));
+    let replies = run_all(waiter, sessions, command, deadline);
     let failed: Vec<RemoteError> = replies.into_iter().filter_map(Result::err).collect();
     if !failed.is_empty() {
         let deadline = Deadline::after(waiter, CANCEL_BOUND);

@@ -58,4 +58,23 @@ impl Spread {
                 .expect("the row")
         }))
     }
+
+    /// Reads of the table: plain, and, where there is a planner, those that send a subquery's result to
+    /// the nodes.
+    pub fn reads(engine: test_cluster::Engine) -> &'static [&'static str] {
+        match engine {
+            test_cluster::Engine::Embedded => &["SELECT count(*) FROM spread"],
+            test_cluster::Engine::Citus => &[
+                "SELECT count(*) FROM spread",
+                "WITH few AS MATERIALIZED (SELECT id FROM spread ORDER BY id LIMIT 5) \
+                 SELECT count(*) FROM spread JOIN few USING (id)",
+                "SELECT count(*) FROM spread WHERE id IN (SELECT n FROM spread ORDER BY n LIMIT 3)",
+                "SELECT id FROM spread WHERE id < 5 INTERSECT SELECT n FROM spread WHERE n < 9",
+                "BEGIN; DECLARE every CURSOR FOR SELECT * FROM spread WHERE id IN \
+                 (SELECT n FROM spread ORDER BY n LIMIT 3); FETCH 2 FROM every; COMMIT",
+                "EXPLAIN (ANALYZE) SELECT count(*) FROM spread WHERE id IN \
+                 (SELECT n FROM spread ORDER BY n LIMIT 3)",
+            ],
+        }
+    }
 }

@@ -228,6 +228,15 @@ fn all_writers_wait_and_finish() {
             (count >= expected).then_some(())
         })?;
         assert!(writes.iter().all(|(_, thread)| !thread.is_finished()));
+        for number in 0..cluster.nodes().len() {
+            let mut reader = cluster.connect(number)?;
+            reader.batch_execute("SET statement_timeout = '20s'").expect("a setting");
+            for read in Spread::reads(engine) {
+                reader.batch_execute(read).unwrap_or_else(|error| {
+                    panic!("{read}: {}", fence_tests::words(&error));
+                });
+            }
+        }
         for node in cluster.nodes() {
             assert_eq!(node.query_value("SELECT count(*) FROM own")?, "0");
         }

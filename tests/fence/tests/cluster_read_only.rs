@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fence_tests::{
-    Bank, Client, Cluster, Engine, PATIENCE, Result, on_each_engine, refusal, wait_until,
+    Bank, Client, Cluster, Engine, PATIENCE, Result, Spread, on_each_engine, refusal, wait_until,
     wait_until_free,
 };
 use test_cluster::StopMode;
@@ -113,6 +113,7 @@ fn writes_are_refused_everywhere_and_reads_go_on() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
         cluster.execute_everywhere("CREATE TABLE own (n int)")?;
+        Spread::create(&cluster)?;
         let mut client = cluster.connect(0)?;
         client.batch_execute(READ_ONLY).expect(READ_ONLY);
         assert!(is_noted(&cluster)?);
@@ -122,6 +123,11 @@ fn writes_are_refused_everywhere_and_reads_go_on() {
                 let error = refusal(&mut session, "INSERT INTO own VALUES (1)");
                 assert_eq!(error.code().code(), "25006", "{error:?}");
                 session.batch_execute("SELECT count(*) FROM own").expect("a read");
+                for read in Spread::reads(engine) {
+                    session.batch_execute(read).unwrap_or_else(|error| {
+                        panic!("{read}: {}", fence_tests::words(&error));
+                    });
+                }
             }
             if round == 0 {
                 for node in cluster.nodes() {

@@ -100,6 +100,56 @@ fn traps_on_the_search_path_are_not_sprung() {
     });
 }
 
+/// What the cluster's switch and its status call on other nodes.
+const FALSE_GATE: &str = "
+    CREATE SCHEMA citus_fence;
+    CREATE FUNCTION citus_fence.node_gate() RETURNS TABLE (state text, read_only_lsn pg_lsn)
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM public.sprung(); RETURN QUERY SELECT 'open', '0/1'::pg_lsn; END $$;
+    CREATE VIEW citus_fence.stat_gate AS SELECT * FROM citus_fence.node_gate();
+    CREATE FUNCTION citus_fence.node_read_write() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM public.sprung(); END $$;
+    CREATE FUNCTION citus_fence.node_read_only() RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM public.sprung(); RETURN '0/1'::pg_lsn; END $$;";
+
+#[test]
+fn nor_those_in_the_place_of_the_gate() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let worker = cluster.worker(1);
+        locally(worker, engine, TRAPS)?;
+        locally(worker, engine, "DROP EXTENSION citus_fence")?;
+        locally(worker, engine, FALSE_GATE)?;
+        locally(
+            worker,
+            engine,
+            FALSE_FLUSH.trim_start().trim_start_matches("CREATE SCHEMA citus_fence;"),
+        )?;
+        let mut client = cluster.connect(0)?;
+        let port = worker.port().to_string();
+        let rows = client
+            .query(
+                "SELECT nodeport::text, state, error FROM citus_cluster_read_only_status()
+                  WHERE state IS NULL",
+                &[],
+            )
+            .expect("a status");
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].get::<_, String>(0), port);
+        assert!(rows[0].get::<_, String>(2).contains("does not have the gate"), "{rows:?}");
+        for call in ["citus_set_cluster_read_only()", "citus_set_cluster_read_write()"] {
+            let error = refusal(&mut client, &format!("SELECT {call}"));
+            assert_eq!(error.code().code(), "55000", "{error:?}");
+            let text = format!("{} {}", error.message(), error.detail().unwrap_or_default());
+            assert!(text.contains(&port), "{text} does not name the node");
+        }
+        assert!(sprung(&cluster).is_empty(), "sprung on {:?}", sprung(&cluster));
+        // The control.
+        worker.execute("SELECT * FROM citus_fence.stat_gate")?;
+        assert_eq!(sprung(&cluster), [worker.name()]);
+        Ok(())
+    });
+}
+
 #[test]
 fn the_status_shows_nobody_elses_query() {
     on_each_engine(|engine: Engine| {
