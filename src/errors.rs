@@ -280,6 +280,11 @@ impl From<&ClusterError> for Report {
                     .detail(detail)
                     .hint("End what is in the way, or raise citus_fence.acquire_timeout. Nothing has been switched.")
             }
+            ClusterError::NoGate { .. } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("The extension citus_fence is not there, or another one than this.")
+                    .hint("Install it on that node, and preload it.")
+            }
             ClusterError::NotSwitched { why, .. } => {
                 Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail(format!("{why}. All other nodes have been switched back."))
@@ -298,6 +303,9 @@ impl From<&ClusterError> for Report {
         }
     }
 }
+
+/// How many prepared transactions a message names.
+const MOST_NAMES: usize = 20;
 
 impl From<&GateError> for Report {
     fn from(error: &GateError) -> Self {
@@ -358,6 +366,19 @@ impl From<&GateError> for Report {
                         )
                 }
             }
+            GateError::Prepared { gids } => {
+                let shown = gids.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+                let more = if gids.len() > MOST_NAMES { ", …" } else { "" };
+                Report::new(ERRCODE_OBJECT_IN_USE, message)
+                    .detail(format!(
+                        "There are {}: {shown}{more}. No session ended them within \
+                         citus_fence.lock_timeout.",
+                        gids.len()
+                    ))
+                    .hint("Use COMMIT PREPARED or ROLLBACK PREPARED, or have Citus do so: SELECT recover_prepared_transactions(); on the node that began them. The system is still read-write.")
+            }
+            GateError::Look { .. } => Report::new(ERRCODE_INTERNAL_ERROR, message)
+                .detail("The state is not changed."),
             GateError::Deadlock { pid } => Report::new(ERRCODE_T_R_DEADLOCK_DETECTED, message)
                 .detail(format!(
                     "It is waited for until it ends, but process {pid} needs a lock that this \

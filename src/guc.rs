@@ -64,7 +64,7 @@ pub fn define(preloading: bool) {
     GucRegistry::define_int_guc(
         c"citus_fence.lock_timeout",
         c"Longest time that one attempt at a backup block waits for a lock on any node.",
-        c"Writers that come later wait behind the attempt, so this bounds what it can cost them.",
+        c"Writers that come later wait behind the attempt, so this bounds what it can cost them. A switch to read-only waits as long for prepared transactions.",
         &LOCK_TIMEOUT,
         1,
         i32::MAX,

@@ -1,5 +1,5 @@
-//! The price of the gate: pgbench on one server that is started with the library and without it, in
-//! turns; and how long closing an idle gate takes.
+//! The price of the gate: pgbench with the library and without it, in turns; and how long closing an idle
+//! gate takes.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -43,19 +43,9 @@ fn libraries(engine: Engine, with_gate: bool) -> &'static str {
     }
 }
 
-/// Starts it anew, with the gate or without, and its memory filled.
-fn restart(server: &Server, engine: Engine, with_gate: bool) -> Result<()> {
-    server.stop(StopMode::Fast)?;
-    server.set_while_stopped("shared_preload_libraries", libraries(engine, with_gate))?;
-    server.start()?;
-    server.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")?;
-    server.execute("SELECT pg_prewarm(oid) FROM pg_class WHERE relname LIKE 'pgbench%'")?;
-    server.pgbench_to_end(&["-n", "-S", "-T", "1", "-c", SESSIONS, "-j", SESSIONS])?;
-    Ok(())
-}
-
-fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
-    let mut server = Server::builder("gated");
+/// A server with tables that fit into its memory.
+fn server(name: &str) -> Result<Server> {
+    let mut server = Server::builder(name);
     for (name, value) in [
         ("shared_buffers", "512MB"),
         ("autovacuum", "off"),
@@ -66,37 +56,65 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
     }
     let server = server.start()?;
     server.pgbench_to_end(&["-i", "-q", "-s", SCALE])?;
+    server.execute("CREATE EXTENSION pg_prewarm")?;
+    Ok(server)
+}
 
+/// Starts it anew, with the gate or without, and its memory filled.
+fn restart(server: &Server, engine: Engine, with_gate: bool) -> Result<()> {
+    server.stop(StopMode::Fast)?;
+    server.set_while_stopped("shared_preload_libraries", libraries(engine, with_gate))?;
+    server.start()?;
+    server.execute("SELECT pg_prewarm(oid) FROM pg_class WHERE relname LIKE 'pgbench%'")?;
+    server.pgbench_to_end(&["-n", "-S", "-T", "1", "-c", SESSIONS, "-j", SESSIONS])?;
+    Ok(())
+}
+
+/// Two servers with the same tables take turns in short runs, one with the gate and one without. Halfway
+/// they swap, so what else differs between them is for the gate as often as against it.
+fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
+    let servers = [server("first")?, server("second")?];
     let seconds = plan.seconds.to_string();
     for (load, what, target) in [
-        ("select-only", "pgbench -S", "interval has 1.00"),
-        ("tpcb-like", "pgbench TPC-B", "p50 >= 0.98"),
+        (Load::Read, "pgbench -S", "interval has 1.00"),
+        (Load::Write, "pgbench TPC-B", "p50 >= 0.98"),
     ] {
-        let mut ratios = Vec::new();
-        for pair in 0..plan.pairs {
-            let rate = |with_gate: bool| -> Result<f64> {
-                restart(&server, engine, with_gate)?;
-                let text = server.pgbench_to_end(&[
-                    "-n", "-b", load, "-T", &seconds, "-c", SESSIONS, "-j", SESSIONS,
-                ])?;
-                Ok(transactions_per_second(&text).expect("a rate in pgbench's output"))
-            };
-            // Which comes first changes from pair to pair.
-            let (gated, plain) = if pair % 2 == 0 {
-                let plain = rate(false)?;
-                (rate(true)?, plain)
-            } else {
-                (rate(true)?, rate(false)?)
-            };
-            ratios.push(gated / plain);
+        let (mut rates, mut times) = (Vec::new(), Vec::new());
+        for half in 0..2 {
+            let (gated, plain) = (&servers[half], &servers[1 - half]);
+            restart(gated, engine, true)?;
+            restart(plain, engine, false)?;
+            for pair in 0..plan.pairs.div_ceil(2) {
+                let rate = |server: &Server| -> Result<f64> {
+                    let text = server.pgbench_to_end(&[
+                        "-n",
+                        "-b",
+                        load.name(),
+                        "-T",
+                        &seconds,
+                        "-c",
+                        SESSIONS,
+                        "-j",
+                        SESSIONS,
+                    ])?;
+                    Ok(transactions_per_second(&text).expect("a rate in pgbench's output"))
+                };
+                let time = |server: &Server| processor_time(server, load);
+                // Which comes first changes from pair to pair.
+                if pair % 2 == 0 {
+                    rates.push(rate(gated)? / rate(plain)?);
+                    times.push(time(gated)? / time(plain)?);
+                } else {
+                    let (other_rate, other_time) = (rate(plain)?, time(plain)?);
+                    rates.push(rate(gated)? / other_rate);
+                    times.push(time(gated)? / other_time);
+                }
+            }
         }
-        table.interval(&format!("{what}: rate with the gate / without"), ratios, target);
-
-        let count = |with_gate: bool| -> Result<Option<f64>> {
-            restart(&server, engine, with_gate)?;
-            instructions(&server, load)
-        };
-        match (count(true)?, count(false)?) {
+        table.interval(&format!("{what}: rate with the gate / without"), rates, target);
+        table.interval(&format!("{what}: processor time per transaction, likewise"), times, "");
+        // After the swap it is the second that has the gate.
+        match (instructions(&servers[1], load)?, instructions(&servers[0], load)?) {
             (Some(gated), Some(plain)) => table.note(
                 &format!("{what}: instructions per transaction with / without"),
                 &format!("{gated:.0} / {plain:.0} = {:.4}", gated / plain),
@@ -107,6 +125,65 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// What pgbench does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Read,
+    Write,
+}
+
+impl Load {
+    /// The name of its built-in script.
+    fn name(self) -> &'static str {
+        match self {
+            Load::Read => "select-only",
+            Load::Write => "tpcb-like",
+        }
+    }
+
+    /// The same as a transaction of our own.
+    fn statement(self, number: u32) -> String {
+        let (account, teller) = (1 + number * 7919 % 1_000_000, 1 + number % 100);
+        let branch = 1 + number % 10;
+        match self {
+            Load::Read => format!("SELECT abalance FROM pgbench_accounts WHERE aid = {account}"),
+            Load::Write => format!(
+                "BEGIN;
+                 UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = {account};
+                 SELECT abalance FROM pgbench_accounts WHERE aid = {account};
+                 UPDATE pgbench_tellers SET tbalance = tbalance + 1 WHERE tid = {teller};
+                 UPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = {branch};
+                 INSERT INTO pgbench_history (tid, bid, aid, delta, mtime)
+                     VALUES ({teller}, {branch}, {account}, 1, CURRENT_TIMESTAMP);
+                 END"
+            ),
+        }
+    }
+}
+
+/// Nanoseconds on a processor that the server's process of one session needs for a transaction. Says less
+/// than a rate, as it leaves waiting out, and is hardly disturbed by what else the machine does.
+fn processor_time(server: &Server, load: Load) -> Result<f64> {
+    const TRANSACTIONS: u32 = 1500;
+    let mut client = server.connect()?;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).expect("a number").get(0);
+    let mut run = |count: u32| {
+        for number in 0..count {
+            client.batch_execute(&load.statement(number)).expect("a transaction");
+        }
+    };
+    run(TRANSACTIONS / 10);
+    let before = nanoseconds_of(pid);
+    run(TRANSACTIONS);
+    Ok((nanoseconds_of(pid) - before) / f64::from(TRANSACTIONS))
+}
+
+/// What the kernel has counted for a process.
+fn nanoseconds_of(pid: i32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
+}
+
 /// The figure in what pgbench prints at its end.
 fn transactions_per_second(text: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("tps = "))?;
@@ -114,7 +191,7 @@ fn transactions_per_second(text: &str) -> Option<f64> {
 }
 
 /// Instructions that the server's processes need for a transaction, where the machine counts them.
-fn instructions(server: &Server, load: &str) -> Result<Option<f64>> {
+fn instructions(server: &Server, load: Load) -> Result<Option<f64>> {
     let counts = std::env::temp_dir().join(format!("instructions-{}", server.port()));
     // It follows whatever the postmaster starts from now on, until its own command ends: a shell that
     // reads from us.
@@ -129,7 +206,7 @@ fn instructions(server: &Server, load: &str) -> Result<Option<f64>> {
     let Ok(mut perf) = perf else {
         return Ok(None);
     };
-    let run = server.pgbench_to_end(&["-n", "-b", load, "-t", COUNTED, "-c", "1"]);
+    let run = server.pgbench_to_end(&["-n", "-b", load.name(), "-t", COUNTED, "-c", "1"]);
     drop(perf.stdin.take());
     let _ = perf.wait();
     run?;

@@ -47,10 +47,10 @@ struct Options {
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 60)]
     gate_pairs: usize,
     /// Seconds of each.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 1)]
     gate_seconds: u32,
     /// Print the coordinator's log, which has the parts of each block's time.
     #[arg(long)]
@@ -78,7 +78,7 @@ fn main() -> Result<()> {
         }
     }
     if wants("gate") {
-        println!("one server with and without the library, {}", engine.name());
+        println!("a server with and without the library, {}", engine.name());
         let plan = gate::Plan {
             pairs: options.gate_pairs,
             seconds: options.gate_seconds,

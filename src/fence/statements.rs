@@ -34,14 +34,22 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
          SHOW deadlock_timeout;\
          LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
              IN ACCESS SHARE MODE;\
-         SELECT pg_backend_pid() AS pid, \
-                (SELECT p.prolang = {C_LANGUAGE} AND p.probin ~ 'citus_fence$' FROM pg_proc p \
-                  WHERE p.oid = to_regprocedure('citus_fence.flush_wal()')) AS can_flush"
+         SELECT pg_backend_pid() AS pid, ({}) AS can_flush",
+        is_ours("citus_fence.flush_wal()")
     )
 }
 
-/// Only a superuser makes functions in C: one of that name in another language is somebody else's, and
-/// must not run with this session's rights.
+/// Whether a function of that signature is this extension's.  Only a superuser makes functions in C: one of
+/// that name in another language is somebody else's, and must not run with this session's rights.  Where one
+/// is ours, the schema belongs to the extension's owner, and nobody else puts another into it.
+pub fn is_ours(signature: &str) -> String {
+    format!(
+        "SELECT p.prolang = {C_LANGUAGE} AND p.probin ~ 'citus_fence$' AS ours FROM pg_proc p \
+          WHERE p.oid = to_regprocedure('{signature}')"
+    )
+}
+
+/// `pg_language` of functions in C.
 const C_LANGUAGE: u32 = 13;
 
 /// What a node's answers to the two SHOWs of [`begin`] ask for, to be sent before the locks.

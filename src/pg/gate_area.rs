@@ -174,6 +174,13 @@ impl GateArea {
             .collect()
     }
 
+    /// Whether all that process is marked for is ending a prepared transaction.
+    pub fn only_ends_prepared(&self, process: MarkedProcess) -> bool {
+        self.slot(process.place).is_some_and(|slot| {
+            slot.activities.load(Ordering::SeqCst) == Activity::EndingPrepared as u32
+        })
+    }
+
     /// Whether that very process is still marked.
     pub fn is_marked(&self, process: MarkedProcess) -> bool {
         self.slot(process.place).is_some_and(|slot| {

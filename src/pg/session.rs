@@ -249,3 +249,9 @@ mod tests {
         }
     }
 }
+
+/// Whether Citus is loaded into every process of this server.
+pub fn has_citus() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| preloaded().iter().any(|library| library == "citus"))
+}

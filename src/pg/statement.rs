@@ -99,7 +99,8 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
                 }
             }
             NodeTag::T_CopyStmt => {
-                if (*node.cast::<pg_sys::CopyStmt>()).is_from {
+                let copy = node.cast::<pg_sys::CopyStmt>();
+                if (*copy).is_from && !is_intermediate_result(copy) {
                     Utility::CopyFrom
                 } else {
                     Utility::CopyTo
@@ -128,6 +129,28 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
             _ => Utility::Other,
         };
         (utility, Statement(node))
+    }
+}
+
+/// Citus gives a node the result of a subquery this way.  It goes to a file that is gone with the
+/// transaction, and to no table: Citus' utility hook takes the statement before the server sees it.
+unsafe fn is_intermediate_result(copy: *mut pg_sys::CopyStmt) -> bool {
+    // SAFETY: the caller's node; its options are a list of DefElem nodes with a name each, and an argument
+    // that is asked for its own tag.
+    unsafe {
+        if !super::session::has_citus() {
+            return false;
+        }
+        let options = (*copy).options;
+        let count = if options.is_null() { 0 } else { (*options).length.max(0) as usize };
+        (0..count).any(|position| {
+            let option = (*(*options).elements.add(position)).ptr_value.cast::<pg_sys::DefElem>();
+            let argument = (*option).arg;
+            CStr::from_ptr((*option).defname) == c"format"
+                && !argument.is_null()
+                && (*argument).type_ == NodeTag::T_String
+                && CStr::from_ptr(pg_sys::defGetString(option)) == c"result"
+        })
     }
 }
 

@@ -59,6 +59,18 @@ pub enum GateError {
         /// Names of prepared transactions that hold it.
         prepared: Vec<String>,
     },
+    /// Prepared transactions that nobody ends.
+    #[error("could not make the system read only because of prepared transactions")]
+    Prepared {
+        /// Their names, quoted.
+        gids: Vec<String>,
+    },
+    /// The prepared transactions cannot be looked at.
+    #[error("could not look for prepared transactions: {why}")]
+    Look {
+        /// The server's reason.
+        why: String,
+    },
     /// A writer that is waited for waits for this session.
     #[error("the transaction of process {pid} waits for this one")]
     Deadlock {

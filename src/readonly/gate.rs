@@ -188,10 +188,10 @@ pub fn ended() {
 }
 
 /// Before COMMIT PREPARED or ROLLBACK PREPARED.  A closed gate lets them pass, for what they end has passed
-/// before; a read-only node refuses them.
+/// before, and so does a node that is being closed, which waits for it; a read-only node refuses them.
 pub fn before_ending_prepared(node: &Node, command: impl FnOnce() -> String) {
     AREA.mark(Activity::EndingPrepared);
-    if node.state() != NodeState::ReadWrite {
+    if node.state() == NodeState::ReadOnly {
         AREA.unmark_statement();
         refuse(node, command());
     }

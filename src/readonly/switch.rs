@@ -22,6 +22,7 @@ use super::gate;
 use super::state_file::Record;
 use super::store;
 use crate::errors::Report;
+use crate::guc;
 use crate::pg::gate_area::{AREA, MarkedProcess, Node, NodeState};
 use crate::pg::gate_lock::{self, Holder, SwitchLock};
 use crate::pg::wait::interruptible;
@@ -83,7 +84,6 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         lsn >> 32,
         lsn & 0xffff_ffff,
     ));
-    name_prepared();
     Ok(lsn)
 }
 
@@ -164,13 +164,14 @@ impl Writer {
     fn end(self) -> bool {
         match self {
             Self::Holder(holder) => victim::end_holder(holder),
+            // It is on its way out, and what it ends would be in the way for longer.
+            Self::Marked(process) if AREA.only_ends_prepared(process) => false,
             Self::Marked(process) => victim::end_marked(process),
         }
     }
 }
 
-/// Prepared transactions (pid 0) keep their locks; nobody can end them while the node is read-only, so
-/// they are in nobody's way.
+/// Sessions in the way.  Prepared transactions, which have no process, are looked for by [`prepared`].
 fn writers() -> Vec<Writer> {
     let me = process::me().pid;
     gate_lock::holders()
@@ -181,24 +182,49 @@ fn writers() -> Vec<Writer> {
         .collect()
 }
 
+/// Names of the transactions that are prepared, in any database, whether they passed a gate or were there
+/// before the library was.
+fn prepared() -> Result<Vec<String>, GateError> {
+    let rows = text_sql::query(
+        "SELECT pg_catalog.quote_literal(gid) FROM pg_catalog.pg_prepared_xacts ORDER BY prepared",
+        &[],
+    )
+    .map_err(|error| GateError::Look { why: error.to_string() })?;
+    Ok(rows.into_iter().flatten().flatten().collect())
+}
+
 /// How long to wait between two looks at who is left, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// How often to say who is being waited for.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns when none of those who had passed before is left; how many sessions it has ended.
+/// Returns when none of those who had passed before is left, and nothing is prepared; how many sessions it
+/// has ended.
+///
+/// Nobody prepares any more once the sessions are gone.  Whoever has prepared may still commit: two-phase
+/// commits that other nodes are in the middle of end by themselves.  What is left after a while is nobody's,
+/// and would keep its half of a transaction on a node that can do nothing about it.
 fn drain(terminate: bool) -> Result<u64, GateError> {
+    let bound = Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64);
     let mut ended: Vec<Writer> = Vec::new();
     let mut pause = FIRST_PAUSE;
     let mut noticed = Instant::now();
+    let mut alone_since = None;
     loop {
+        // Sessions first: what one of them prepares or commits after this look is seen by the next.
         let left = writers();
         if left.is_empty() {
-            let mut pids: Vec<i32> = ended.into_iter().map(Writer::pid).collect();
-            pids.sort_unstable();
-            pids.dedup();
-            return Ok(pids.len() as u64);
+            let gids = prepared()?;
+            if gids.is_empty() {
+                let mut pids: Vec<i32> = ended.into_iter().map(Writer::pid).collect();
+                pids.sort_unstable();
+                pids.dedup();
+                return Ok(pids.len() as u64);
+            }
+            if alone_since.get_or_insert_with(Instant::now).elapsed() >= bound {
+                return Err(GateError::Prepared { gids });
+            }
         }
         if terminate {
             for writer in &left {
@@ -207,7 +233,7 @@ fn drain(terminate: bool) -> Result<u64, GateError> {
                 }
             }
         }
-        if noticed.elapsed() >= NOTICE_INTERVAL {
+        if !left.is_empty() && noticed.elapsed() >= NOTICE_INTERVAL {
             noticed = Instant::now();
             tell(&left);
             if !terminate {
@@ -229,31 +255,6 @@ fn tell(left: &[Writer]) {
         Some(format!("Processes: {}.", names.join(", "))),
     );
 }
-
-/// Prepared transactions are in nobody's way, but they stay, with their locks.
-fn name_prepared() {
-    let rows = text_sql::query(
-        "SELECT pg_catalog.quote_literal(gid) FROM pg_catalog.pg_prepared_xacts ORDER BY prepared",
-        &[],
-    );
-    // Whatever keeps them from being read: the node is read-only, and that is what counts.
-    let names: Vec<String> = rows.unwrap_or_default().into_iter().flatten().flatten().collect();
-    if names.is_empty() {
-        return;
-    }
-    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
-    let more = if names.len() > MOST_NAMES { ", …" } else { "" };
-    let mut report = Report::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        "prepared transactions can be committed or rolled back only when the system is read-write again",
-    )
-    .detail(format!("There are {}: {shown}{more}.", names.len()));
-    report.hint = Some("Until then they keep their locks.".to_owned());
-    elog::emit(PgLogLevel::NOTICE, &report);
-}
-
-/// How many prepared transactions a notice names.
-const MOST_NAMES: usize = 20;
 
 /// The wait is none that the server's detector knows, so a writer that waits for this transaction, which
 /// waits for him, is looked for here.

@@ -44,8 +44,11 @@ fn citus_cluster_read_only_status() -> TableIterator<
     let replies = switch::ask_all(
         &mut interruptible(),
         &nodes,
-        "look at the node's state",
-        "SELECT state, read_only_lsn FROM citus_fence.stat_gate",
+        &switch::Question {
+            name: "look at the node's state",
+            function: "citus_fence.node_gate()",
+            sql: "SELECT state, read_only_lsn FROM citus_fence.node_gate()",
+        },
     );
     let rows: Vec<_> = nodes
         .list

@@ -39,6 +39,7 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
             Err(failed) => {
                 let_go(waiter, &mut party);
                 return Err(match failed {
+                    Failed::ForGood(FenceError::NoGate { node }) => ClusterError::NoGate { node },
                     Failed::ForGood(error) => error.into(),
                     // Nothing stops the waiter but interrupts, which unwind.
                     Failed::Stopped | Failed::ForNow { .. } => FenceError::ClientGone.into(),

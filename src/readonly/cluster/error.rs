@@ -24,6 +24,12 @@ pub enum ClusterError {
         /// Who was in the way: node, pid, age, query.
         blockers: Vec<String>,
     },
+    /// A node where the extension is not, or something else in its place.
+    #[error("{node} does not have the gate that makes it read only")]
+    NoGate {
+        /// The node.
+        node: String,
+    },
     /// A node could not be switched, and everything was taken back.
     #[error("could not switch {node}")]
     NotSwitched {

@@ -24,7 +24,12 @@ const CANCEL_BOUND: Duration = Duration::from_secs(2);
 /// In the transaction that holds the node's gates, so that nobody gets in between.
 const CLOSE: &str =
     "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_only() AS lsn";
-const OPEN: &str = "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()";
+/// On sessions of their own.
+const OPEN: Question = Question {
+    name: "switch to read-write",
+    function: "citus_fence.node_read_write()",
+    sql: "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()",
+};
 
 fn usable(function: &'static str) -> Result<lock::ErrandLock, ClusterError> {
     require_switchable(function)?;
@@ -130,32 +135,81 @@ pub fn read_write() -> Result<(), ClusterError> {
 /// Lets all nodes write that answer; the others, and why.  A writer that finds some of them open and some
 /// not is refused before it has prepared anything anywhere.
 fn open_all<W: Waiter>(waiter: &mut W, nodes: &Nodes) -> Result<Vec<String>, ClusterError> {
-    let replies = ask_all(waiter, nodes, "switch to read-write", OPEN);
+    let replies = ask_all(waiter, nodes, &OPEN);
     Ok(replies.into_iter().filter_map(|reply| reply.err().map(|error| error.to_string())).collect())
 }
 
+/// What all nodes are asked, and the function of this extension that it takes.
+pub struct Question {
+    /// What messages call it.
+    pub name: &'static str,
+    /// The function.
+    pub function: &'static str,
+    /// Calls it.
+    pub sql: &'static str,
+}
+
 /// Asks all nodes over sessions of their own.
+///
+/// These sessions are the extension's owner, a superuser.  Where the extension is not, anybody who may make
+/// a schema could have put a function of his own in its place; only a superuser makes one in C, so that is
+/// looked at before it is called.
 pub fn ask_all<W: Waiter>(
     waiter: &mut W,
     nodes: &Nodes,
-    name: &'static str,
-    sql: &str,
-) -> Vec<Result<Reply, RemoteError>> {
+    question: &Question,
+) -> Vec<Result<Reply, ClusterError>> {
     let deadline = Deadline::after(waiter, connect_timeout());
-    let mut sessions = connect_all(waiter, &nodes.targets, deadline);
-    let sql = format!("{}; {sql}", statements::begin_helper(statements::HELPER_IDLE_MS));
-    let mut open: Vec<&mut Session> =
-        sessions.iter_mut().filter_map(|session| session.as_mut().ok()).collect();
-    let deadline = Deadline::after(waiter, SWITCH_BOUND);
-    let mut replies =
-        run_all(waiter, &mut open, |_| Command::new(name, sql.as_str()), deadline).into_iter();
+    let mut sessions: Vec<Result<Session, Unanswered>> =
+        connect_all(waiter, &nodes.targets, deadline)
+            .into_iter()
+            .map(|session| session.map_err(Unanswered::Remote))
+            .collect();
+    let look = format!(
+        "{}; {}",
+        statements::begin_helper(statements::HELPER_IDLE_MS),
+        statements::is_ours(question.function)
+    );
+    let looked = run_on_open(waiter, &mut sessions, question.name, &look);
+    for (session, reply) in sessions.iter_mut().zip(looked) {
+        match reply {
+            Some(Ok(reply)) if reply.sets.iter().any(|set| set.value(0, "ours") == Some("t")) => {}
+            Some(Ok(_)) => *session = Err(Unanswered::NoGate),
+            Some(Err(error)) => *session = Err(Unanswered::Remote(error)),
+            None => {}
+        }
+    }
+    let replies = run_on_open(waiter, &mut sessions, question.name, question.sql);
     sessions
         .into_iter()
-        .map(|session| match session {
-            Ok(_) => replies.next().expect("one reply per session"),
-            Err(error) => Err(error),
+        .zip(replies)
+        .zip(&nodes.list)
+        .map(|((session, reply), node)| match (session, reply) {
+            (_, Some(reply)) => reply.map_err(ClusterError::from),
+            (Err(Unanswered::Remote(error)), None) => Err(error.into()),
+            (_, None) => Err(ClusterError::NoGate { node: node.label().to_string() }),
         })
         .collect()
+}
+
+/// Why a node is not asked any further.
+enum Unanswered {
+    Remote(RemoteError),
+    NoGate,
+}
+
+/// Runs a command on those sessions that there are.
+fn run_on_open<W: Waiter>(
+    waiter: &mut W,
+    sessions: &mut [Result<Session, Unanswered>],
+    name: &'static str,
+    sql: &str,
+) -> Vec<Option<Result<Reply, RemoteError>>> {
+    let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    let mut open: Vec<&mut Session> =
+        sessions.iter_mut().filter_map(|session| session.as_mut().ok()).collect();
+    let mut replies = run_all(waiter, &mut open, |_| Command::new(name, sql), deadline).into_iter();
+    sessions.iter().map(|session| session.as_ref().ok().and_then(|_| replies.next())).collect()
 }
 
 /// Does something over a session with this very node.

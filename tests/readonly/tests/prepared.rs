@@ -16,31 +16,32 @@ fn prepare(node: &Server, gid: &str) -> Result<()> {
     node.execute(&format!("BEGIN; INSERT INTO served VALUES (100); PREPARE TRANSACTION '{gid}'"))
 }
 
-/// The call succeeds, soon, and nobody can end what is prepared until the node is open again.
-fn closes_over(node: &Server, gid: &str) -> Result<()> {
-    let begun = Instant::now();
-    let lsn = close(node)?;
-    let took = begun.elapsed();
-    assert!(took < BOUND, "it took {took:?}");
-    assert!(assert_agrees(node)?);
+/// The call fails within its bound and names it, and the node goes on writing, also after restarts.
+fn fails_and_names(node: &Server, gid: &str) -> Result<()> {
     let mut client = node.connect()?;
-    for end in ["COMMIT", "ROLLBACK"] {
-        refused(&mut client, &format!("{end} PREPARED '{gid}'"));
+    for round in 0..2 {
+        client.batch_execute("SET citus_fence.lock_timeout = '500ms'").expect("a setting");
+        for terminate in [true, false] {
+            let begun = Instant::now();
+            let call = format!("SELECT alter_system_read_only(terminate_writers => {terminate})");
+            let error = refusal(&mut client, &call);
+            assert!(begun.elapsed() < BOUND, "it took {:?}", begun.elapsed());
+            assert_eq!(error.code().code(), "55006", "{error:?}");
+            let detail = error.detail().unwrap_or_default();
+            assert!(detail.contains(gid), "{detail} does not name {gid}");
+            assert!(error.hint().is_some(), "no hint");
+        }
+        assert!(!assert_agrees(node)?);
+        assert!(writes(&mut client));
+        if round == 0 {
+            // After a crash, and after a clean restart.
+            node.stop(StopMode::Immediate)?;
+            node.start()?;
+            node.restart()?;
+            client = node.connect()?;
+        }
     }
-    // Also after a crash, and after a clean restart.
-    node.stop(StopMode::Immediate)?;
-    node.start()?;
-    node.restart()?;
-    assert!(assert_agrees(node)?);
-    let mut client = node.connect()?;
-    for end in ["COMMIT", "ROLLBACK"] {
-        refused(&mut client, &format!("{end} PREPARED '{gid}'"));
-    }
-    let gids = node.query_value("SELECT string_agg(gid, ',') FROM pg_prepared_xacts")?;
-    assert_eq!(gids, gid);
-    let traces = traces_of_writers(node, &lsn)?;
-    assert!(traces.is_empty(), "{traces:?}");
-    open(node)
+    Ok(())
 }
 
 /// Whoever closes a gate for writers to wait cannot do so before it has ended; the error names it.
@@ -67,7 +68,7 @@ fn one_that_was_there_before() {
             let gid = format!("in the way {number}");
             prepare(node, &gid)?;
             holds_the_gate(node, &gid)?;
-            closes_over(node, &gid)?;
+            fails_and_names(node, &gid)?;
             // It still keeps the gate, after all those restarts.
             holds_the_gate(node, &gid)?;
             let rows = || -> Result<u32> {
@@ -78,6 +79,8 @@ fn one_that_was_there_before() {
             node.execute(&format!("{end} PREPARED '{gid}'"))?;
             assert_eq!(rows()? - before, u32::from(end == "COMMIT"), "{end}");
             // The control: it was this one.
+            close(node)?;
+            open(node)?;
             let mut client = node.connect()?;
             client
                 .batch_execute("BEGIN; SELECT citus_fence.lock_gate('client'); COMMIT")
@@ -99,14 +102,19 @@ fn one_whose_session_is_gone_and_whose_place_is_taken() {
         let mut others: Vec<Client> = (0..5).map(|_| node.connect()).collect::<Result<_>>()?;
         others[0].batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
         holds_the_gate(node, "gone")?;
-        let lsn = close(node)?;
-        assert!(traces_of_writers(node, &lsn)?.is_empty());
+        let mut closer = node.connect()?;
+        closer.batch_execute("SET citus_fence.lock_timeout = '500ms'").expect("a setting");
+        let error = refusal(&mut closer, READ_ONLY);
+        assert!(error.detail().unwrap_or_default().contains("gone"), "{error:?}");
+        // Those who were in the way are ended all the same, and nobody else is.
         assert!(others[0].simple_query("SELECT 1").is_err(), "the writer lives");
         for other in &mut others[1..] {
             assert_eq!(readonly_tests::value(other, "SELECT 1"), "1");
         }
-        open(node)?;
         node.execute("ROLLBACK PREPARED 'gone'")?;
+        let lsn = close(node)?;
+        assert!(traces_of_writers(node, &lsn)?.is_empty());
+        open(node)?;
         assert_untouched(node)
     });
 }
@@ -161,6 +169,34 @@ fn prepared_while_it_is_closed() {
     });
 }
 
+/// What is prepared may still be ended while the call waits for it; then the call succeeds.
+#[test]
+fn one_that_is_ended_while_the_call_waits() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        for end in ["COMMIT", "ROLLBACK"] {
+            prepare(node, "waited for")?;
+            let mut closer = node.connect()?;
+            closer.batch_execute("SET citus_fence.lock_timeout = '60s'").expect("a setting");
+            let call = std::thread::spawn(move || closer.query_one(READ_ONLY, &[]).map(|_| ()));
+            wait_until("the call to begin", PATIENCE, || {
+                let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+                (state == "closing").then_some(())
+            })?;
+            // New ones are refused meanwhile.
+            let mut client = node.connect()?;
+            refused(&mut client, "INSERT INTO served VALUES (1)");
+            client.batch_execute(&format!("{end} PREPARED 'waited for'")).expect(end);
+            call.join().expect("a thread").expect("a closed node");
+            assert!(assert_agrees(node)?);
+            open(node)?;
+        }
+        assert_untouched(node)
+    });
+}
+
 #[test]
 fn while_it_is_closed_none_is_made_and_none_is_ended() {
     on_each_engine(|engine: Engine| {
@@ -182,8 +218,7 @@ fn while_it_is_closed_none_is_made_and_none_is_ended() {
     });
 }
 
-/// One that was prepared while the library was not loaded holds no gate; it is found all the same, or
-/// at least not ended while the node is closed.
+/// One that was prepared while the library was not loaded holds no gate; it is found all the same.
 #[test]
 fn one_from_before_the_library_was_loaded() {
     on_each_engine(|engine: Engine| {
@@ -200,15 +235,9 @@ fn one_from_before_the_library_was_loaded() {
         node.set_while_stopped("shared_preload_libraries", &with)?;
         node.start()?;
         let mut client = node.connect()?;
-        match node.query_value(READ_ONLY) {
-            Err(error) => assert!(error.to_string().contains("old"), "{error}"),
-            Ok(lsn) => {
-                refused(&mut client, "COMMIT PREPARED 'old'");
-                refused(&mut client, "ROLLBACK PREPARED 'old'");
-                assert!(traces_of_writers(node, &lsn)?.is_empty());
-                open(node)?;
-            }
-        }
+        client.batch_execute("SET citus_fence.lock_timeout = '500ms'").expect("a setting");
+        let error = refusal(&mut client, READ_ONLY);
+        assert!(error.detail().unwrap_or_default().contains("old"), "{error:?}");
         node.execute("COMMIT PREPARED 'old'")?;
         assert!(writes(&mut client));
         close(node)?;
