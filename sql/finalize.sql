@@ -21,7 +21,7 @@ COMMENT ON FUNCTION citus_unblock_writes_for_backup(timestamptz) IS
 COMMENT ON FUNCTION citus_extend_backup_block(int) IS
 'let the active backup block live for timeout_ms (1 to 1800000) from now; returns the new deadline';
 COMMENT ON FUNCTION citus_backup_block_status() IS
-'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block ended, where nobody had asked for its end';
+'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block ended, where nobody had asked for its end; only the coordinator knows: elsewhere it is always inactive, with a notice';
 COMMENT ON FUNCTION citus_backup_block_nodes() IS
 'the nodes under the active backup block, a row each: the process that holds its locks, since when, the data directory''s system identifier and timeline, and wal_lsn, the position that a backup of the node has to reach';
 COMMENT ON FUNCTION citus_backup_block_waiters() IS

@@ -23,7 +23,7 @@ SELECT f.oid::regproc, f.proacl
   FROM pg_depend d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid
   JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
  WHERE e.extname = 'citus_fence' AND d.deptype = 'e' AND f.proname !~ '^citus_cluster_changes_'
- ORDER BY 1;
+ ORDER BY f.oid::regproc::text COLLATE "C";
 
 -- All are volatile, run in the session itself, with the caller's rights and a safe search_path.
 SELECT DISTINCT f.provolatile, f.proparallel, f.prosecdef, f.proconfig

@@ -162,16 +162,15 @@ impl World {
         else {
             return false;
         };
-        let Asked { release, failure, earlier } = self.ask_release(rules);
+        let named = rules.has(Rule::OwnBlockIsNamed).then_some(own);
+        let Asked { release, failure, earlier } = self.ask_release(rules, named);
         match release {
             Release::Asked(generation)
             | Release::Joined(generation)
             | Release::GivenUp(generation) => {
                 let generation = generation as u8;
-                let is_own = self.life_of(generation) == Some(usize::from(own));
                 let is_first = matches!(release, Release::Asked(_));
-                let vouches = (is_own || !rules.has(Rule::OwnBlockVouches))
-                    && (is_first || !rules.has(Rule::FirstReleaseVouches))
+                let vouches = (is_first || !rules.has(Rule::FirstReleaseVouches))
                     && (!earlier.is_some() || !rules.has(Rule::EarlierEndsAreTold));
                 self.operator.call = Call::Waits { generation, vouches };
             }
@@ -198,7 +197,7 @@ impl World {
             return false;
         }
         self.strangers -= 1;
-        self.ask_release(rules);
+        self.ask_release(rules, None);
         true
     }
 
@@ -211,15 +210,20 @@ impl World {
         self.slot.post_extension()
     }
 
-    /// `control::ask_release`.
-    fn ask_release(&mut self, rules: Rules) -> Asked {
+    /// `control::ask_release`, of any block or of the one with this index, named by its start.
+    fn ask_release(&mut self, rules: Rules, named: Option<u8>) -> Asked {
         self.reap(rules);
         if self.slot.generation == 0 {
             let (failure, earlier) = (Failure::NONE, Failure::NONE);
-            return Asked { release: Release::Nothing, failure, earlier };
+            let release = if named.is_some() { Release::Over } else { Release::Nothing };
+            return Asked { release, failure, earlier };
         }
         let was_inactive = self.slot.state == State::Inactive;
         let asked = self.slot.act(|block| {
+            if let Some(start) = named.map(slot::start_of) {
+                let (failure, earlier) = (block.take_reason_of(start), Failure::NONE);
+                return Asked { release: block.ask_release_of(start), failure, earlier };
+            }
             let (failure, earlier) = match block.state {
                 State::Inactive => (block.take_end_reason(), Failure::NONE),
                 State::Starting | State::Active | State::Releasing | State::Error => {

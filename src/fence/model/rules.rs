@@ -43,8 +43,9 @@ pub enum Rule {
     FirstReleaseVouches,
     /// Whoever ends a block hears of one before it that ended by itself unheard of.  Out: nobody says so.
     EarlierEndsAreTold,
-    /// Only the release of the operator's own block vouches for its backup.  Out: any block's does.
-    OwnBlockVouches,
+    /// The operator names its block, and the release ends that one and no other.  Out: it ends whichever
+    /// there is.
+    OwnBlockIsNamed,
 }
 
 /// Which rules are in force.

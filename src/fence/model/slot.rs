@@ -21,6 +21,12 @@ const NOW: Moment = 1_000_000;
 /// Microseconds in a tick, which is the millisecond of [`Terms`].
 const TICK: Moment = 1_000;
 
+/// When the block with this index began, as its status shows it: no two at the same moment, and all within
+/// one tick, so that time is no part of a state.
+pub fn start_of(index: u8) -> Moment {
+    NOW + Moment::from(index)
+}
+
 /// The caller of the block with this index.
 pub fn caller(index: u8) -> ProcessId {
     ProcessId { place: 10 + i32::from(index), pid: 100 + i32::from(index) }
@@ -43,6 +49,8 @@ pub struct Slot {
     pub release_asked: bool,
     pub abandoned: bool,
     pub generation: u8,
+    /// Blocks that were begun before shared memory was made anew.
+    pub forgotten: u8,
     pub requestor: Option<u8>,
     pub worker: Option<u8>,
     /// Ticks until an active block expires.
@@ -61,6 +69,7 @@ impl Slot {
         release_asked: false,
         abandoned: false,
         generation: 0,
+        forgotten: 0,
         requestor: None,
         worker: None,
         expires_in: 0,
@@ -75,19 +84,22 @@ impl Slot {
     pub fn act<R>(&mut self, step: impl FnOnce(&mut Block) -> R) -> R {
         let mut block = self.unpack();
         let result = step(&mut block);
-        *self = Self::pack(&block);
+        *self = self.pack(&block);
         result
     }
 
     /// inactive → starting, on behalf of the caller with this index; its generation.
     pub fn begin(&mut self, index: u8) -> Option<u8> {
-        let begun = self.act(|block| block.begin(DATABASE, caller(index), TERMS, NOW));
+        self.forgotten = index - self.generation;
+        let now = start_of(index);
+        let begun = self.act(|block| block.begin(DATABASE, caller(index), TERMS, now));
         begun.ok().map(small)
     }
 
     /// starting → active, by the worker with this index.
     pub fn activate(&mut self, generation: u8, index: u8) -> bool {
-        self.act(|block| block.activate(generation.into(), worker(index), 1, NOW)).is_ok()
+        let now = start_of(index);
+        self.act(|block| block.activate(generation.into(), worker(index), 1, now)).is_ok()
     }
 
     /// Asks the worker for an extension; false where it cannot be asked now.
@@ -122,6 +134,13 @@ impl Slot {
 
     fn unpack(self) -> Block {
         let failure = |failed| if failed { lost() } else { Failure::NONE };
+        // When the block that many generations back began; 0 where memory does not reach.
+        let start_of_one = |back: u8| match self.generation.checked_sub(back) {
+            None | Some(0) => 0,
+            Some(generation) => start_of(self.forgotten + generation - 1),
+        };
+        let (start, start_before) = (start_of_one(0), start_of_one(1));
+        let is_active = matches!(self.state, State::Active | State::Releasing);
         Block {
             state: self.state,
             release_asked: self.release_asked,
@@ -132,6 +151,10 @@ impl Slot {
             worker: self.worker.map(worker),
             expires_at: NOW + Moment::from(self.expires_in) * TICK,
             terms: TERMS,
+            begun_at: if self.is_live() { start } else { 0 },
+            active_at: if is_active { start } else { 0 },
+            last_start: if self.is_live() { start_before } else { start },
+            previous_start: start_before,
             failure: failure(self.failed),
             told: self.told,
             previous: failure(self.previous_failed),
@@ -145,7 +168,7 @@ impl Slot {
         }
     }
 
-    fn pack(block: &Block) -> Self {
+    fn pack(self, block: &Block) -> Self {
         let index = |process: ProcessId| (process.place % 10) as u8;
         let expires_in = match block.state {
             State::Active | State::Releasing => (block.expires_at - NOW) / TICK,
@@ -156,6 +179,7 @@ impl Slot {
             release_asked: block.release_asked,
             abandoned: block.abandoned,
             generation: small(block.generation),
+            forgotten: self.forgotten,
             requestor: block.requestor.map(index),
             worker: block.worker.map(index),
             expires_in: expires_in as u8,

@@ -298,20 +298,20 @@ mod one_rule_out {
     }
 
     #[test]
-    fn own_block_vouches() {
+    fn own_block_is_named() {
         // Who had told its own caller of the end was somebody else.
         let size = Size { blocks: 2, attempts: 2, strangers: 1, ..WRITER };
-        breaks(Rule::OwnBlockVouches, size, Claim::NoHalfCommit);
+        breaks(Rule::OwnBlockIsNamed, size, Claim::NoHalfCommit);
     }
 
     #[test]
     fn earlier_ends_are_told() {
-        // Nobody knows whose block it is that is released; so this is what an operator has to go by.
+        // Without a name nobody knows whose block it is that is released; then this is what there is to go by.
         let size = Size { blocks: 2, attempts: 2, ..WRITER };
         let claims = [Claim::NoHalfCommit];
-        let both = Rules::without_both(Rule::OwnBlockVouches, Rule::EarlierEndsAreTold);
+        let both = Rules::without_both(Rule::OwnBlockIsNamed, Rule::EarlierEndsAreTold);
         assert!(explore("without both", size, both, &claims, &[]).counterexample.is_some());
-        let told = Rules::without(Rule::OwnBlockVouches);
+        let told = Rules::without(Rule::OwnBlockIsNamed);
         assert_eq!(explore("told", size, told, &claims, &[]).counterexample, None);
     }
 }
