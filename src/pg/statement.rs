@@ -32,7 +32,7 @@ pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
         has_modifying_cte: planned.hasModifyingCTE,
         locks_rows: is_select && !planned.rowMarks.is_null(),
         // SAFETY: the plan of the caller's pointer.
-        is_delegated: planned.relationOids.is_null() && unsafe { is_delegated(planned.planTree) },
+        is_delegated: unsafe { is_delegated(planned) },
     };
     (plan, Statement(statement.cast()))
 }
@@ -59,28 +59,47 @@ unsafe fn citus_scan(tree: *mut pg_sys::Plan) -> Option<*mut pg_sys::CustomScan>
     }
 }
 
-/// Whether a plan that names no tables is a function call that Citus runs elsewhere.  The other plans of
-/// its executor that name none read the results of subplans: their own, or those of the plan around them.
-unsafe fn is_delegated(tree: *mut pg_sys::Plan) -> bool {
-    // SAFETY: the caller's plan; the text is made by Citus' own functions for its nodes, and freed.
+/// Whether a plan is a function call that Citus runs elsewhere: a scan of its executor in a plan that names
+/// no table (Citus lists them for the sake of their permissions) and reads no result of a subplan.
+unsafe fn is_delegated(planned: &pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's plan; its range table is a list of entries, and those of functions have a list
+    // of function calls.
     unsafe {
-        citus_scan(tree).is_some_and(|scan| {
-            let text = pg_sys::nodeToString((*scan).custom_private.cast());
-            // The plan's own list comes first; those of its subplans are inside of it.
-            let bytes = CStr::from_ptr(text).to_bytes();
-            let list = bytes.windows(SUBPLANS.len()).position(|window| window == SUBPLANS);
-            let is_delegated =
-                list.is_some_and(|at| bytes[at + SUBPLANS.len()..].starts_with(EMPTY));
-            pg_sys::pfree(text.cast());
-            is_delegated
+        citus_scan(planned.planTree).is_some()
+            && !members::<pg_sys::RangeTblEntry>(planned.rtable).any(|entry| {
+                (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION || reads_result(entry)
+            })
+    }
+}
+
+/// Whether a range table entry is the result of a subplan.
+unsafe fn reads_result(entry: *mut pg_sys::RangeTblEntry) -> bool {
+    // SAFETY: the caller's entry; a name from the system cache is a C string of its own.
+    unsafe {
+        members::<pg_sys::RangeTblFunction>((*entry).functions).any(|function| {
+            let call = (*function).funcexpr.cast::<pg_sys::FuncExpr>();
+            if call.is_null() || (*call).xpr.type_ != NodeTag::T_FuncExpr {
+                return false;
+            }
+            let name = pg_sys::get_func_name((*call).funcid);
+            !name.is_null()
+                && CStr::from_ptr(name).to_bytes().starts_with(b"read_intermediate_result")
         })
     }
 }
 
-/// How Citus writes down the subplans of a plan.
-const SUBPLANS: &[u8] = b":subPlanList ";
-/// That there are none.
-const EMPTY: &[u8] = b"<>";
+/// The members of a list of pointers.
+///
+/// # Safety
+/// The list must be null or one of pointers to `T`, and live as long as the iterator.
+unsafe fn members<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: the caller's list.
+    let count = unsafe { if list.is_null() { 0 } else { (*list).length.max(0) as usize } };
+    (0..count).map(move |position| {
+        // SAFETY: the position is within the list, whose members are pointers.
+        unsafe { (*(*list).elements.add(position)).ptr_value.cast::<T>() }
+    })
+}
 
 /// A utility statement that the server is about to run.
 ///
@@ -145,10 +164,7 @@ unsafe fn is_intermediate_result(copy: *mut pg_sys::CopyStmt) -> bool {
         if !super::session::has_citus() {
             return false;
         }
-        let options = (*copy).options;
-        let count = if options.is_null() { 0 } else { (*options).length.max(0) as usize };
-        (0..count).any(|position| {
-            let option = (*(*options).elements.add(position)).ptr_value.cast::<pg_sys::DefElem>();
+        members::<pg_sys::DefElem>((*copy).options).any(|option| {
             let argument = (*option).arg;
             CStr::from_ptr((*option).defname) == c"format"
                 && !argument.is_null()
