@@ -1,7 +1,7 @@
 //! What kind of process this is, and where it stands.
 
-use std::cell::Cell;
-use std::ffi::{CStr, c_void};
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString, c_void};
 use std::sync::OnceLock;
 
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
@@ -236,6 +236,45 @@ pub fn preloaded() -> Vec<String> {
         CStr::from_ptr(pg_sys::shared_preload_libraries_string).to_string_lossy().into_owned()
     };
     list.split(',').map(library_name).collect()
+}
+
+/// How often Citus' maintenance daemon recovers two-phase commits.
+const RECOVERY_INTERVAL: &CStr = c"citus.recover_2pc_interval";
+
+thread_local! {
+    /// What it was before it was switched off here.
+    static INTERVAL_BEFORE: RefCell<Option<CString>> = const { RefCell::new(None) };
+}
+
+/// On a read-only node the recovery would fail at its commit, and the daemon with it, every few seconds
+/// anew.  So the daemon, for which this is called whenever it commits something, is told to leave it until
+/// the node writes again.
+pub fn keep_citus_from_recovering(keep: bool) {
+    INTERVAL_BEFORE.with_borrow_mut(|before| {
+        if keep && before.is_none() {
+            if let Some(interval) = super::guc::read("citus.recover_2pc_interval")
+                && let Ok(interval) = CString::new(interval)
+            {
+                set_in_this_process(RECOVERY_INTERVAL, c"-1");
+                *before = Some(interval);
+            }
+        } else if !keep && let Some(interval) = before.take() {
+            set_in_this_process(RECOVERY_INTERVAL, &interval);
+        }
+    });
+}
+
+/// Sets a setting that otherwise only the configuration files set.
+fn set_in_this_process(name: &CStr, value: &CStr) {
+    // SAFETY: two C strings, copied by the server.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SIGHUP,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
 }
 
 /// Whether Citus is loaded into every process of this server.

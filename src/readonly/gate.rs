@@ -18,6 +18,7 @@ use crate::pg::gate_lock as lock;
 use crate::pg::hooks;
 use crate::pg::ident;
 use crate::pg::session::{self, Kind};
+use crate::pg::text_sql;
 use crate::pg::xact_callbacks as xact;
 
 thread_local! {
@@ -127,7 +128,8 @@ pub fn before_commit() {
     ENDING.set(session::local_xid());
     match session::kind() {
         Kind::Autovacuum | Kind::Apply => before_commit_of_process(node),
-        Kind::Session | Kind::Citus | Kind::Exempt => {}
+        Kind::Citus => session::keep_citus_from_recovering(node.state() != NodeState::ReadWrite),
+        Kind::Session | Kind::Exempt => {}
     }
     if has_passed() {
         return;
@@ -217,6 +219,24 @@ pub fn close(gate: Gate, prepared_holders: impl FnOnce() -> Vec<String>) -> Resu
             return Err(GateError::NotClosed { gate: gate.name(), prepared });
         }
     }
+    if gate == Gate::Internal {
+        let prepared = ungated_prepared()?;
+        if !prepared.is_empty() {
+            return Err(GateError::NotClosed { gate: gate.name(), prepared });
+        }
+    }
     CLOSED.set(session::local_xid());
     Ok(())
+}
+
+/// What was prepared before this library was loaded holds no gate, and would walk through a closed one.
+fn ungated_prepared() -> Result<Vec<String>, GateError> {
+    let rows = text_sql::query(
+        "SELECT pg_catalog.quote_literal(p.gid) FROM pg_catalog.pg_prepared_xacts p \
+          WHERE p.database = pg_catalog.current_database() \
+            AND NOT EXISTS (SELECT FROM citus_fence.gate_blockers b WHERE b.gid = p.gid)",
+        &[],
+    )
+    .map_err(|error| GateError::Look { why: error.to_string() })?;
+    Ok(rows.into_iter().flatten().flatten().collect())
 }

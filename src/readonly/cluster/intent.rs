@@ -33,7 +33,7 @@ pub fn is_written<W: Waiter>(
 }
 
 fn look() -> String {
-    format!("ROLLBACK; {}; {LOOK}; COMMIT", statements::begin_helper(statements::HELPER_IDLE_MS))
+    format!("{}; {LOOK}; COMMIT", statements::begin_helper(statements::HELPER_IDLE_MS))
 }
 
 /// Writes it down; nothing happens where it is written already.

@@ -238,6 +238,15 @@ fn one_from_before_the_library_was_loaded() {
         client.batch_execute("SET citus_fence.lock_timeout = '500ms'").expect("a setting");
         let error = refusal(&mut client, READ_ONLY);
         assert!(error.detail().unwrap_or_default().contains("old"), "{error:?}");
+        // Nor can the gates be closed for writers to wait: it would walk through.
+        client
+            .batch_execute(
+                "SET lock_timeout = '300ms'; BEGIN; SELECT citus_fence.lock_gate('client')",
+            )
+            .expect("the clients' gate");
+        let error = refusal(&mut client, "SELECT citus_fence.lock_gate('internal')");
+        assert!(error.detail().unwrap_or_default().contains("old"), "{error:?}");
+        client.batch_execute("ROLLBACK").expect("a rollback");
         node.execute("COMMIT PREPARED 'old'")?;
         assert!(writes(&mut client));
         close(node)?;

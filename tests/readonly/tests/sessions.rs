@@ -247,6 +247,38 @@ fn a_cancelled_call_takes_the_flag_back() {
     });
 }
 
+/// A transaction that reads while a switch is under way is made read-only; when the switch is given up, it
+/// may write like any other.
+#[test]
+fn a_switch_that_is_given_up_leaves_readers_as_they_were() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut in_the_way = node.connect()?;
+        in_the_way.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        let call = call_in_background(node, PATIENT);
+        await_closing(node)?;
+        let mut reader = node.connect()?;
+        reader.batch_execute("BEGIN; SELECT count(*) FROM served").expect("a read");
+        let shown = value(&mut reader, "SHOW transaction_read_only");
+        assert_eq!(shown, "on");
+        node.execute(&format!(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+              WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
+        ))?;
+        assert!(call.join().expect("a thread").is_err());
+        reader.batch_execute("INSERT INTO served VALUES (2); COMMIT").expect("a write");
+        // Who has asked for it keeps it.
+        reader.batch_execute("BEGIN READ ONLY; SELECT count(*) FROM served").expect("a read");
+        let error = refusal(&mut reader, "INSERT INTO served VALUES (3)");
+        assert_eq!(error.code().code(), REFUSED, "{error:?}");
+        reader.batch_execute("ROLLBACK").expect("a rollback");
+        in_the_way.batch_execute("COMMIT").expect("a commit");
+        assert_untouched(node)
+    });
+}
+
 #[test]
 fn calls_are_refused_where_they_make_no_sense() {
     on_each_engine(|engine: Engine| {

@@ -53,6 +53,11 @@ fn code() -> Vec<Way> {
                  INSERT INTO t (n) VALUES (2);
              END $$",
         ]),
+        refused("the server's own function by another name", &["SELECT my_notify('news', 'text')"])
+            .setup(&[
+                "CREATE FUNCTION my_notify(text, text) RETURNS void LANGUAGE internal AS 'pg_notify'",
+            ])
+            .undo(&["DROP FUNCTION my_notify(text, text)"]),
         refused("SECURITY DEFINER function", &["SET ROLE visitor", "SELECT as_owner()"])
             .setup(&[
                 "CREATE FUNCTION as_owner() RETURNS void LANGUAGE sql SECURITY DEFINER
