@@ -32,7 +32,7 @@ bench: deps ## measure, ratios side by side
 	@ci/install release
 	@cargo run --quiet --release --package benches -- $(BENCH_ARGS)
 
-lint: deps ## format, clippy, licences, structure
+lint: deps ## format, clippy, licences, structure, other releases of PostgreSQL
 	@ci/lint
 
 clean: ## forget what was built

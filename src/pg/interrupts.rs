@@ -3,6 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
+#[cfg(not(feature = "pg18"))]
+use pgrx::pg_sys::pqsignal;
+#[cfg(feature = "pg18")]
+use pgrx::pg_sys::pqsignal_be as pqsignal;
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 static CANCELLABLE: AtomicBool = AtomicBool::new(false);
@@ -17,9 +21,9 @@ pub fn install_worker_handlers() {
     // SAFETY: called once at the start of a background worker, before signals are unblocked; the
     // handlers only set flags and the latch.
     unsafe {
-        pg_sys::pqsignal(libc::SIGTERM, Some(on_sigterm));
-        pg_sys::pqsignal(libc::SIGINT, Some(on_sigint));
-        pg_sys::pqsignal(libc::SIGHUP, Some(on_sighup));
+        pqsignal(libc::SIGTERM, Some(on_sigterm));
+        pqsignal(libc::SIGINT, Some(on_sigint));
+        pqsignal(libc::SIGHUP, Some(on_sighup));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }

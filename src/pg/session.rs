@@ -82,7 +82,10 @@ pub fn is_ending() -> bool {
 pub fn end_quietly() -> ! {
     // SAFETY: what the server itself does after reporting a FATAL error; callbacks that have already begun
     // do not run again.
-    unsafe { pg_sys::proc_exit(0) }
+    unsafe { pg_sys::proc_exit(0) };
+    // The bindings of PostgreSQL 18 do not say that it never returns.
+    #[allow(unreachable_code)]
+    std::process::abort()
 }
 
 /// Has `callback` run at the very end of this process, when its transaction is gone, and its place in
@@ -238,28 +241,35 @@ pub fn preloaded() -> Vec<String> {
     list.split(',').map(library_name).collect()
 }
 
-/// How often Citus' maintenance daemon recovers two-phase commits.
-const RECOVERY_INTERVAL: &CStr = c"citus.recover_2pc_interval";
+/// How often Citus' maintenance daemon does what writes.
+const INTERVALS: [&CStr; 3] = [
+    c"citus.background_task_queue_interval",
+    c"citus.defer_shard_delete_interval",
+    c"citus.recover_2pc_interval",
+];
 
 thread_local! {
-    /// What it was before it was switched off here.
-    static INTERVAL_BEFORE: RefCell<Option<CString>> = const { RefCell::new(None) };
+    /// What they were before they were switched off here.
+    static BEFORE: RefCell<Vec<(&'static CStr, CString)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// On a read-only node the recovery would fail at its commit, and the daemon with it, every few seconds
-/// anew.  So the daemon, for which this is called whenever it commits something, is told to leave it until
-/// the node writes again.
-pub fn keep_citus_from_recovering(keep: bool) {
-    INTERVAL_BEFORE.with_borrow_mut(|before| {
-        if keep && before.is_none() {
-            if let Some(interval) = super::guc::read("citus.recover_2pc_interval")
-                && let Ok(interval) = CString::new(interval)
-            {
-                set_in_this_process(RECOVERY_INTERVAL, c"-1");
-                *before = Some(interval);
+/// On a read-only node this work would fail at its commit, and the daemon with it, every few seconds anew.
+/// So the daemon, for which this is called whenever it commits something, the first time when it has
+/// connected to its database, is told to leave it until the node writes again.
+pub fn keep_citus_from_writing(keep: bool) {
+    BEFORE.with_borrow_mut(|before| {
+        if !keep {
+            for (name, value) in before.drain(..) {
+                set_in_this_process(name, &value);
             }
-        } else if !keep && let Some(interval) = before.take() {
-            set_in_this_process(RECOVERY_INTERVAL, &interval);
+        } else if before.is_empty() {
+            for name in INTERVALS {
+                let value = name.to_str().ok().and_then(super::guc::read);
+                if let Some(value) = value.and_then(|value| CString::new(value).ok()) {
+                    set_in_this_process(name, c"-1");
+                    before.push((name, value));
+                }
+            }
         }
     });
 }

@@ -128,7 +128,7 @@ pub fn before_commit() {
     ENDING.set(session::local_xid());
     match session::kind() {
         Kind::Autovacuum | Kind::Apply => before_commit_of_process(node),
-        Kind::Citus => session::keep_citus_from_recovering(node.state() != NodeState::ReadWrite),
+        Kind::Citus => session::keep_citus_from_writing(node.state() != NodeState::ReadWrite),
         Kind::Session | Kind::Exempt => {}
     }
     if has_passed() {
