@@ -133,7 +133,7 @@ const IDENTITY: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_sys
 /// brings everything before it to disk.  Runs in a session of its own, as it must commit.
 pub fn flush_by_commit() -> String {
     format!(
-        "BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL synchronous_commit = 'local';\
+        "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL synchronous_commit = 'local';\
          SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
          COMMIT;\
          {};\
@@ -187,7 +187,7 @@ pub const HELPER_IDLE_MS: i64 = 5_000;
 /// long before.
 pub fn recover() -> String {
     format!(
-        "BEGIN; SET LOCAL search_path = pg_catalog;\
+        "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog;\
          SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '2s';\
          SET LOCAL client_connection_check_interval = '1s';\
          SET LOCAL synchronous_commit = 'local';\

@@ -45,6 +45,8 @@ pub enum Activity {
     EndingPrepared = 2,
     /// A process that writes without statements, for all of its life.
     Process = 4,
+    /// A statement that would leave something broken behind if it were ended in its middle.
+    MustFinish = 8,
 }
 
 /// The node's part.  On lines of the processor's cache that only switches and refusals write to, as every
@@ -174,6 +176,14 @@ impl GateArea {
             .collect()
     }
 
+    /// Whether that process is in a statement that must not be ended.
+    pub fn must_finish(&self, place: i32, pid: i32) -> bool {
+        self.slot(place).is_some_and(|slot| {
+            slot.activities.load(Ordering::SeqCst) & Activity::MustFinish as u32 != 0
+                && slot.pid.load(Ordering::SeqCst) == pid
+        })
+    }
+
     /// Whether all that process is marked for is ending a prepared transaction.
     pub fn only_ends_prepared(&self, process: MarkedProcess) -> bool {
         self.slot(process.place).is_some_and(|slot| {
@@ -229,7 +239,11 @@ impl GateArea {
 
     /// Takes back the marks of statements.
     pub fn unmark_statement(&self) {
-        self.unmark(Activity::Statement as u32 | Activity::EndingPrepared as u32);
+        self.unmark(
+            Activity::Statement as u32
+                | Activity::EndingPrepared as u32
+                | Activity::MustFinish as u32,
+        );
     }
 
     fn unmark(&self, activities: u32) {

@@ -133,6 +133,7 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
                 access_exclusive: (*node.cast::<pg_sys::LockStmt>()).mode
                     == pg_sys::AccessExclusiveLock as i32,
             },
+            NodeTag::T_DropdbStmt => Utility::DropDatabase,
             NodeTag::T_AlterSystemStmt => Utility::AlterSystem,
             NodeTag::T_CallStmt if super::session::has_citus() => Utility::Call,
             NodeTag::T_CallStmt | NodeTag::T_DoStmt => Utility::Code,

@@ -18,7 +18,7 @@ pub fn end_marked(process: MarkedProcess) -> bool {
     end(process.pid, |_| AREA.is_marked(process))
 }
 
-/// Sends SIGTERM to the process if `still` says so of its entry.  Under the lock that a process needs to
+/// Sends SIGTERM to the process if `still` says so of its entry, and it may be ended.  Under the lock that a process needs to
 /// leave the array, so the number cannot have become another's.
 fn end(pid: i32, still: impl FnOnce(*mut pg_sys::PGPROC) -> bool) -> bool {
     // SAFETY: the lock is held over reads of shared memory and a signal, none of which can raise an error
@@ -27,7 +27,7 @@ fn end(pid: i32, still: impl FnOnce(*mut pg_sys::PGPROC) -> bool) -> bool {
         let lock = &raw mut (*pg_sys::MainLWLockArray.add(PROC_ARRAY_LOCK)).lock;
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
         let proc = pg_sys::BackendPidGetProcWithLock(pid);
-        let hit = !proc.is_null() && still(proc);
+        let hit = !proc.is_null() && still(proc) && !AREA.must_finish(place(proc), pid);
         if hit {
             AREA.note_victim(place(proc), pid);
             // The process leads a group, as pg_terminate_backend() knows, too.

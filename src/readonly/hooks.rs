@@ -82,6 +82,9 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
             gate::pass(node, WhenReadOnly::Refuse, || statement.name());
             if stands_alone {
                 AREA.mark(Activity::Statement);
+                if utility == Utility::DropDatabase {
+                    AREA.mark(Activity::MustFinish);
+                }
             }
             stands_alone
         }

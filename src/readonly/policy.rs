@@ -69,6 +69,8 @@ pub enum Utility {
     AlterSystem,
     /// CALL, DO: what they run is looked at on its own.
     Code,
+    /// DROP DATABASE: ended in its middle it leaves a database that nobody can use.
+    DropDatabase,
     /// CALL where Citus is, which may have another node run it.
     Call,
     /// CHECKPOINT.
@@ -104,6 +106,7 @@ impl Utility {
             Self::EndPrepared => Verdict::EndsPrepared,
             Self::PrepareTransaction
             | Self::CopyFrom
+            | Self::DropDatabase
             | Self::Explain { makes_table: true }
             | Self::Lock { access_exclusive: true }
             | Self::Other => Verdict::Writes,
@@ -266,6 +269,7 @@ mod tests {
             EndPrepared,
             CopyTo,
             CopyFrom,
+            DropDatabase,
             Explain { makes_table: false },
             Explain { makes_table: true },
             Lock { access_exclusive: false },
@@ -287,6 +291,7 @@ mod tests {
                 | EndPrepared
                 | CopyTo
                 | CopyFrom
+                | DropDatabase
                 | Explain { .. }
                 | Lock { .. }
                 | AlterSystem

@@ -8,13 +8,13 @@ use crate::fence::statements;
 use crate::remote::{Command, Deadline, Session, Waiter};
 
 /// A row in a table of this extension.
-const WRITE: &str = "BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\
+const WRITE: &str = "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\
      SET LOCAL synchronous_commit = 'local';\
      INSERT INTO citus_fence.cluster_read_only (asked_by) SELECT session_user \
      ON CONFLICT DO NOTHING;\
      COMMIT";
 
-const REMOVE: &str = "BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\
+const REMOVE: &str = "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\
      SET LOCAL synchronous_commit = 'local';\
      DELETE FROM citus_fence.cluster_read_only;\
      COMMIT";
