@@ -189,3 +189,70 @@ fn apply_workers_stand_still_and_lose_nothing() {
         assert_untouched(node)
     });
 }
+
+/// Citus' maintenance daemon recovers two-phase commits, which writes.  On a read-only node it leaves that,
+/// and does not die of it again and again.
+#[test]
+fn the_daemon_of_citus_leaves_its_recovery() {
+    on_each_engine(|engine: Engine| {
+        if engine != Engine::Citus {
+            return Ok(());
+        }
+        let cluster = Cluster::builder(engine)
+            .workers(2)
+            .node_setting(0, "autovacuum_naptime", "1s")
+            .node_setting(0, LOUD[0].0, LOUD[0].1)
+            .node_setting(0, LOUD[1].0, LOUD[1].1)
+            .setting("citus.recover_2pc_interval", "1h")
+            .build()?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let ddl = "CREATE TABLE spread (id bigint, n bigint)";
+        cluster.create_distributed(ddl, "spread", "id", 8)?;
+        let records = || node.query_value("SELECT count(*) FROM pg_dist_transaction");
+        let leave_records = || -> Result<()> {
+            for n in 0..5 {
+                node.execute(&format!(
+                    "INSERT INTO spread SELECT i, {n} FROM generate_series(1, 40) i"
+                ))?;
+            }
+            assert_ne!(records()?, "0");
+            Ok(())
+        };
+        let recovers =
+            || wait_until("the recovery", PATIENCE, || (records().ok()? == "0").then_some(()));
+        let recover_often = |often: bool| -> Result<()> {
+            node.alter_system("citus.recover_2pc_interval", if often { "1s" } else { "1h" })?;
+            node.reload()
+        };
+        // The control: the daemon would write.
+        leave_records()?;
+        recover_often(true)?;
+        recovers()?;
+
+        recover_often(false)?;
+        leave_records()?;
+        let lsn = close(node)?;
+        let left = records()?;
+        let closed = node.log().len();
+        recover_often(true)?;
+        await_launches(node, closed, LAUNCHES)?;
+        // A session of a client starts a daemon where there is none.
+        drop(node.connect()?);
+        let log = since(node, closed);
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| {
+                ["ERROR: ", "FATAL: ", "exit code 1"].iter().any(|word| line.contains(word))
+            })
+            .filter(|line| !line.contains("autovacuum"))
+            .collect();
+        assert!(lines.len() <= FEW_LINES, "{} lines: {lines:#?}", lines.len());
+        assert_eq!(records()?, left);
+        assert!(traces_of_writers(node, &lsn)?.is_empty());
+
+        open(node)?;
+        recovers()?;
+        assert_untouched(node)
+    });
+}
