@@ -87,6 +87,12 @@ pub fn terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
 }
 
+/// A cancel that has come and not been served comes too late: what it would have stopped is done.
+pub fn forget_cancel() {
+    // SAFETY: a flag of this process, made for signal handlers.
+    unsafe { std::ptr::write_volatile(&raw mut pg_sys::QueryCancelPending, 0) }
+}
+
 /// While it lives, cancels and termination of this session wait.
 pub struct Held(());
 

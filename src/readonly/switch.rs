@@ -27,7 +27,7 @@ use crate::pg::gate_area::{AREA, MarkedProcess, Node, NodeState};
 use crate::pg::gate_lock::{self, Holder, SwitchLock};
 use crate::pg::wait::interruptible;
 use crate::pg::xact_callbacks as xact;
-use crate::pg::{clock, elog, ident, process, session, text_sql, victim, wal, worker};
+use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, victim, wal, worker};
 use crate::remote::Waiter;
 
 /// Whether the node refuses writers; recovery counts.
@@ -74,6 +74,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         return Err(error);
     }
     closing.done(record);
+    interrupts::forget_cancel();
     node.counters().terminated.fetch_add(terminated, Ordering::Relaxed);
     elog::log(&format!(
         "system is now read only: switched by role \"{}\" (process {}) in {} ms, {terminated} sessions \
