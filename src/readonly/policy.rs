@@ -318,14 +318,15 @@ mod tests {
             [
                 Utility::PrepareTransaction,
                 Utility::CopyFrom,
+                Utility::DropDatabase,
                 Utility::Explain { makes_table: true },
                 Utility::Lock { access_exclusive: true },
                 Utility::Other,
             ]
         );
         assert_eq!(of(Verdict::EndsPrepared), [Utility::EndPrepared]);
-        assert_eq!(of(Verdict::MayWrite), []);
-        assert_eq!(of(Verdict::Reads).len(), every_utility().len() - 6);
+        assert_eq!(of(Verdict::MayWrite), [Utility::Call]);
+        assert_eq!(of(Verdict::Reads).len(), every_utility().len() - 8);
     }
 
     proptest! {
