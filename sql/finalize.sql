@@ -9,6 +9,7 @@ REVOKE ALL ON FUNCTION citus_backup_block_nodes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_backup_block_waiters() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_backup_restore_point(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.flush_wal() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_fence.flush_and_identify() FROM PUBLIC;
 GRANT USAGE ON SCHEMA citus_fence TO PUBLIC;
 
 COMMENT ON SCHEMA citus_fence IS
@@ -28,6 +29,8 @@ COMMENT ON FUNCTION citus_backup_block_waiters() IS
 'the sessions on any node that wait because of the active backup block, directly or behind one that does; where the session that waits serves a client of another node, the client has a row too';
 COMMENT ON FUNCTION citus_backup_restore_point(text) IS
 'write a restore point of this name (1 to 63 bytes) on every node under the active backup block; a row per node with its position';
+COMMENT ON FUNCTION citus_fence.flush_and_identify() IS
+'what a backup block calls on each node: brings the WAL to disk, and tells up to where, and of which data directory and timeline; not for users; errors: 55000 on a standby';
 COMMENT ON FUNCTION citus_fence.flush_wal() IS
 'bring all WAL written so far to disk; returns the position up to which that is';
 

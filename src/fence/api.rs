@@ -195,7 +195,7 @@ fn citus_backup_restore_point(
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]
 mod citus_fence {
-    use super::{Lsn, ident, or_raise, wal};
+    use super::{Lsn, TableIterator, ident, name, or_raise, wal};
     use crate::fence::error::FenceError;
     use pgrx::{pg_extern, search_path};
 
@@ -206,6 +206,23 @@ mod citus_fence {
             or_raise(Err::<(), _>(FenceError::InRecovery));
         }
         Lsn(wal::flush())
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn flush_and_identify() -> TableIterator<
+        'static,
+        (name!(lsn, Lsn), name!(system_identifier, i64), name!(timeline, i64)),
+    > {
+        if ident::in_recovery() {
+            or_raise(Err::<(), _>(FenceError::InRecovery));
+        }
+        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
+        TableIterator::once((
+            Lsn(wal::flush()),
+            ident::system_identifier() as i64,
+            i64::from(wal::timeline()),
+        ))
     }
 }
 

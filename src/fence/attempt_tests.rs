@@ -53,7 +53,7 @@ fn count(done: &[String], what: &str) -> usize {
 
 const LOCK: &str = "IN EXCLUSIVE MODE";
 const WARM_UP: &str = "IN ACCESS SHARE MODE";
-const FLUSH: &str = "flush_wal() AS lsn";
+const FLUSH: &str = "flush_and_identify()";
 
 #[test]
 fn time_follows_the_slowest_node_step_by_step() {

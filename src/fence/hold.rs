@@ -10,7 +10,8 @@
 //! deadlocks stands still, on every node.  So this worker keeps one more session on each node, which
 //! holds nothing, and has Citus' own search run there at Citus' own interval.  What it finds, it ends:
 //! the victim is a user's transaction, as always, and the locks of the fence are no part of a cycle
-//! that it can see, since nobody waits for a fence in a circle.
+//! that it can see, since nobody waits for a fence in a circle.  It begins one interval after the block: a
+//! first search opens sessions from every node to every other, which a short block need not pay for.
 
 use std::time::Duration;
 
@@ -141,7 +142,7 @@ impl DeadlockSearch {
             .chain(others)
             .map(|target| Place { target, session: None, retry_at: Duration::ZERO })
             .collect();
-        Self { places, interval, next: monotonic_now(), turn: 0 }
+        Self { places, interval, next: monotonic_now().saturating_add(interval), turn: 0 }
     }
 
     fn due_in<W: Waiter>(&self, waiter: &W) -> Duration {

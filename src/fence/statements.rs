@@ -44,7 +44,7 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
 /// is ours, the schema belongs to the extension's owner, and nobody else puts another into it.
 pub fn is_ours(signature: &str) -> String {
     format!(
-        "SELECT p.prolang = {C_LANGUAGE} AND p.probin ~ 'citus_fence$' AS ours FROM pg_proc p \
+        "SELECT p.prolang = {C_LANGUAGE} AND p.probin = '$libdir/citus_fence' AS ours FROM pg_proc p \
           WHERE p.oid = to_regprocedure('{signature}')"
     )
 }
@@ -118,7 +118,7 @@ pub fn lock(barrier: Barrier, settle: &str, lock_timeout_ms: i64) -> String {
 /// its time.  Asked for with it: what the manifest says of the node.
 pub fn flush(idle_timeout_ms: i64) -> String {
     format!(
-        "{}; SELECT citus_fence.flush_wal() AS lsn, {IDENTITY}",
+        "{}; SELECT lsn, system_identifier, timeline FROM citus_fence.flush_and_identify()",
         set_idle_timeout(idle_timeout_ms)
     )
 }

@@ -31,6 +31,7 @@ use crate::pg::interrupts;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::worker::{self, Handle, Spec};
 use crate::remote::RemoteError;
+use crate::remote::Waiter;
 
 thread_local! {
     /// The block this process holds, for the exit callback.
@@ -78,7 +79,14 @@ pub fn run_worker(slot: i32, generation: u64) {
         }
     }
     OWNER.set(None);
+    // The sessions hold nothing any more; the ends of as many server processes would compete with the
+    // caller that has just been woken.
+    let _ = worker::catch(|| BackendWaiter::new(interrupts::terminated).wait(&[], LINGER));
+    drop(party);
 }
+
+/// How long the closing of the sessions waits for whoever the end has woken.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Aborts what an error left open on this node.
 fn abort_all() {
