@@ -3,7 +3,8 @@
 
 -- A backup role needs EXECUTE on these and no more: GRANT EXECUTE ON FUNCTION ... TO backup_role;
 REVOKE ALL ON FUNCTION citus_block_writes_for_backup(int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION citus_unblock_writes_for_backup(timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_unblock_writes_for_backup() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_unblock_backup_block(timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_extend_backup_block(int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_backup_block_nodes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_backup_block_waiters() FROM PUBLIC;
@@ -17,8 +18,10 @@ COMMENT ON SCHEMA citus_fence IS
 
 COMMENT ON FUNCTION citus_block_writes_for_backup(int) IS
 'hold back two-phase commits, DDL and node changes on all nodes until citus_unblock_writes_for_backup(), so that copies of all nodes taken meanwhile restore to one consistent cluster; timeout_ms (1 to 1800000, default 300000) is the longest life of the block; returns true once every node is held and its WAL is on disk; coordinator only; errors: 22023 timeout out of range, 22004 null, 55000 wrong node, wrong state or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
-COMMENT ON FUNCTION citus_unblock_writes_for_backup(timestamptz) IS
-'release the backup block of this database, from any session; with block_start_time (as citus_backup_block_status() shows it) only the block that began then: when that one is over, nothing is released and the answer is false, with a warning; true when a block was released or a lost one was cleared (with a warning), false when there was none; returns once no node that answers holds a lock any more';
+COMMENT ON FUNCTION citus_unblock_writes_for_backup() IS
+'end the backup block of this database, from any session; returns true once no node that answers holds a lock, or when an error was cleared, false where there was nothing to end; a WARNING says that the block had not lasted until then; coordinator only; errors: 55000 wrong node or not preloaded';
+COMMENT ON FUNCTION citus_unblock_backup_block(timestamptz) IS
+'end the backup block that has this block_start_time, as citus_backup_block_status() shows it, and no other: where it is over, false with a WARNING, and another block is left as it is; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
 COMMENT ON FUNCTION citus_extend_backup_block(int) IS
 'let the active backup block live for timeout_ms (1 to 1800000) from now; returns the new deadline';
 COMMENT ON FUNCTION citus_backup_block_status() IS
@@ -45,8 +48,7 @@ BEGIN
         SELECT * FROM (VALUES
             ('citus_cluster_changes_block', 'timeout_ms int DEFAULT 300000', 'int', 'boolean',
              'citus_block_writes_for_backup', true),
-            ('citus_cluster_changes_unblock', 'block_start_time timestamptz DEFAULT NULL',
-             'timestamptz', 'boolean',
+            ('citus_cluster_changes_unblock', '', '', 'boolean',
              'citus_unblock_writes_for_backup', true),
             ('citus_cluster_changes_block_status',
              'OUT state text, OUT worker_pid int, OUT requestor_pid int, '

@@ -141,7 +141,7 @@ impl From<&FenceError> for Report {
             FenceError::NullArgument { argument } => {
                 Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message)
                     .detail(format!("The argument {argument} was given as null."))
-                    .hint("Leave the argument out for its default, or give it a value.")
+                    .hint("Give it a value, or leave it out where it has a default.")
             }
             FenceError::TimeoutOutOfRange { given } => {
                 Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)

@@ -116,10 +116,10 @@ SELECT citus_unblock_writes_for_backup();
 -- Whoever names a block by its start releases that one and no other.
 SELECT citus_block_writes_for_backup(120000);
 SELECT block_start_time AS mine FROM citus_backup_block_status() \gset
-SELECT citus_unblock_writes_for_backup(:'mine');
-SELECT citus_unblock_writes_for_backup(:'mine');
+SELECT citus_unblock_backup_block(:'mine');
+SELECT citus_unblock_backup_block(:'mine');
 SELECT citus_block_writes_for_backup(120000);
-SELECT citus_unblock_writes_for_backup(:'mine');
+SELECT citus_unblock_backup_block(:'mine');
 SELECT state, nodes_held() FROM citus_backup_block_status();
-SELECT citus_unblock_writes_for_backup(block_start_time) FROM citus_backup_block_status();
-SELECT citus_unblock_writes_for_backup(NULL);
+SELECT citus_unblock_backup_block(block_start_time) FROM citus_backup_block_status();
+SELECT citus_unblock_backup_block(NULL);

@@ -3,7 +3,7 @@
 CREATE ROLE fence_outsider LOGIN;
 CREATE ROLE fence_backup LOGIN;
 -- As documented.
-GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writes_for_backup(timestamptz),
+GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writes_for_backup(),
     citus_extend_backup_block(int), citus_backup_block_nodes(), citus_backup_block_waiters(),
     citus_backup_restore_point(text) TO fence_backup;
 
@@ -74,7 +74,7 @@ SELECT citus_block_writes_for_backup(60000);
 SELECT citus_unblock_writes_for_backup();
 \c - postgres
 REVOKE fence_backup FROM fence_outsider;
-REVOKE EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writes_for_backup(timestamptz),
+REVOKE EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writes_for_backup(),
     citus_extend_backup_block(int), citus_backup_block_nodes(), citus_backup_block_waiters(),
     citus_backup_restore_point(text) FROM fence_backup;
 \c - fence_backup

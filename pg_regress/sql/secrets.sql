@@ -1,7 +1,7 @@
 -- Passwords in the settings, and in the catalog, that nobody is shown.
 \set VERBOSITY verbose
 CREATE ROLE fence_backup LOGIN;
-GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writes_for_backup(timestamptz),
+GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), citus_unblock_writes_for_backup(),
     citus_backup_block_nodes(), citus_backup_block_waiters() TO fence_backup;
 ALTER SYSTEM SET citus_fence.node_conninfo = 'sslmode=prefer password=hunter2';
 INSERT INTO pg_dist_authinfo VALUES (0, 'postgres', 'password=correcthorse');

@@ -36,10 +36,17 @@ fn citus_block_writes_for_backup(timeout_ms: default!(Option<i32>, "300000")) ->
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn citus_unblock_writes_for_backup(
-    block_start_time: default!(Option<TimestampWithTimeZone>, "NULL"),
-) -> bool {
-    or_raise(unblock(block_start_time))
+fn citus_unblock_writes_for_backup() -> bool {
+    or_raise(unblock(None))
+}
+
+/// The block that began then, and no other.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_unblock_backup_block(block_start_time: Option<TimestampWithTimeZone>) -> bool {
+    const ARGUMENT: &str = "block_start_time";
+    let start = or_raise(block_start_time.ok_or(FenceError::NullArgument { argument: ARGUMENT }));
+    or_raise(unblock(Some(start)))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]

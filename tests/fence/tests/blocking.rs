@@ -191,7 +191,7 @@ fn who_names_a_block_releases_no_other() {
         let mut other = cluster.connect(0)?;
         assert!(call(&mut other, UNBLOCK));
         assert!(call(&mut other, BLOCK));
-        let unblock = format!("SELECT citus_unblock_writes_for_backup('{began}')");
+        let unblock = format!("SELECT citus_unblock_backup_block('{began}')");
         assert!(!call(&mut mine.client, &unblock), "mine is over");
         let said = mine.take();
         assert!(

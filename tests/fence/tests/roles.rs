@@ -4,7 +4,7 @@ use fence_tests::{BLOCK, Cluster, Engine, UNBLOCK, call, on_each_engine, refusal
 
 /// The grants of the operations page.
 const GRANTS: &str = "GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), \
-    citus_unblock_writes_for_backup(timestamptz), citus_extend_backup_block(int), citus_backup_block_nodes(), \
+    citus_unblock_writes_for_backup(), citus_extend_backup_block(int), citus_backup_block_nodes(), \
     citus_backup_block_waiters(), citus_backup_restore_point(text) TO backup";
 
 #[test]
