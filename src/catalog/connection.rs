@@ -110,9 +110,13 @@ impl Access {
 
     /// This server itself, as Citus reaches it from itself.
     pub fn loopback(&self) -> Result<Target, CatalogError> {
-        let host = pg::guc::read("citus.local_hostname").unwrap_or_else(|| "localhost".into());
-        self.target(NodeLabel::unregistered(host, pg::ident::port()))
+        self.target(NodeLabel::unregistered(own_host(), pg::ident::port()))
     }
+}
+
+/// How this server reaches itself, where the catalog does not say.
+pub fn own_host() -> String {
+    pg::guc::read("citus.local_hostname").unwrap_or_else(|| "localhost".into())
 }
 
 fn merge(

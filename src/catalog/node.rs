@@ -3,8 +3,9 @@
 use pgrx::spi::{self, Spi};
 use pgrx::{FromDatum, IntoDatum};
 
-use super::CatalogError;
-use crate::pg::lock;
+use super::connection::own_host;
+use super::{COORDINATOR_GROUP, CatalogError};
+use crate::pg::{ident, lock};
 use crate::remote::NodeLabel;
 
 /// A primary: a node that can take writes, and so can coordinate a distributed transaction.
@@ -27,6 +28,18 @@ impl Node {
     pub fn label(&self) -> NodeLabel {
         NodeLabel::new(self.nodeid, self.host.clone(), self.port)
     }
+}
+
+/// The coordinator, which is this server, among the primaries; made up where it is not registered.
+pub fn this_node(primaries: &[Node]) -> Node {
+    let listed = primaries.iter().find(|node| node.groupid == COORDINATOR_GROUP);
+    listed.cloned().unwrap_or_else(|| Node {
+        nodeid: 0,
+        groupid: COORDINATOR_GROUP,
+        host: own_host(),
+        port: ident::port(),
+        active: true,
+    })
 }
 
 /// Node group of this server.

@@ -27,7 +27,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
 use crate::readonly::{Gate, close_gate};
-use crate::remote::{Deadline, RemoteError, Target, WaitEnd, Waiter};
+use crate::remote::{Deadline, Pause, RemoteError, Target, Waiter, pause};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
 /// part is in the [`Party`].  Dropping it aborts the local transaction.
@@ -109,12 +109,9 @@ pub fn acquire(
         *party = Party::default();
         let left = deadline.remaining(&waiter);
         recover_in_doubt(&mut waiter, block, deadline)?;
-        let end = Deadline::after(&waiter, backoff.min(left.saturating_sub(SHORTEST_ATTEMPT)));
-        while !end.expired(&waiter) {
-            let left = end.remaining(&waiter);
-            if let WaitEnd::Stopped = waiter.wait(&[], left) {
-                return Err(stopped());
-            }
+        if pause(&mut waiter, backoff.min(left.saturating_sub(SHORTEST_ATTEMPT))) == Pause::Stopped
+        {
+            return Err(stopped());
         }
         backoff = (backoff * 2).min(BACKOFF.1);
     }
@@ -240,17 +237,12 @@ impl Home for ThisNode {
 impl ThisNode {
     /// Its row of the manifest.
     fn row(&self) -> NodeRow {
-        let nodes = &self.nodes;
-        let listed = nodes.iter().find(|node| node.groupid == catalog::COORDINATOR_GROUP);
-        let host = listed.map_or_else(
-            || crate::pg::guc::read("citus.local_hostname").unwrap_or_else(|| "localhost".into()),
-            |node| node.host.clone(),
-        );
+        let node = catalog::this_node(&self.nodes);
         NodeRow {
-            nodeid: listed.map_or(0, |node| node.nodeid),
-            groupid: catalog::COORDINATOR_GROUP,
-            host: Text::new(&host),
-            port: listed.map_or_else(ident::port, |node| node.port),
+            nodeid: node.nodeid,
+            groupid: node.groupid,
+            host: Text::new(&node.host),
+            port: node.port,
             backend_pid: crate::pg::process::me().pid,
             locked_at: self.locked_at,
             system_identifier: ident::system_identifier(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::wait::Waiter;
+use super::wait::{WaitEnd, Waiter};
 
 /// A point on a waiter's clock. Only means something to the waiter (or clock) it was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,4 +29,25 @@ impl Deadline {
     pub fn earlier(self, other: Self) -> Self {
         self.min(other)
     }
+}
+
+/// How a pause ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// The time has passed.
+    Over,
+    /// The waiter was told to stop.
+    Stopped,
+}
+
+/// Lets time pass, all of it, however often the waiter is woken meanwhile.
+pub fn pause<W: Waiter + ?Sized>(waiter: &mut W, time: Duration) -> Pause {
+    let end = Deadline::after(waiter, time);
+    while !end.expired(waiter) {
+        let left = end.remaining(waiter);
+        if waiter.wait(&[], left) == WaitEnd::Stopped {
+            return Pause::Stopped;
+        }
+    }
+    Pause::Over
 }

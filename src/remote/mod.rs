@@ -73,7 +73,7 @@ pub mod tests;
 pub use cancel::{DrainEnd, cancel_and_drain};
 pub use connection::{Session, SessionState};
 pub use conninfo::{ConnInfoError, ConnParams, base_params};
-pub use deadline::Deadline;
+pub use deadline::{Deadline, Pause, pause};
 pub use error::RemoteError;
 pub use fanout::{Target, connect_all, run_all};
 pub use ffi::LibPq;

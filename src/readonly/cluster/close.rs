@@ -12,7 +12,7 @@ use crate::fence::recovery::Helpers;
 use crate::fence::statements;
 use crate::guc;
 use crate::pg::elog;
-use crate::remote::{Deadline, WaitEnd, Waiter, connect_all};
+use crate::remote::{self, Deadline, Pause, Waiter, connect_all};
 
 /// Pauses between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -51,12 +51,8 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
         if deadline.remaining(waiter) <= pause {
             return Err(ClusterError::WritersInTheWay { after_ms: limit_ms, last, blockers });
         }
-        let end = Deadline::after(waiter, pause);
-        while !end.expired(waiter) {
-            let left = end.remaining(waiter);
-            if waiter.wait(&[], left) == WaitEnd::Stopped {
-                return Err(FenceError::ClientGone.into());
-            }
+        if remote::pause(waiter, pause) == Pause::Stopped {
+            return Err(FenceError::ClientGone.into());
         }
         pause = (pause * 2).min(PAUSE.1);
     }
@@ -95,11 +91,7 @@ fn attempt<W: Waiter>(
     lock(waiter, party, Barrier::InternalGate, lock_by)?;
 
     // To come or go, a node has to write.
-    let same = nodes.are_the_same().map_err(|error| match error {
-        ClusterError::Fence(error) => Failed::ForGood(error),
-        _ => Failed::Stopped,
-    })?;
-    if same {
+    if nodes.are_the_same()? {
         Ok(())
     } else {
         Err(Failed::ForNow { what: FenceError::NodesChanged.to_string(), blockers: vec![] })

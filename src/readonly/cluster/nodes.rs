@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::ClusterError;
-use crate::catalog::{self, Access, Dialer, Node};
+use crate::catalog::{self, Access, CatalogError, Dialer, Node};
 use crate::fence::HELPER_NAME;
 use crate::fence::error::FenceError;
 use crate::guc;
@@ -33,7 +33,7 @@ impl Nodes {
             connect_timeout: connect_timeout(),
         };
         let (list, targets) = ident::as_role(owner, || -> Result<_, ClusterError> {
-            let (list, access) = snapshot::with_latest(|| -> Result<_, catalog::CatalogError> {
+            let (list, access) = snapshot::with_latest(|| -> Result<_, CatalogError> {
                 Ok((list()?, Access::read(dialer)?))
             })?;
             let mut targets = vec![access.loopback()?];
@@ -50,27 +50,16 @@ impl Nodes {
     }
 
     /// Whether they are still all there are.
-    pub fn are_the_same(&self) -> Result<bool, ClusterError> {
+    pub fn are_the_same(&self) -> Result<bool, CatalogError> {
         Ok(snapshot::with_latest(list)? == self.list)
     }
 }
 
 /// This node, then the others.
-fn list() -> Result<Vec<Node>, catalog::CatalogError> {
-    let (mut list, others): (Vec<Node>, Vec<Node>) =
-        catalog::nodes()?.into_iter().partition(|node| node.groupid == catalog::COORDINATOR_GROUP);
-    if list.is_empty() {
-        list.push(Node {
-            nodeid: 0,
-            groupid: catalog::COORDINATOR_GROUP,
-            host: crate::pg::guc::read("citus.local_hostname")
-                .unwrap_or_else(|| "localhost".into()),
-            port: ident::port(),
-            active: true,
-        });
-    }
-    list.truncate(1);
-    list.extend(others);
+fn list() -> Result<Vec<Node>, CatalogError> {
+    let primaries = catalog::nodes()?;
+    let mut list = vec![catalog::this_node(&primaries)];
+    list.extend(primaries.into_iter().filter(|node| node.groupid != catalog::COORDINATOR_GROUP));
     Ok(list)
 }
 
