@@ -311,6 +311,11 @@ impl<C: Pq> Party<C> {
         replies.try_for_each(|reply| reply.map(drop)).map_err(Failed::from_remote)
     }
 
+    /// Inactive nodes that do not take part, and why.
+    pub fn absent(&self) -> &[String] {
+        &self.absent
+    }
+
     /// The sentence that names the nodes which do not take part.
     pub fn warning(&self) -> String {
         if self.absent.is_empty() {

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
 use super::close::{ClosedGates, close_gates};
 use super::nodes::{Nodes, connect_timeout};
 use super::{ClusterError, intent};
 use crate::catalog;
+use crate::errors::Report;
 use crate::fence::let_go::let_go;
 use crate::fence::statements;
 use crate::pg::interrupts;
@@ -74,6 +77,7 @@ pub fn read_only() -> Result<(), ClusterError> {
 /// Switches the nodes behind closed gates, all or none; how many there are.
 fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, ClusterError> {
     let ClosedGates { mut party, nodes } = gates;
+    warn_of_absent(party.absent());
     // Short and bounded; a cancel in the middle would leave some nodes switched and some not.
     let _held = interrupts::Held::begin();
     let mut sessions = party.sessions();
@@ -92,7 +96,7 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     drop(sessions);
     // An answer that did not come says nothing about what was done: all are switched back, over sessions
     // of their own, as some of these may be lost.
-    let left = open_all(waiter, &nodes)?;
+    let left = open_all(waiter, &nodes);
     let_go(waiter, &mut party);
     if left.is_empty() {
         let node = first.node().to_string();
@@ -124,7 +128,7 @@ pub fn read_write() -> Result<(), ClusterError> {
     let _one_at_a_time = usable("citus_set_cluster_read_write()")?;
     let mut waiter = interruptible();
     let nodes = Nodes::read()?;
-    let left = open_all(&mut waiter, &nodes)?;
+    let left = open_all(&mut waiter, &nodes);
     if !left.is_empty() {
         return Err(ClusterError::HalfWay { nodes: left });
     }
@@ -133,11 +137,27 @@ pub fn read_write() -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// Lets all nodes write that answer; the others, and why.  A writer that finds some of them open and some
-/// not is refused before it has prepared anything anywhere.
-fn open_all<W: Waiter>(waiter: &mut W, nodes: &Nodes) -> Result<Vec<String>, ClusterError> {
-    let replies = ask_all(waiter, nodes, &OPEN);
-    Ok(replies.into_iter().filter_map(|reply| reply.err().map(|error| error.to_string())).collect())
+/// Lets all nodes write that answer; of the others, those that are active, and why.  A writer that finds some
+/// of them open and some not is refused before it has prepared anything anywhere.
+fn open_all<W: Waiter>(waiter: &mut W, nodes: &Nodes) -> Vec<String> {
+    let (mut left, mut absent) = (Vec::new(), Vec::new());
+    for (node, reply) in nodes.list.iter().zip(ask_all(waiter, nodes, &OPEN)) {
+        if let Err(error) = reply {
+            let list = if node.active { &mut left } else { &mut absent };
+            list.push(error.to_string());
+        }
+    }
+    warn_of_absent(&absent);
+    left
+}
+
+/// A node that Citus does not use and that does not answer keeps nobody from anything.
+fn warn_of_absent(absent: &[String]) {
+    if !absent.is_empty() {
+        let what = absent.join("; ");
+        let message = format!("inactive nodes that do not answer have not been switched: {what}");
+        elog::emit(PgLogLevel::WARNING, &Report::new(PgSqlErrorCode::ERRCODE_WARNING, message));
+    }
 }
 
 /// What all nodes are asked, and the function of this extension that it takes.

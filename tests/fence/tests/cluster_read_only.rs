@@ -215,6 +215,42 @@ fn a_dead_node_leaves_the_cluster_writing() {
     });
 }
 
+/// A node that Citus has been told not to use is left out where it does not answer, and is switched with the
+/// others where it does.
+#[test]
+fn an_inactive_node_keeps_nobody_from_switching() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        // Not the worker that Citus calls the first, by address: it needs that one itself.
+        let node = cluster.workers().iter().max_by_key(|node| node.port()).expect("workers");
+        let port = node.port();
+        let group = "SELECT groupid FROM pg_dist_node WHERE nodeport =";
+        let group = cluster.coordinator().query_value(&format!("{group} {port}"))?;
+        let group: usize = group.parse().expect("a group");
+        cluster
+            .coordinator()
+            .execute(&format!("SELECT citus_disable_node('127.0.0.1', {port})"))?;
+        let is_inactive = format!("SELECT NOT isactive FROM pg_dist_node WHERE nodeport = {port}");
+        wait_until("an inactive node", PATIENCE, || {
+            (cluster.coordinator().query_value(&is_inactive).ok()? == "t").then_some(())
+        })?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        node.stop(StopMode::Immediate)?;
+        for _ in 0..2 {
+            client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            for (other, state) in states(&mut client).into_iter().enumerate() {
+                assert_eq!(state.as_deref(), (other != group).then_some("read-only"), "{other}");
+            }
+            client.batch_execute(READ_WRITE).expect(READ_WRITE);
+            assert!(!is_noted(&cluster)?);
+        }
+        Ok(())
+    });
+}
+
 /// A writer in the way, a foreign prepared transaction too, is named, and nothing is switched.
 #[test]
 fn who_is_in_the_way_is_named() {
