@@ -27,7 +27,7 @@ COMMENT ON FUNCTION citus_extend_backup_block(int) IS
 COMMENT ON FUNCTION citus_backup_block_status() IS
 'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block ended, where nobody had asked for its end; only the coordinator knows: elsewhere it is always inactive, with a notice';
 COMMENT ON FUNCTION citus_backup_block_nodes() IS
-'the nodes under the active backup block, a row each: the process that holds its locks, since when, the data directory''s system identifier and timeline, and wal_lsn, the position that a backup of the node has to reach';
+'the nodes under the active backup block, a row each: the process that holds its locks, since when (by this node''s clock), the data directory''s system identifier and timeline, and wal_lsn, the position that a backup of the node has to reach';
 COMMENT ON FUNCTION citus_backup_block_waiters() IS
 'the sessions on any node that wait because of the active backup block, directly or behind one that does; where the session that waits serves a client of another node, the client has a row too';
 COMMENT ON FUNCTION citus_backup_restore_point(text) IS

@@ -4,20 +4,27 @@
 //! `citus.node_conninfo`; `citus_fence.node_conninfo`; the node's row in `pg_dist_authinfo` (the row of
 //! node 0 serves every node that has none); the node's row in `pg_dist_poolinfo`.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::pg_sys;
-use pgrx::spi::{self, Spi};
 
 use super::CatalogError;
 use crate::guc;
 use crate::pg;
+use crate::pg::small_table::{self, Value};
 use crate::remote::{ConnParams, NodeLabel, Target, base_params};
 
 /// A row of `pg_dist_authinfo` or `pg_dist_poolinfo`.
 struct Entry {
     nodeid: i32,
     text: String,
+}
+
+impl Entry {
+    fn read(row: &[Value]) -> Option<Self> {
+        Some(Self { nodeid: row[0].as_ref()?.parse().ok()?, text: row[1].clone()? })
+    }
 }
 
 /// Read once, in a transaction; then makes the parameters for each node without touching the catalog.
@@ -47,8 +54,8 @@ const EVERY_NODE: i32 = 0;
 const LOOPBACK_NODE: i32 = -1;
 
 impl Access {
-    /// Reads settings and tables.  The session's role must be allowed to read `pg_dist_authinfo`.
-    pub fn read(dialer: Dialer) -> Result<Self, CatalogError> {
+    /// Reads settings and tables, passwords among them: for callers that show none of it.
+    pub fn read(dialer: Dialer) -> Self {
         let user = pg::ident::role_name(dialer.role);
         let mut general = Vec::new();
         if let Some(text) = pg::guc::read("citus.node_conninfo") {
@@ -57,27 +64,18 @@ impl Access {
         if let Some(text) = guc::NODE_CONNINFO.get() {
             general.push(("citus_fence.node_conninfo", text.to_string_lossy().into_owned()));
         }
-        let authinfo = entries(
-            "pg_dist_authinfo",
-            c"pg_dist_authinfo",
-            "SELECT nodeid, authinfo FROM pg_catalog.pg_dist_authinfo WHERE rolename = $1",
-            Some(&user),
-        )?;
-        let poolinfo = entries(
-            "pg_dist_poolinfo",
-            c"pg_dist_poolinfo",
-            "SELECT nodeid, poolinfo FROM pg_catalog.pg_dist_poolinfo",
-            None,
-        )?;
-        Ok(Self {
+        let authinfo = table_rows(c"pg_dist_authinfo", [c"nodeid", c"authinfo", c"rolename"])
+            .filter(|row| row[2].as_deref() == Some(&user));
+        let poolinfo = table_rows(c"pg_dist_poolinfo", [c"nodeid", c"poolinfo"]);
+        Self {
             dbname: pg::ident::database_name(),
-            user,
             application_name: dialer.application_name,
             connect_timeout: dialer.connect_timeout,
             general,
-            authinfo,
-            poolinfo,
-        })
+            authinfo: authinfo.filter_map(|row| Entry::read(&row)).collect(),
+            poolinfo: poolinfo.filter_map(|row| Entry::read(&row)).collect(),
+            user,
+        }
     }
 
     /// Where to dial for a node.
@@ -133,24 +131,10 @@ fn merge(
 }
 
 /// The rows of a table that not every catalog has.
-fn entries(
-    table: &'static str,
-    relation: &core::ffi::CStr,
-    query: &str,
-    user: Option<&str>,
-) -> Result<Vec<Entry>, CatalogError> {
-    if pg::lock::catalog_relation(relation).is_none() {
-        return Ok(Vec::new());
-    }
-    Spi::connect(|client| {
-        let args: Vec<_> = user.map(|user| user.into()).into_iter().collect();
-        let mut entries = Vec::new();
-        for row in client.select(query, None, &args)? {
-            if let (Some(nodeid), Some(text)) = (row.get::<i32>(1)?, row.get::<String>(2)?) {
-                entries.push(Entry { nodeid, text });
-            }
-        }
-        Ok(entries)
-    })
-    .map_err(|error: spi::Error| CatalogError::Read { table, error: error.to_string() })
+fn table_rows<const N: usize>(
+    table: &CStr,
+    columns: [&CStr; N],
+) -> impl Iterator<Item = Vec<Value>> {
+    let relation = pg::lock::catalog_relation(table);
+    relation.map(|relation| small_table::rows(relation, &columns)).unwrap_or_default().into_iter()
 }

@@ -1,10 +1,13 @@
 //! `pg_dist_node` and `pg_dist_local_group`.
 
+use std::ffi::CStr;
+
 use pgrx::spi::{self, Spi};
 use pgrx::{FromDatum, IntoDatum};
 
 use super::connection::own_host;
 use super::{COORDINATOR_GROUP, CatalogError};
+use crate::pg::small_table::{self, Value};
 use crate::pg::{ident, lock};
 use crate::remote::NodeLabel;
 
@@ -45,10 +48,9 @@ pub fn this_node(primaries: &[Node]) -> Node {
 /// Node group of this server.
 pub fn local_group() -> Result<i32, CatalogError> {
     const TABLE: &str = "pg_dist_local_group";
-    let read = |error: spi::Error| CatalogError::Read { table: TABLE, error: error.to_string() };
-    spi_one::<i32>("SELECT groupid FROM pg_catalog.pg_dist_local_group")
-        .map_err(read)?
-        .ok_or_else(|| CatalogError::Read { table: TABLE, error: "no row".into() })
+    let rows = table_rows(c"pg_dist_local_group", &[c"groupid"])?;
+    let group = rows.first().and_then(|row| number(&row[0]));
+    group.ok_or_else(|| CatalogError::Read { table: TABLE, error: "no row".into() })
 }
 
 /// The one value that a query gives.  Unlike [`Spi::get_one`] it only reads, and so gives a transaction
@@ -66,32 +68,30 @@ pub fn spi_one<T: FromDatum + IntoDatum>(query: &str) -> spi::Result<Option<T>> 
 /// two-phase commits.  A registered clone (Citus 13.2 and later, where there is a column for it) is a
 /// standby and writes nothing.
 pub fn nodes() -> Result<Vec<Node>, CatalogError> {
-    let read =
-        |error: spi::Error| CatalogError::Read { table: "pg_dist_node", error: error.to_string() };
-    let relation = lock::catalog_relation(c"pg_dist_node").ok_or(CatalogError::Missing)?;
-    let but_clones = if lock::has_column(relation, c"nodeisclone") {
-        "AND n.nodeisclone IS NOT TRUE"
-    } else {
-        ""
-    };
-    let query = format!(
-        "SELECT n.nodeid, n.groupid, n.nodename, n.nodeport, n.isactive
-           FROM pg_catalog.pg_dist_node n
-          WHERE n.noderole = 'primary' {but_clones}
-          ORDER BY n.nodeid"
-    );
-    Spi::connect(|client| {
-        let mut nodes = Vec::new();
-        for row in client.select(&query, None, &[])? {
-            nodes.push(Node {
-                nodeid: row.get::<i32>(1)?.unwrap_or_default(),
-                groupid: row.get::<i32>(2)?.unwrap_or_default(),
-                host: row.get::<String>(3)?.unwrap_or_default(),
-                port: row.get::<i32>(4)?.unwrap_or_default(),
-                active: row.get::<bool>(5)?.unwrap_or(true),
-            });
-        }
-        Ok(nodes)
-    })
-    .map_err(read)
+    const COLUMNS: [&CStr; 7] =
+        [c"nodeid", c"groupid", c"nodename", c"nodeport", c"isactive", c"noderole", c"nodeisclone"];
+    let is = |value: &Value, text: &str| value.as_deref() == Some(text);
+    let mut nodes: Vec<Node> = table_rows(c"pg_dist_node", &COLUMNS)?
+        .iter()
+        .filter(|row| is(&row[5], "primary") && !is(&row[6], "t"))
+        .map(|row| Node {
+            nodeid: number(&row[0]).unwrap_or_default(),
+            groupid: number(&row[1]).unwrap_or_default(),
+            host: row[2].clone().unwrap_or_default(),
+            port: number(&row[3]).unwrap_or_default(),
+            active: !is(&row[4], "f"),
+        })
+        .collect();
+    nodes.sort_by_key(|node| node.nodeid);
+    Ok(nodes)
+}
+
+/// All rows of a table that every catalog has.
+fn table_rows(table: &CStr, columns: &[&CStr]) -> Result<Vec<Vec<Value>>, CatalogError> {
+    let relation = lock::catalog_relation(table).ok_or(CatalogError::Missing)?;
+    Ok(small_table::rows(relation, columns))
+}
+
+fn number(value: &Value) -> Option<i32> {
+    value.as_ref()?.parse().ok()
 }

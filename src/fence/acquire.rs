@@ -157,7 +157,7 @@ fn try_once<W: Waiter>(
             role: pg_sys::Oid::from(block.terms.owner),
             application_name: HOLDER_NAME.to_owned(),
             connect_timeout,
-        })?;
+        });
         let targets = remote_nodes(&nodes)
             .map(|node| access.target(node.label()))
             .collect::<Result<Vec<Target>, _>>()?;
@@ -181,7 +181,7 @@ fn try_once<W: Waiter>(
     let story = attempt(waiter, &mut home, party, &others, &targets, &bounds)?;
 
     let mut rows = vec![home.row()];
-    rows.extend(party.rows());
+    rows.extend(party.rows(home.locked_at));
     let local = home.local.ok_or(FenceError::WorkerVanished)?;
     let warning = party.warning();
     Ok(HeldFence { local, rows, warning, attempts: 1, story, _descriptors: home.descriptors })
@@ -361,7 +361,7 @@ fn recover_in_doubt<W: Waiter>(
     let reading = Transaction::begin();
     let targets = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
         let nodes = catalog::nodes()?;
-        let access = Access::read(dialer)?;
+        let access = Access::read(dialer);
         let mut targets = vec![access.loopback()?];
         for node in remote_nodes(&nodes) {
             targets.push(access.target(node.label())?);

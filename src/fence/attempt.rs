@@ -40,7 +40,7 @@ use super::party::Party;
 use super::state::Mode;
 use super::statements;
 use crate::catalog::Node;
-use crate::remote::{Deadline, Pq, Target, Waiter, connect_all};
+use crate::remote::{Deadline, Pq, Target, Waiter};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ pub struct Bounds {
     pub mode: Mode,
     /// For all attempts together.
     pub deadline: Deadline,
-    /// For connecting, and again for beginning.
+    /// For connecting and beginning.
     pub connect_timeout: Duration,
     /// For all locks together: writers may wait behind each of them.
     pub lock_timeout: Duration,
@@ -139,10 +139,8 @@ impl Bounds {
 /// How an attempt went.
 #[derive(Debug)]
 pub struct Story {
-    /// Connecting.
-    pub connecting: Duration,
-    /// Beginning the transactions and warming the sessions up.
-    pub warming: Duration,
+    /// Connecting, beginning the transactions and warming the sessions up.
+    pub beginning: Duration,
     /// From the first lock asked for to the last lock held: what writers can have been made to wait.
     pub locking: Duration,
     /// Reading the list again and flushing.
@@ -162,28 +160,22 @@ pub fn attempt<C: Pq, W: Waiter>(
 ) -> Result<Story, Failed> {
     home.reserve(targets.len())?;
     let began = waiter.now();
-    let connect_by = Deadline::after(waiter, bounds.connect_timeout).earlier(bounds.deadline);
-    let connected = connect_all(waiter, targets, connect_by);
-    party.gather(nodes, connected)?;
-    let connected_at = waiter.now();
-
     let lock_timeout = bounds
         .lock_timeout
         .min(bounds.mode.longest_lock_timeout())
         .min(bounds.deadline.remaining(waiter))
         .clamp(Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
-    let warm_up =
+    let begin =
         statements::begin(lock_timeout.as_millis() as i32, bounds.starting_timeout_ms(waiter));
-    // A bound of its own: an inactive node that is dead has used up the one for connecting.
-    let warm_by = Deadline::after(waiter, bounds.connect_timeout).earlier(bounds.deadline);
-    party.warm_up(waiter, &warm_up, warm_by)?;
+    let begin_by = Deadline::after(waiter, bounds.connect_timeout).earlier(bounds.deadline);
+    party.begin(waiter, nodes, targets, &begin, begin_by)?;
     if bounds.mode == Mode::All {
         party.require_gates()?;
     }
     home.begin();
     let warm_at = waiter.now();
 
-    let lock_by = Deadline::after(waiter, lock_timeout);
+    let lock_by = Deadline::after(waiter, lock_timeout).earlier(bounds.deadline);
     for barrier in bounds.mode.barriers() {
         home.lock(*barrier, lock_by.remaining(waiter))?;
         if let Err(refused) = party.lock(waiter, *barrier, lock_by)? {
@@ -206,8 +198,7 @@ pub fn attempt<C: Pq, W: Waiter>(
     party.flush(waiter, bounds.idle_timeout_ms, flush_by)?;
     home.flush();
     Ok(Story {
-        connecting: connected_at.saturating_sub(began),
-        warming: warm_at.saturating_sub(connected_at),
+        beginning: warm_at.saturating_sub(began),
         locking: locked_at.saturating_sub(warm_at),
         flushing: waiter.now().saturating_sub(locked_at),
         slowest: party.slowest(),

@@ -124,7 +124,7 @@ impl DeadlockSearch {
             if !catalog::is_citus() {
                 return Ok(None);
             }
-            Access::read(dialer)?.loopback().map(Some)
+            Access::read(dialer).loopback().map(Some)
         });
         let loopback = match loopback {
             Ok(Some(loopback)) => loopback,

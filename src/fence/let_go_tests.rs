@@ -7,7 +7,7 @@ use crate::fence::statements;
 use crate::remote::tests::script::{
     EOF, Incoming, Script, ScriptPq, ScriptWaiter, hangs, ms, node, sent,
 };
-use crate::remote::{Command, Deadline, TransactionStatus, Waiter, connect_all};
+use crate::remote::{Command, Deadline, TransactionStatus, Waiter};
 
 /// A party whose transactions have been begun, on nodes that behave so, connection by connection.
 fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {
@@ -18,10 +18,9 @@ fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {
         .collect();
     let mut waiter = ScriptWaiter::default();
     let deadline = Deadline::after(&waiter, ms(1000));
-    let connected = connect_all(&mut waiter, &targets, deadline);
     let mut party = Party::default();
-    party.gather(&nodes(targets.len()), connected).unwrap();
-    party.warm_up(&mut waiter, &statements::begin(1000, 1000), deadline).unwrap();
+    let begin = statements::begin(1000, 1000);
+    party.begin(&mut waiter, &nodes(targets.len()), &targets, &begin, deadline).unwrap();
     party
 }
 

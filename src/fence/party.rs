@@ -10,7 +10,8 @@ use super::statements;
 use super::text::Text;
 use crate::catalog::Node;
 use crate::remote::{
-    Command, Deadline, LibPq, Pq, RemoteError, Reply, Session, Target, Waiter, connect_all, run_all,
+    Command, Deadline, LibPq, Pq, RemoteError, Reply, Session, Target, Waiter, connect_all,
+    connect_all_and_run, run_all,
 };
 
 /// A remote node with its session.
@@ -23,8 +24,8 @@ struct Member<C: Pq> {
     timeline: u32,
     can_flush: bool,
     settle: String,
-    locked_at: i64,
-    waited_ms: i64,
+    locked_after: Duration,
+    waited: Duration,
     wal_lsn: u64,
 }
 
@@ -38,21 +39,21 @@ impl<C: Pq> Member<C> {
             timeline: 0,
             can_flush: false,
             settle: String::new(),
-            locked_at: 0,
-            waited_ms: 0,
+            locked_after: Duration::ZERO,
+            waited: Duration::ZERO,
             wal_lsn: 0,
         }
     }
 
-    /// Its row of the manifest.
-    fn row(&self) -> NodeRow {
+    /// Its row of the manifest, where the locks of the coordinator were taken at that time.
+    fn row(&self, locked_here_at: i64) -> NodeRow {
         NodeRow {
             nodeid: self.node.nodeid,
             groupid: self.node.groupid,
             host: Text::new(&self.node.host),
             port: self.node.port,
             backend_pid: self.pid,
-            locked_at: self.locked_at,
+            locked_at: locked_here_at + self.locked_after.as_micros() as i64,
             system_identifier: self.system_identifier,
             timeline: self.timeline,
             wal_lsn: self.wal_lsn,
@@ -89,9 +90,9 @@ impl<C: Pq> Party<C> {
         self.members.iter_mut().map(|member| &mut member.session).collect()
     }
 
-    /// Rows of the manifest.
-    pub fn rows(&self) -> impl Iterator<Item = NodeRow> {
-        self.members.iter().map(Member::row)
+    /// Rows of the manifest; the coordinator's own locks were taken at that time.
+    pub fn rows(&self, locked_here_at: i64) -> impl Iterator<Item = NodeRow> {
+        self.members.iter().map(move |member| member.row(locked_here_at))
     }
 
     /// Where the nodes are and how they were reached.
@@ -102,61 +103,41 @@ impl<C: Pq> Party<C> {
         })
     }
 
-    /// Takes in who answered.  An active node that did not is an error; an inactive one is noted.
-    pub fn gather(
+    /// Connects to all of the nodes and begins the transactions.  An active node that does not answer is an
+    /// error; an inactive one, or one that cannot begin (it may not even have the tables), is noted and left
+    /// out.
+    pub fn begin<W: Waiter>(
         &mut self,
+        waiter: &mut W,
         nodes: &[Node],
-        connected: Vec<Result<Session<C>, RemoteError>>,
-    ) -> Result<(), Failed> {
-        let mut lost = None;
-        for (node, session) in nodes.iter().zip(connected) {
-            match session {
-                Ok(session) => self.members.push(Member::new(node.clone(), session)),
-                Err(RemoteError::Stopped { .. }) => return Err(Failed::Stopped),
-                Err(error) if !node.active => self.absent.push(error.to_string()),
-                Err(error) => lost = lost.or(Some(error)),
-            }
-        }
-        lost.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    fn run<W: Waiter>(
-        &mut self,
-        waiter: &mut W,
-        name: &'static str,
-        sql: &str,
-        deadline: Deadline,
-    ) -> Vec<Result<Reply, RemoteError>> {
-        run_all(waiter, &mut self.sessions(), |_| Command::new(name, sql), deadline)
-    }
-
-    /// Begins the transactions.  An inactive node that cannot (it may not even have the tables) is
-    /// noted and left out.
-    pub fn warm_up<W: Waiter>(
-        &mut self,
-        waiter: &mut W,
+        targets: &[Target],
         sql: &str,
         deadline: Deadline,
     ) -> Result<(), Failed> {
-        let replies = self.run(waiter, "begin of the fence", sql, deadline);
+        let command = Command::new("begin of the fence", sql);
         let mut failed = None;
-        let mut kept = Vec::with_capacity(self.members.len());
-        for (mut member, reply) in std::mem::take(&mut self.members).into_iter().zip(replies) {
-            match reply.and_then(|reply| member.note_begin(&reply)) {
-                Ok(()) => kept.push(member),
-                // Nothing but the locks that readers take is asked for yet: closing is enough.
-                Err(error)
-                    if !member.node.active && !matches!(error, RemoteError::Stopped { .. }) =>
-                {
-                    self.absent.push(error.to_string());
+        for (node, begun) in
+            nodes.iter().zip(connect_all_and_run(waiter, targets, &command, deadline))
+        {
+            let error = match begun {
+                Ok((session, reply)) => {
+                    let mut member = Member::new(node.clone(), session);
+                    let noted = reply.and_then(|reply| member.note_begin(&reply));
+                    // What has no part in the fence holds no more than readers do: closing is enough.
+                    if noted.is_ok() || node.active {
+                        self.members.push(member);
+                    }
+                    noted.err()
                 }
-                Err(error) => {
-                    failed = failed.or(Some(Failed::from_remote(error)));
-                    kept.push(member);
-                }
+                Err(error) => Some(error),
+            };
+            match error {
+                None => {}
+                Some(RemoteError::Stopped { .. }) => failed = Some(Failed::Stopped),
+                Some(error) if !node.active => self.absent.push(error.to_string()),
+                Some(error) => failed = failed.or(Some(error.into())),
             }
         }
-        self.members = kept;
         failed.map_or(Ok(()), Err)
     }
 
@@ -170,10 +151,23 @@ impl<C: Pq> Party<C> {
         }
     }
 
+    /// After which a node that hears nothing more ends its part by itself, from now on.
+    pub fn set_idle_timeout<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        idle_timeout_ms: i64,
+        deadline: Deadline,
+    ) -> Result<(), Failed> {
+        let sql = statements::set_idle_timeout(idle_timeout_ms);
+        let set = |_| Command::new("bound of the attempt", sql.as_str());
+        let replies = run_all(waiter, &mut self.sessions(), set, deadline);
+        replies.into_iter().try_for_each(|reply| reply.map(drop)).map_err(Failed::from_remote)
+    }
+
     /// The node that took longest to give its locks, and how long.
     pub fn slowest(&self) -> Option<(String, i64)> {
-        let slowest = self.members.iter().max_by_key(|member| member.waited_ms);
-        slowest.map(|member| (member.node.label().to_string(), member.waited_ms))
+        let slowest = self.members.iter().max_by_key(|member| member.waited);
+        slowest.map(|member| (member.node.label().to_string(), member.waited.as_millis() as i64))
     }
 
     /// Locks all at once, one round trip each; or who refused.
@@ -196,9 +190,8 @@ impl<C: Pq> Party<C> {
         let mut refused = Vec::new();
         let mut for_good = None;
         for (index, reply) in replies.into_iter().enumerate() {
-            let noted = reply.and_then(|reply| self.members[index].note_lock(&reply));
-            match noted {
-                Ok(()) => {}
+            match reply {
+                Ok(reply) => self.members[index].note_lock(&reply),
                 Err(error) if is_passing_remote(&error) => refused.push((index, error)),
                 Err(error) => for_good = for_good.or(Some(Failed::from_remote(error))),
             }
@@ -344,7 +337,7 @@ impl<C: Pq> Member<C> {
         };
         self.pid = pid;
         self.session.set_server_pid(pid);
-        self.can_flush = set.value(0, "can_flush") == Some("t");
+        self.can_flush = statements::is_ours(set.value(0, "definition"));
         Ok(())
     }
 
@@ -364,20 +357,12 @@ impl<C: Pq> Member<C> {
         Ok(())
     }
 
-    fn note_lock(&mut self, reply: &Reply) -> Result<(), RemoteError> {
-        let set = reply.last_set()?;
-        let seconds = |column| set.value(0, column).and_then(|text| text.parse::<f64>().ok());
-        let (Some(locked_at), Some(waited)) = (seconds("locked_at"), seconds("waited")) else {
-            return Err(reply.unexpected("no time of the lock"));
-        };
-        self.locked_at = (locked_at * 1e6) as i64 - POSTGRES_EPOCH_US;
-        self.waited_ms += (waited * 1e3) as i64;
-        Ok(())
+    /// How long after the locks of this node this one's were there.
+    fn note_lock(&mut self, reply: &Reply) {
+        self.locked_after = reply.took;
+        self.waited += reply.took;
     }
 }
-
-/// 2000-01-01, where PostgreSQL's clock starts, in microseconds of the Unix clock.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// `16/B374D848` as a number.
 pub fn parse_lsn(text: &str) -> Option<u64> {

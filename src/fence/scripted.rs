@@ -5,6 +5,10 @@ use crate::catalog::Node;
 use crate::remote::tests::script::{Incoming, Script, note};
 use crate::remote::{PqResult, ResultSet};
 
+/// The definition of the function that the extension is known by.
+const OURS: &str = "CREATE OR REPLACE FUNCTION citus_fence.flush_wal()\n RETURNS pg_lsn\n LANGUAGE c\n \
+    STRICT\nAS '$libdir/citus_fence', $function$flush_wal_wrapper$function$\n";
+
 /// The answer to every question of a fence, after a while.
 pub fn answer(after: u64) -> Vec<(u64, Incoming)> {
     answer_with(after, &[])
@@ -16,9 +20,7 @@ pub fn answer_with(after: u64, other: &[(&str, &str)]) -> Vec<(u64, Incoming)> {
         ("server_version_num", "150020"),
         ("deadlock_timeout", "1s"),
         ("pid", "$pid"),
-        ("can_flush", "t"),
-        ("locked_at", "1800000000.5"),
-        ("waited", "0.001"),
+        ("definition", OURS),
         ("lsn", "0/1000"),
         ("system_identifier", "7000000000000000001"),
         ("timeline", "1"),

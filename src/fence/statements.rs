@@ -34,23 +34,28 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
          SHOW deadlock_timeout;\
          LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
              IN ACCESS SHARE MODE;\
-         SELECT pg_backend_pid() AS pid, ({}) AS can_flush",
-        is_ours("citus_fence.flush_wal()")
+         SELECT pg_backend_pid() AS pid, {DEFINITION} AS definition"
     )
 }
 
-/// Whether a function of that signature is this extension's.  Only a superuser makes functions in C: one of
-/// that name in another language is somebody else's, and must not run with this session's rights.  Where one
-/// is ours, the schema belongs to the extension's owner, and nobody else puts another into it.
-pub fn is_ours(signature: &str) -> String {
-    format!(
-        "SELECT p.prolang = {C_LANGUAGE} AND p.probin = '$libdir/citus_fence' AS ours FROM pg_proc p \
-          WHERE p.oid = to_regprocedure('{signature}')"
-    )
-}
+/// The definition of one of this extension's functions on a node, for [`is_ours`]; null where there is no
+/// function of that name.  It is put together from the system caches alone: a query of `pg_proc` would have a
+/// fresh session plan an index scan, which takes it several times as long.
+pub const DEFINITION: &str =
+    "pg_catalog.pg_get_functiondef(pg_catalog.to_regprocedure('citus_fence.flush_wal()'))";
 
-/// `pg_language` of functions in C.
-const C_LANGUAGE: u32 = 13;
+/// Whether the function of that definition is this extension's.  Only a superuser makes functions in C: one in
+/// another language is somebody else's, and must not run with these sessions' rights.  Where this one is ours,
+/// the schema belongs to the extension's owner, and nobody else puts another into it.
+///
+/// Everything up to the language is known, so that nothing in a stranger's function can pass for it.
+pub fn is_ours(definition: Option<&str>) -> bool {
+    const HEAD: &str =
+        "CREATE OR REPLACE FUNCTION citus_fence.flush_wal()\n RETURNS pg_lsn\n LANGUAGE c\n";
+    definition
+        .and_then(|text| text.strip_prefix(HEAD))
+        .is_some_and(|rest| rest.contains("\nAS '$libdir/citus_fence', "))
+}
 
 /// What a node's answers to the two SHOWs of [`begin`] ask for, to be sent before the locks.
 ///
@@ -107,11 +112,7 @@ pub fn lock(barrier: Barrier, settle: &str, lock_timeout_ms: i64) -> String {
              IN EXCLUSIVE MODE"
         }
     };
-    format!(
-        "{settle}SET LOCAL lock_timeout = {lock_timeout_ms};{lock};\
-         SELECT date_part('epoch', clock_timestamp()) AS locked_at, \
-                date_part('epoch', clock_timestamp() - statement_timestamp()) AS waited"
-    )
+    format!("{settle}SET LOCAL lock_timeout = {lock_timeout_ms};{lock}")
 }
 
 /// Brings the node's WAL to disk, by this extension's function, and gives the node's own end of the hold
@@ -273,7 +274,19 @@ const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_milliseconds, restore_point, settle};
+    use super::{is_ours, parse_milliseconds, restore_point, settle};
+
+    #[test]
+    fn only_a_function_in_c_is_ours() {
+        let c = "CREATE OR REPLACE FUNCTION citus_fence.flush_wal()\n RETURNS pg_lsn\n LANGUAGE c\n STRICT\n \
+                 SET search_path TO 'pg_catalog'\nAS '$libdir/citus_fence', $function$f$function$\n";
+        assert!(is_ours(Some(c)));
+        assert!(!is_ours(Some(&c.replace("$libdir/citus_fence", "$libdir/other"))));
+        assert!(!is_ours(Some(&c.replace("LANGUAGE c", "LANGUAGE plpgsql"))));
+        let body = format!("AS $function${c}$function$\n");
+        assert!(!is_ours(Some(&(c.replace("LANGUAGE c", "LANGUAGE sql") + &body))));
+        assert!(!is_ours(None));
+    }
 
     #[test]
     fn times_are_read_as_they_are_shown() {

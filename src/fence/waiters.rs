@@ -12,7 +12,6 @@ use super::{HELPER_NAME, statements};
 use crate::catalog::{Access, Dialer};
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
-use crate::pg::ident;
 use crate::pg::wait::interruptible;
 use crate::remote::{Command, Deadline, NodeLabel, Reply, Session, Target, connect_all, run_all};
 
@@ -41,15 +40,12 @@ pub struct WaitingSession {
 pub fn find(manifest: &[NodeRow], owner: pg_sys::Oid) -> Result<Vec<WaitingSession>, FenceError> {
     let connect_timeout = Duration::from_millis(guc::CONNECT_TIMEOUT.get() as u64);
     let dialer = Dialer { role: owner, application_name: HELPER_NAME.to_owned(), connect_timeout };
-    let targets = ident::as_role(owner, || -> Result<_, FenceError> {
-        let access = Access::read(dialer)?;
-        let mut targets: Vec<Target> = vec![access.loopback()?];
-        for row in &manifest[1..] {
-            let label = NodeLabel::new(row.nodeid, row.host.as_str(), row.port);
-            targets.push(access.target(label)?);
-        }
-        Ok(targets)
-    })?;
+    let access = Access::read(dialer);
+    let mut targets: Vec<Target> = vec![access.loopback()?];
+    for row in &manifest[1..] {
+        let label = NodeLabel::new(row.nodeid, row.host.as_str(), row.port);
+        targets.push(access.target(label)?);
+    }
     let _descriptors = ReservedDescriptors::acquire(targets.len())
         .ok_or(FenceError::NoDescriptors { count: targets.len() })?;
     let mut waiter = interruptible();

@@ -140,13 +140,12 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
     let story = &held.story;
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     elog::log(&format!(
-        "citus_fence: backup block is active on {} nodes after {:.1} ms ({} attempts; connecting {:.1} ms, \
-         beginning {:.1} ms, {:.2} ms from first to last lock, flushing {:.1} ms{slowest})",
+        "citus_fence: backup block is active on {} nodes after {:.1} ms ({} attempts; beginning \
+         {:.1} ms, {:.2} ms from first to last lock, flushing {:.1} ms{slowest})",
         held.rows.len(),
         ms(took),
         held.attempts,
-        ms(story.connecting),
-        ms(story.warming),
+        ms(story.beginning),
         ms(story.locking),
         ms(story.flushing),
     ));

@@ -68,7 +68,10 @@ pub fn forget_explaining() {
 }
 
 unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    before_executor_start(query, flags);
+    // SAFETY: the server's own pointer.
+    if !unsafe { is_free(query, flags) } {
+        before_executor_start(query, flags);
+    }
     // SAFETY: what the server, or the hook before ours, would have been called with.  No value that needs
     // to be dropped is on this frame, so an error may jump over it.
     unsafe {
@@ -80,13 +83,24 @@ unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, fla
     EXPLAINING.set(0);
 }
 
+/// Whether the gate has nothing to do before this plan.  That is so for nearly all of them, and told
+/// without the boundary that catches errors, which costs more than the answer: nothing here raises any.
+unsafe fn is_free(query: *mut pg_sys::QueryDesc, flags: c_int) -> bool {
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
+        return false;
+    }
+    EXPLAINING.set(0);
+    // SAFETY: the caller's pointer.
+    hooks::is_settled()
+        || hooks::is_open() && unsafe { statement::only_reads_here((*query).plannedstmt) }
+}
+
 #[pg_guard]
 extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
         EXPLAINING.set(current_subtransaction());
         return;
     }
-    EXPLAINING.set(0);
     // SAFETY: the server's own pointer.
     let (plan, statement, is_distributed) = unsafe {
         let planned = (*query).plannedstmt;
@@ -107,7 +121,9 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let marked = before_utility(statement, context);
+    // SAFETY: the server's own pointer.
+    let is_free = hooks::is_open() && unsafe { statement::is_begin_or_end(statement) };
+    let marked = !is_free && before_utility(statement, context);
     // SAFETY: as in on_executor_start().
     unsafe {
         match NEXT_UTILITY {

@@ -1,6 +1,7 @@
 //! Who and where this server and session are.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
@@ -47,38 +48,23 @@ pub fn port() -> i32 {
     unsafe { pg_sys::PostPortNumber }
 }
 
-/// Whether this server is a standby, or still recovering.
+/// Whether this server is a standby, or still recovering.  Every statement asks, and once it is over it
+/// stays over, so the answer is remembered.
 pub fn in_recovery() -> bool {
+    static IS_OVER: AtomicBool = AtomicBool::new(false);
+    if IS_OVER.load(Ordering::Relaxed) {
+        return false;
+    }
     // SAFETY: reads shared memory.
-    unsafe { pg_sys::RecoveryInProgress() }
+    let in_recovery = unsafe { pg_sys::RecoveryInProgress() };
+    IS_OVER.store(!in_recovery, Ordering::Relaxed);
+    in_recovery
 }
 
 /// Identifies the data directory's origin; a server and its standbys share it.
 pub fn system_identifier() -> u64 {
     // SAFETY: reads the control file's copy in memory.
     unsafe { pg_sys::GetSystemIdentifier() }
-}
-
-/// Runs `body` with the rights of another role.  An error out of it leaves the session as it was, for
-/// the guard restores it on the way, and so does the abort of the transaction.
-pub fn as_role<R>(role: pg_sys::Oid, body: impl FnOnce() -> R) -> R {
-    struct Restore(pg_sys::Oid, i32);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            // SAFETY: puts back what was there before.
-            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
-        }
-    }
-    let mut before = Restore(pg_sys::InvalidOid, 0);
-    // SAFETY: reads and sets variables of this process; SET ROLE and the like are refused inside.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut before.0, &mut before.1);
-        pg_sys::SetUserIdAndSecContext(
-            role,
-            before.1 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
-        );
-    }
-    body()
 }
 
 unsafe fn owned(text: *const core::ffi::c_char) -> String {

@@ -74,12 +74,6 @@ pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// Whether a relation has a live column of that name.
-pub fn has_column(relation: pg_sys::Oid, column: &core::ffi::CStr) -> bool {
-    // SAFETY: a look-up in the system cache; dropped columns are not found.
-    unsafe { pg_sys::get_attnum(relation, column.as_ptr()) != pg_sys::InvalidAttrNumber as i16 }
-}
-
 /// The extension of that name, or `None`.
 pub fn extension(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: as in catalog_relation(); no error for a missing one.

@@ -18,6 +18,7 @@ pub mod process;
 pub mod report;
 pub mod session;
 pub mod shmem;
+pub mod small_table;
 pub mod snapshot;
 pub mod statement;
 pub mod stoppable;

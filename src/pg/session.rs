@@ -132,6 +132,11 @@ pub fn force_read_only() {
     }
 }
 
+/// Whether this transaction, or one before that nobody looked at since, was made read-only here.
+pub fn is_forced_read_only() -> bool {
+    FORCED.get() != 0
+}
+
 /// The same transaction goes on on a node that writes again: a switch was given up, or is over.
 pub fn take_back_read_only() {
     if FORCED.get() != 0 && FORCED.replace(0) == local_xid() {

@@ -37,6 +37,39 @@ pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
     (plan, Statement(statement.cast()))
 }
 
+/// Whether a plan is a SELECT that writes nothing itself and that Citus has no part in.
+///
+/// # Safety
+/// As for [`plan`].
+pub unsafe fn only_reads_here(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's pointer; every plan starts with its tag.
+    unsafe {
+        let planned = &*statement;
+        planned.commandType == pg_sys::CmdType::CMD_SELECT
+            && !planned.hasModifyingCTE
+            && planned.rowMarks.is_null()
+            && !planned.planTree.is_null()
+            && (*planned.planTree).type_ != NodeTag::T_CustomScan
+    }
+}
+
+/// Whether a statement begins or ends a transaction, and none that is prepared.
+///
+/// # Safety
+/// As for [`utility`].
+pub unsafe fn is_begin_or_end(statement: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::TransactionStmtKind::*;
+    // SAFETY: the caller's pointer, and a node of the kind that its tag says.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        (*node).type_ == NodeTag::T_TransactionStmt
+            && matches!(
+                (*node.cast::<pg_sys::TransactionStmt>()).kind,
+                TRANS_STMT_BEGIN | TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK
+            )
+    }
+}
+
 /// Whether a plan is handed as a whole to Citus' executor.
 ///
 /// # Safety

@@ -4,7 +4,9 @@
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::pg::{clock, fd::ReservedDescriptors, guc, ident, process, wal, worker};
+    use crate::pg::{
+        clock, fd::ReservedDescriptors, guc, ident, process, small_table, wal, worker,
+    };
     use crate::remote::{Interest, WaitEnd, Waiter};
 
     fn lsn(query: &str) -> u64 {
@@ -94,18 +96,22 @@ mod tests {
     }
 
     #[pg_test]
-    fn as_role_gives_the_role_back() {
-        Spi::run("CREATE ROLE citus_fence_test_role").expect("a role");
-        let role = Spi::get_one::<pg_sys::Oid>(
-            "SELECT oid FROM pg_roles WHERE rolname = 'citus_fence_test_role'",
-        );
-        let role = role.expect("a query").expect("the role");
-        let before = ident::current_role();
-        assert_eq!(ident::as_role(role, ident::current_role), role);
-        assert_eq!(ident::current_role(), before);
-        let caught = worker::catch(|| ident::as_role(role, || Spi::run("SELECT * FROM pg_authid")));
-        assert!(caught.is_err());
-        assert_eq!(ident::current_role(), before);
+    fn small_tables_are_read_as_queries_read_them() {
+        Spi::run(
+            "CREATE TYPE shade AS ENUM ('light', 'dark');
+             CREATE TABLE small (gone int, n int, t text, e shade, long text);
+             ALTER TABLE small DROP COLUMN gone;
+             INSERT INTO small VALUES (1, NULL, 'dark', repeat('x', 100000));
+             ALTER TABLE small ADD COLUMN later bool DEFAULT true",
+        )
+        .expect("a table");
+        let table = Spi::get_one::<pg_sys::Oid>("SELECT 'small'::regclass::oid");
+        let table = table.expect("a query").expect("the table");
+        let columns = [c"n", c"t", c"e", c"long", c"later", c"gone", c"never"];
+        let rows = small_table::rows(table, &columns);
+        let text = |text: &str| Some(text.to_owned());
+        let long = text(&"x".repeat(100_000));
+        assert_eq!(rows, [vec![text("1"), None, text("dark"), long, text("t"), None, None]]);
     }
 
     #[pg_test(error = "citus_fence must be loaded via shared_preload_libraries")]

@@ -126,8 +126,12 @@ pub fn keeps_snapshot() -> bool {
 
 /// Whether this transaction has written here (or at least has the number that a writer gets).
 pub fn has_written() -> bool {
-    // SAFETY: reads this process' transaction state.
-    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+    // Without the boundary that pgrx puts around it: every commit asks, and it raises nothing.
+    unsafe extern "C-unwind" {
+        fn GetTopTransactionIdIfAny() -> u32;
+    }
+    // SAFETY: the server's own function; reads this process' transaction state.
+    unsafe { GetTopTransactionIdIfAny() != 0 }
 }
 
 /// The transaction's number, never used again in the life of this server.  Assigned if need be.

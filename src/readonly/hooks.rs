@@ -40,6 +40,17 @@ pub fn install() {
     });
 }
 
+/// Whether this transaction has passed: the gate has no more to say about its plans.
+pub fn is_settled() -> bool {
+    gate::has_passed()
+}
+
+/// Whether what only reads goes on as it is: the node writes, and this transaction was not kept from it.
+pub fn is_open() -> bool {
+    AREA.node().is_none_or(|node| node.state() == NodeState::ReadWrite)
+        && !session::is_forced_read_only()
+}
+
 /// Before the executor starts on a plan that it will run.
 pub fn before_plan(plan: Plan, statement: Statement, is_distributed: bool) {
     let Some(node) = gate::guarded_node() else {

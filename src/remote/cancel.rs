@@ -194,7 +194,7 @@ impl<C: Pq> Task for CancelTask<'_, C> {
         }
     }
 
-    fn advance(&mut self, _read: bool, _write: bool) {
+    fn advance(&mut self, _read: bool, _write: bool, _now: std::time::Duration) {
         match &mut self.stage {
             Stage::Connecting(connecting) => {
                 connecting.advance();

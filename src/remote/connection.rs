@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, NulError};
 use std::fmt;
+use std::time::Duration;
 
 use super::conninfo::ConnParams;
 use super::deadline::Deadline;
@@ -128,7 +129,7 @@ impl<C: Pq> Session<C> {
         deadline: Deadline,
     ) -> Result<Reply, RemoteError> {
         let started = waiter.now();
-        let mut tasks = [RunTask::start(self, &command)];
+        let mut tasks = [RunTask::start(self, &command, started)];
         let end = drive(waiter, &mut tasks, deadline);
         let after = waiter.now().saturating_sub(started);
         let [task] = tasks;
@@ -203,7 +204,7 @@ impl<C: Pq> Session<C> {
         Some(match outcome {
             Outcome::Done(sets) => {
                 self.become_idle();
-                Ok(Reply { node, command, sets })
+                Ok(Reply { node, command, sets, took: Duration::ZERO })
             }
             Outcome::Failed(error) => {
                 self.become_idle();
@@ -300,17 +301,36 @@ fn to_c(command: &Command<'_>) -> Result<(CString, Vec<Option<CString>>), NulErr
     Ok((sql, params))
 }
 
+/// Why a drive left without the end of a command.
+pub(super) fn unfinished<C: Pq>(
+    session: &Session<C>,
+    command: &'static str,
+    end: DriveEnd,
+    after: Duration,
+) -> RemoteError {
+    let node = session.node().clone();
+    match end {
+        DriveEnd::Stopped => RemoteError::Stopped { node, command },
+        DriveEnd::TimedOut | DriveEnd::Finished => RemoteError::Timeout { node, command, after },
+    }
+}
+
 /// A command on a session, from sending to its end.
 pub(super) struct RunTask<'a, C: Pq> {
     session: &'a mut Session<C>,
+    started: Duration,
     result: Option<Result<Reply, RemoteError>>,
 }
 
 impl<'a, C: Pq> RunTask<'a, C> {
     /// Sends the command. If that fails, the task is finished.
-    pub(super) fn start(session: &'a mut Session<C>, command: &Command<'_>) -> Self {
+    pub(super) fn start(
+        session: &'a mut Session<C>,
+        command: &Command<'_>,
+        started: Duration,
+    ) -> Self {
         let result = session.send(command).err().map(Err);
-        let mut task = Self { session, result };
+        let mut task = Self { session, started, result };
         // A connection that broke while sending has no socket to wait with.
         if task.result.is_none() && task.session.interest().is_none() {
             task.result = task.session.advance(false);
@@ -323,16 +343,9 @@ impl<'a, C: Pq> RunTask<'a, C> {
         self,
         end: DriveEnd,
         command: &'static str,
-        after: std::time::Duration,
+        after: Duration,
     ) -> Result<Reply, RemoteError> {
-        let node = || self.session.node().clone();
-        match (self.result, end) {
-            (Some(result), _) => result,
-            (None, DriveEnd::Stopped) => Err(RemoteError::Stopped { node: node(), command }),
-            (None, DriveEnd::TimedOut | DriveEnd::Finished) => {
-                Err(RemoteError::Timeout { node: node(), command, after })
-            }
-        }
+        self.result.unwrap_or_else(|| Err(unfinished(self.session, command, end, after)))
     }
 }
 
@@ -344,9 +357,12 @@ impl<C: Pq> Task for RunTask<'_, C> {
         }
     }
 
-    fn advance(&mut self, read: bool, _write: bool) {
+    fn advance(&mut self, read: bool, _write: bool, now: Duration) {
         if self.result.is_none() {
             self.result = self.session.advance(read);
+            if let Some(Ok(reply)) = &mut self.result {
+                reply.took = now.saturating_sub(self.started);
+            }
         }
     }
 }

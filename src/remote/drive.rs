@@ -1,5 +1,7 @@
 //! The one loop that advances many sessions at once.
 
+use std::time::Duration;
+
 use super::deadline::Deadline;
 use super::wait::{Interest, WaitEnd, Waiter};
 
@@ -8,8 +10,8 @@ pub(super) trait Task {
     /// What it waits for; none once it is finished.
     fn interest(&self) -> Option<Interest>;
 
-    /// Goes as far as it can without waiting.
-    fn advance(&mut self, read: bool, write: bool);
+    /// Goes as far as it can without waiting; `now` is when its socket was found ready.
+    fn advance(&mut self, read: bool, write: bool, now: Duration);
 }
 
 /// How a drive ended. Unless all are finished, some tasks are where they were left.
@@ -49,8 +51,9 @@ where
         let last_look = deadline.expired(waiter);
         match waiter.wait(&interests, deadline.remaining(waiter)) {
             WaitEnd::Ready(ready) => {
+                let now = waiter.now();
                 for found in ready {
-                    tasks[pending[found.index]].advance(found.read, found.write);
+                    tasks[pending[found.index]].advance(found.read, found.write, now);
                 }
             }
             WaitEnd::TimedOut => {}

@@ -1,6 +1,8 @@
-//! Many nodes at once: connect to all, run a command on all.
+//! Many nodes at once: connect to all, run a command on all, or both.
 
-use super::connection::{RunTask, Session};
+use std::time::Duration;
+
+use super::connection::{RunTask, Session, unfinished};
 use super::conninfo::ConnParams;
 use super::deadline::Deadline;
 use super::drive::{DriveEnd, Task, drive};
@@ -31,6 +33,39 @@ pub fn connect_all<C: Pq, W: Waiter + ?Sized>(
     deadline: Deadline,
 ) -> Vec<Result<Session<C>, RemoteError>> {
     let started = waiter.now();
+    let mut tasks = start_all(waiter, targets, deadline);
+    let end = drive(waiter, &mut tasks, deadline);
+    let after = waiter.now().saturating_sub(started);
+    tasks.into_iter().map(|task| task.into_result(end, after)).collect()
+}
+
+/// What became of a target: no session; or one, and the answer to its first command.
+pub type Begun<C> = Result<(Session<C>, Result<Reply, RemoteError>), RemoteError>;
+
+/// Connects to all targets at once and runs a command on each session as soon as it is there, so that the
+/// quick do not wait for the slow: one result per target, in order.  The deadline is for both; a command that
+/// has not ended by then leaves its session Busy, as [`run_all`] does.
+pub fn connect_all_and_run<C: Pq, W: Waiter + ?Sized>(
+    waiter: &mut W,
+    targets: &[Target],
+    command: &Command<'_>,
+    deadline: Deadline,
+) -> Vec<Begun<C>> {
+    let started = waiter.now();
+    let mut tasks: Vec<BeginTask<'_, C>> = start_all(waiter, targets, deadline)
+        .into_iter()
+        .map(|connecting| BeginTask { connecting, command, session: None, result: None })
+        .collect();
+    let end = drive(waiter, &mut tasks, deadline);
+    let after = waiter.now().saturating_sub(started);
+    tasks.into_iter().map(|task| task.into_result(end, after)).collect()
+}
+
+fn start_all<C: Pq, W: Waiter + ?Sized>(
+    waiter: &W,
+    targets: &[Target],
+    deadline: Deadline,
+) -> Vec<ConnectTask<C>> {
     let mut tasks: Vec<ConnectTask<C>> = Vec::with_capacity(targets.len());
     for (position, target) in targets.iter().enumerate() {
         // Starting may take long where a name is looked up: not all names, if the time is over.
@@ -39,9 +74,7 @@ pub fn connect_all<C: Pq, W: Waiter + ?Sized>(
             false => ConnectTask::start(target),
         });
     }
-    let end = drive(waiter, &mut tasks, deadline);
-    let after = waiter.now().saturating_sub(started);
-    tasks.into_iter().map(|task| task.into_result(end, after)).collect()
+    tasks
 }
 
 /// Runs a command on each session, all at once: one result per session, in order. `command` is
@@ -61,7 +94,7 @@ pub fn run_all<'c, C: Pq, W: Waiter + ?Sized>(
     for (position, session) in sessions.iter_mut().enumerate() {
         let command = command(position);
         names.push(command.name);
-        tasks.push(RunTask::start(session, &command));
+        tasks.push(RunTask::start(session, &command, started));
     }
     let end = drive(waiter, &mut tasks, deadline);
     let after = waiter.now().saturating_sub(started);
@@ -142,12 +175,19 @@ impl<C: Pq> ConnectTask<C> {
         }
     }
 
+    /// The session, once there is one; an error stays.
+    fn take_session(&mut self) -> Option<Session<C>> {
+        match self.take_result()? {
+            Ok(session) => Some(session),
+            Err(error) => {
+                self.end(Err(error));
+                None
+            }
+        }
+    }
+
     /// The result; where there is none, why the drive left without it.
-    fn into_result(
-        mut self,
-        end: DriveEnd,
-        after: std::time::Duration,
-    ) -> Result<Session<C>, RemoteError> {
+    fn into_result(mut self, end: DriveEnd, after: Duration) -> Result<Session<C>, RemoteError> {
         if let Some(result) = self.take_result() {
             return result;
         }
@@ -203,7 +243,59 @@ impl<C: Pq> Task for ConnectTask<C> {
         self.interest()
     }
 
-    fn advance(&mut self, _read: bool, _write: bool) {
+    fn advance(&mut self, _read: bool, _write: bool, _now: Duration) {
         self.advance();
+    }
+}
+
+/// A connection that is being made, and its first command.
+struct BeginTask<'c, C: Pq> {
+    connecting: ConnectTask<C>,
+    command: &'c Command<'c>,
+    session: Option<Session<C>>,
+    result: Option<Result<Reply, RemoteError>>,
+}
+
+impl<C: Pq> BeginTask<'_, C> {
+    /// The result; where there is none, why the drive left without it.
+    fn into_result(self, end: DriveEnd, after: Duration) -> Begun<C> {
+        let Some(session) = self.session else {
+            return Err(match self.connecting.into_result(end, after) {
+                Err(error) => error,
+                // A session is taken out as soon as it is there.
+                Ok(session) => session.closed_error(CONNECT),
+            });
+        };
+        let result =
+            self.result.unwrap_or_else(|| Err(unfinished(&session, self.command.name, end, after)));
+        Ok((session, result))
+    }
+}
+
+impl<C: Pq> Task for BeginTask<'_, C> {
+    fn interest(&self) -> Option<Interest> {
+        match (&self.session, &self.result) {
+            (None, _) => self.connecting.interest(),
+            (Some(session), None) => session.interest(),
+            (Some(_), Some(_)) => None,
+        }
+    }
+
+    fn advance(&mut self, read: bool, _write: bool, _now: Duration) {
+        if let Some(session) = &mut self.session {
+            if self.result.is_none() {
+                self.result = session.advance(read);
+            }
+            return;
+        }
+        self.connecting.advance();
+        if let Some(session) = self.connecting.take_session() {
+            let session = self.session.insert(session);
+            self.result = session.send(self.command).err().map(Err);
+            // A connection that broke while sending has no socket to wait with.
+            if self.result.is_none() && session.interest().is_none() {
+                self.result = session.advance(false);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Commands and their answers, as plain values.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::error::RemoteError;
 use super::node::NodeLabel;
@@ -60,6 +61,9 @@ pub struct Reply {
     pub command: &'static str,
     /// One per statement.
     pub sets: Vec<ResultSet>,
+    /// How long after the command was given to all nodes this one's answer was complete, where a
+    /// [`super::run_all`] waited for it.
+    pub took: Duration,
 }
 
 impl Reply {

@@ -46,7 +46,6 @@ fn citus_cluster_read_only_status() -> TableIterator<
         &nodes,
         &switch::Question {
             name: "look at the node's state",
-            function: "citus_fence.node_gate()",
             sql: "SELECT state, read_only_lsn FROM citus_fence.node_gate()",
         },
     );

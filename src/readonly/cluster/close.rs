@@ -12,7 +12,7 @@ use crate::fence::recovery::Helpers;
 use crate::fence::statements;
 use crate::guc;
 use crate::pg::elog;
-use crate::remote::{self, Deadline, Pause, Waiter, connect_all};
+use crate::remote::{self, Deadline, Pause, Waiter};
 
 /// Pauses between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -66,25 +66,25 @@ fn attempt<W: Waiter>(
     deadline: Deadline,
 ) -> Result<(), Failed> {
     let by = |waiter: &W| Deadline::after(waiter, connect_timeout()).earlier(deadline);
-    let connect_by = by(waiter);
-    let connected = connect_all(waiter, &nodes.targets, connect_by);
-    party.gather(&nodes.list, connected)?;
     let lock_timeout = LONGEST_GATE_LOCK
         .min(Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64))
         .min(deadline.remaining(waiter))
         .max(Duration::from_millis(1));
-    let warm_by = by(waiter);
-    let begin = statements::begin(lock_timeout.as_millis() as i32, IDLE_MS);
-    party.warm_up(waiter, &begin, warm_by)?;
-    party.require_gates()?;
-
     // Before the first gate is closed: nobody is to wait for a connection that does not come.
     let helpers_by = by(waiter);
     let mut helpers =
         Helpers::connect(waiter, &nodes.targets, helpers_by).map_err(|_| Failed::Stopped)?;
+    let begin_by = by(waiter);
+    // An inactive node that is silent has the others wait with their transactions begun.
+    let begin_ms = IDLE_MS.saturating_add(begin_by.remaining(waiter).as_millis() as i64);
+    let begin = statements::begin(lock_timeout.as_millis() as i32, begin_ms);
+    party.begin(waiter, &nodes.list, &nodes.targets, &begin, begin_by)?;
+    party.require_gates()?;
+    let settle_by = by(waiter);
+    party.set_idle_timeout(waiter, IDLE_MS, settle_by)?;
 
     // One bound for all that happens while gates are closed.
-    let lock_by = Deadline::after(waiter, lock_timeout);
+    let lock_by = Deadline::after(waiter, lock_timeout).earlier(deadline);
     lock(waiter, party, Barrier::ClientGate, lock_by)?;
     // A client's own commits are over by now.  What a crash has left prepared holds the internal gates.
     helpers.finish_in_doubt(waiter, lock_by).map_err(|_| Failed::Stopped)?;

@@ -11,7 +11,7 @@ use crate::fence::HELPER_NAME;
 use crate::fence::error::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
-use crate::pg::{ident, snapshot};
+use crate::pg::snapshot;
 use crate::remote::Target;
 
 /// All nodes, this one first.
@@ -32,16 +32,13 @@ impl Nodes {
             application_name: HELPER_NAME.to_owned(),
             connect_timeout: connect_timeout(),
         };
-        let (list, targets) = ident::as_role(owner, || -> Result<_, ClusterError> {
-            let (list, access) = snapshot::with_latest(|| -> Result<_, CatalogError> {
-                Ok((list()?, Access::read(dialer)?))
-            })?;
-            let mut targets = vec![access.loopback()?];
-            for node in &list[1..] {
-                targets.push(access.target(node.label())?);
-            }
-            Ok((list, targets))
+        let (list, access) = snapshot::with_latest(|| -> Result<_, CatalogError> {
+            Ok((list()?, Access::read(dialer)))
         })?;
+        let mut targets = vec![access.loopback()?];
+        for node in &list[1..] {
+            targets.push(access.target(node.label())?);
+        }
         // One for the session that holds the gates, one for a helper.
         let count = 2 * targets.len();
         let descriptors =

@@ -32,7 +32,6 @@ const STAY: &str = "SET LOCAL idle_in_transaction_session_timeout = '12s'";
 /// On sessions of their own.
 const OPEN: Question = Question {
     name: "switch to read-write",
-    function: "citus_fence.node_read_write()",
     sql: "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()",
 };
 
@@ -160,12 +159,10 @@ fn warn_of_absent(absent: &[String]) {
     }
 }
 
-/// What all nodes are asked, and the function of this extension that it takes.
+/// What all nodes are asked; it takes a function of this extension.
 pub struct Question {
     /// What messages call it.
     pub name: &'static str,
-    /// The function.
-    pub function: &'static str,
     /// Calls it.
     pub sql: &'static str,
 }
@@ -173,8 +170,7 @@ pub struct Question {
 /// Asks all nodes over sessions of their own.
 ///
 /// These sessions are the extension's owner, a superuser.  Where the extension is not, anybody who may make
-/// a schema could have put a function of his own in its place; only a superuser makes one in C, so that is
-/// looked at before it is called.
+/// a schema could have put a function of his own in its place, so that is looked at before it is called.
 pub fn ask_all<W: Waiter>(
     waiter: &mut W,
     nodes: &Nodes,
@@ -187,14 +183,18 @@ pub fn ask_all<W: Waiter>(
             .map(|session| session.map_err(Unanswered::Remote))
             .collect();
     let look = format!(
-        "{}; {}",
+        "{}; SELECT {} AS definition",
         statements::begin_helper(statements::HELPER_IDLE_MS),
-        statements::is_ours(question.function)
+        statements::DEFINITION
     );
+    let is_ours = |reply: &Reply| {
+        let definition = reply.sets.iter().find_map(|set| set.value(0, "definition"));
+        statements::is_ours(definition)
+    };
     let looked = run_on_open(waiter, &mut sessions, question.name, &look);
     for (session, reply) in sessions.iter_mut().zip(looked) {
         match reply {
-            Some(Ok(reply)) if reply.sets.iter().any(|set| set.value(0, "ours") == Some("t")) => {}
+            Some(Ok(reply)) if is_ours(&reply) => {}
             Some(Ok(_)) => *session = Err(Unanswered::NoGate),
             Some(Err(error)) => *session = Err(Unanswered::Remote(error)),
             None => {}

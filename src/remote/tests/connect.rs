@@ -1,4 +1,4 @@
-//! Covers `fanout::connect_all`.
+//! Covers `fanout::connect_all` and `fanout::connect_all_and_run`.
 
 use super::script::*;
 use crate::remote::*;
@@ -160,4 +160,50 @@ fn no_targets_no_wait() {
     let deadline = Deadline::after(&waiter, ms(1000));
     assert!(connect_all::<ScriptPq, _>(&mut waiter, &[], deadline).is_empty());
     assert_eq!(waiter.waits, 0);
+}
+
+/// Connects to all within a second and has them say something.
+fn begin(targets: &[Target]) -> (Vec<Begun<ScriptPq>>, std::time::Duration) {
+    let mut waiter = ScriptWaiter::default();
+    let before = waiter.now();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let begun = connect_all_and_run(&mut waiter, targets, &Command::new("say", "SAY"), deadline);
+    (begun, waiter.now() - before)
+}
+
+#[test]
+fn the_quick_do_not_wait_for_the_slow() {
+    let quick_to_connect = Script::connects(10).answers([rows(300)]);
+    let slow_to_connect = Script::connects(300).answers([rows(10)]);
+    let (begun, took) = begin(&[node("a", [quick_to_connect]), node("b", [slow_to_connect])]);
+    assert_eq!(took, ms(310), "and not the 600 ms of one step after the other");
+    for (begun, host) in begun.into_iter().zip(["a", "b"]) {
+        let (session, reply) = begun.unwrap();
+        assert_eq!(session.node().host, host);
+        assert_eq!(session.state(), SessionState::Idle);
+        assert!(reply.is_ok(), "{reply:?}");
+    }
+}
+
+#[test]
+fn each_first_command_has_its_own_end() {
+    let targets = [
+        node("silent", [Script::silent()]),
+        node("stuck", [Script::connects(5).answers([hangs()])]),
+        node("lost", [Script::connects(5).answers([vec![(5, Incoming::Eof(EOF))]])]),
+        node("well", [Script::connects(5).answers([rows(5)])]),
+    ];
+    let (mut begun, took) = begin(&targets);
+    assert_eq!(took, ms(1000));
+    assert!(matches!(begun.pop(), Some(Ok((_, Ok(_))))));
+    let (lost, reply) = begun.pop().unwrap().unwrap();
+    assert!(matches!(reply, Err(RemoteError::Lost { command: "say", .. })), "{reply:?}");
+    assert_eq!(lost.state(), SessionState::Broken);
+    let (stuck, reply) = begun.pop().unwrap().unwrap();
+    assert!(matches!(reply, Err(RemoteError::Timeout { command: "say", .. })), "{reply:?}");
+    assert_eq!(stuck.state(), SessionState::Busy);
+    let silent = begun.pop().unwrap().err();
+    assert!(matches!(silent, Some(RemoteError::ConnectTimeout { .. })), "{silent:?}");
+    drop((lost, stuck));
+    assert_eq!(open_connections(), 0);
 }
