@@ -5,7 +5,7 @@
 CREATE VIEW citus_fence.gate_blockers AS
 SELECT gate.pid,
        d.datname AS database,
-       CASE gate.relation WHEN 9997 THEN 'client' ELSE 'internal' END AS gate,
+       CASE gate.relation WHEN 9998 THEN 'internal' ELSE 'client' END AS gate,
        gate.mode,
        gate.granted,
        coalesce(gate.waitstart, a.xact_start, p.prepared) AS since,
@@ -17,7 +17,9 @@ SELECT gate.pid,
          ON gate.pid IS NULL AND number.pid IS NULL AND number.locktype = 'transactionid'
         AND number.virtualtransaction = gate.virtualtransaction AND number.granted
   LEFT JOIN pg_catalog.pg_prepared_xacts AS p ON p.transaction = number.transactionid
- WHERE gate.locktype = 'relation' AND gate.relation IN (9997, 9998);
+ WHERE gate.locktype = 'relation'
+       -- The third shows that somebody is about to close the gates: who waits for that waits to pass.
+   AND (gate.relation IN (9997, 9998) OR gate.relation = 9996 AND NOT gate.granted AND gate.mode = 'RowExclusiveLock');
 
 CREATE VIEW citus_fence.stat_gate AS
 SELECT node.state,

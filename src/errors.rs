@@ -295,6 +295,14 @@ impl From<&ClusterError> for Report {
                     .detail(format!("Not switched: {}.", nodes.join("; ")))
                     .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_only() or citus_set_cluster_read_write() again once these nodes answer.")
             }
+            ClusterError::NotAllOpened { nodes } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("Not switched: {}.", nodes.join("; ")))
+                    .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_write() again once these nodes answer.")
+            }
+            ClusterError::UnderBlock => Report::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message)
+                .detail("Transactions wait for the block to end, and the switch would wait for them.")
+                .hint("See citus_backup_block_status(); to end the block: SELECT citus_unblock_writes_for_backup();"),
             ClusterError::CoordinatorReadOnly => {
                 Report::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                     .detail("That the cluster is to be read only must be written down here first.")

@@ -26,7 +26,7 @@ use crate::pg::lock;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
-use crate::readonly::{Gate, close_gate};
+use crate::readonly::{Gate, close_gate, stay_closed};
 use crate::remote::{Deadline, Pause, RemoteError, Target, Waiter, pause};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
@@ -230,6 +230,7 @@ impl Home for ThisNode {
     }
 
     fn flush(&mut self) {
+        stay_closed();
         self.wal_lsn = wal::flush();
     }
 }
@@ -318,6 +319,10 @@ fn blocked_here(error: Caught) -> Failed {
         let blockers =
             worker::catch(|| look.with_latest_snapshot(|| local_blockers().unwrap_or_default()))
                 .unwrap_or_default();
+        let blockers = match error.detail {
+            Some(detail) if blockers.is_empty() => vec![format!("on this node, {detail}")],
+            _ => blockers,
+        };
         return Failed::ForNow { what: error.message, blockers };
     }
     FenceError::from(error).into()

@@ -74,14 +74,13 @@ fn citus_backup_block_status() -> TableIterator<
     or_raise(require_preload());
     notice_unless_coordinator();
     let block = control::look(database()).map_or(Block::UNUSED, |(_, block)| block);
-    let is_live = !matches!(block.state, State::Inactive | State::Error);
     let started = if block.state == State::Error { 0 } else { block.started() };
     TableIterator::once((
         block.state.name().to_owned(),
         block.worker.map(|process| process.pid),
         block.requestor.map(|process| process.pid),
         moment(started),
-        is_live.then_some(block.terms.timeout_ms),
+        block.is_live().then_some(block.terms.timeout_ms),
         (block.active_at != 0).then_some(block.node_count as i32),
         moment(block.expires_at),
         error_text(&block.failure),
@@ -224,6 +223,7 @@ mod citus_fence {
         if ident::in_recovery() {
             or_raise(Err::<(), _>(FenceError::InRecovery));
         }
+        crate::readonly::stay_closed();
         // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
         TableIterator::once((
             Lsn(wal::flush()),
@@ -309,6 +309,11 @@ fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
     } else {
         Err(FenceError::TimeoutOutOfRange { given })
     }
+}
+
+/// Whether there is a block in this database.
+pub fn is_held() -> bool {
+    control::look(database()).is_some_and(|(_, block)| block.is_live())
 }
 
 /// The role that the extension's own sessions act as.

@@ -26,7 +26,7 @@ mod wait_graph;
 mod waiters;
 mod worker;
 
-pub use api::owner;
+pub use api::{is_held, owner};
 pub use control::{CONTROL, NodeRow};
 pub use party::parse_lsn;
 pub use wait_graph::global_pid;

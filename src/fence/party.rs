@@ -224,10 +224,14 @@ impl<C: Pq> Party<C> {
         // Who is still at the lock, having run into our own deadline, takes no command now.
         let replies = run_all(waiter, &mut self.sessions(), command, deadline);
         let mut blockers = Vec::new();
-        for (index, _) in refused {
+        for (index, error) in refused {
             let Some(Ok(reply)) = replies.get(*index) else { continue };
             let Ok(set) = reply.last_set() else { continue };
             let node = self.members[*index].node.label().to_string();
+            // What was prepared before the gates were there holds no lock that would show it.
+            if let (true, Some(detail)) = (set.rows.is_empty(), error.detail()) {
+                blockers.push(format!("on {node}, {detail}"));
+            }
             for row in 0..set.rows.len() {
                 let text = |column| set.value(row, column).unwrap_or_default();
                 let number = |column| text(column).parse::<i64>().unwrap_or_default();

@@ -547,6 +547,14 @@ impl Block {
         Ok(())
     }
 
+    /// Whether it holds locks, or is about to.
+    pub fn is_live(&self) -> bool {
+        match self.state {
+            State::Starting | State::Active | State::Releasing => true,
+            State::Inactive | State::Error => false,
+        }
+    }
+
     /// Whether an active block has reached its deadline.
     pub fn expired(&self, now: Moment) -> bool {
         self.state == State::Active && now >= self.expires_at

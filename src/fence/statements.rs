@@ -174,7 +174,8 @@ pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
 /// after this side has closed the session.
 pub fn begin_helper(idle_timeout_ms: i64) -> String {
     format!(
-        "BEGIN; SET LOCAL search_path = pg_catalog; {}; SET LOCAL statement_timeout = '5s'; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog; {}; \
+         SET LOCAL statement_timeout = '5s'; \
          SET LOCAL client_connection_check_interval = '1s'",
         set_idle_timeout(idle_timeout_ms)
     )

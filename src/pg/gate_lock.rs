@@ -1,4 +1,4 @@
-//! The gates' locks: heavyweight locks on two relation numbers that no relation has.
+//! The gates' locks: heavyweight locks on relation numbers that no relation has.
 
 use std::ffi::c_int;
 
@@ -8,6 +8,8 @@ use crate::readonly::policy::Gate;
 
 /// Numbers below 10000 are given out by hand, and the last two thousand of them never to anything that
 /// is released: no relation will ever have these.
+/// Held by whoever is about to close the gates, until all of them are closed.
+const ATTEMPT: u32 = 9996;
 const CLIENT: u32 = 9997;
 const INTERNAL: u32 = 9998;
 /// Taken by whoever switches the node.
@@ -88,7 +90,40 @@ pub fn try_close(gate: Gate) -> bool {
 /// The same, and waits for those in the way.  False when `lock_timeout` has passed; the caller must then
 /// raise an error.
 pub fn close(gate: Gate) -> bool {
-    PgTryBuilder::new(|| for_top_transaction(|| acquire(&gate_tag(gate), CLOSE, false)))
+    acquire_in_time(&gate_tag(gate))
+}
+
+/// Says that the gates are about to be closed, to the end of the transaction or to [`end_attempt`].  Waits
+/// for whoever says the same; false when `lock_timeout` has passed.
+pub fn begin_attempt() -> bool {
+    acquire_in_time(&attempt_tag())
+}
+
+/// All gates are closed, on all nodes.
+pub fn end_attempt() {
+    // SAFETY: taken in begin_attempt(), by this transaction with the same owner.
+    for_top_transaction(|| unsafe { pg_sys::LockRelease(&attempt_tag(), CLOSE, false) });
+}
+
+/// Waits while somebody is about to close the gates; false if nobody is.
+pub fn await_attempt() -> bool {
+    let tag = attempt_tag();
+    let is_under_way = !acquire(&tag, PASS, true);
+    if is_under_way {
+        acquire(&tag, PASS, false);
+    }
+    // SAFETY: taken right before, with the same owner.
+    unsafe { pg_sys::LockRelease(&tag, PASS, false) };
+    is_under_way
+}
+
+fn attempt_tag() -> pg_sys::LOCKTAG {
+    // SAFETY: set once when the session starts.
+    tag(unsafe { pg_sys::MyDatabaseId }, ATTEMPT)
+}
+
+fn acquire_in_time(tag: &pg_sys::LOCKTAG) -> bool {
+    PgTryBuilder::new(|| for_top_transaction(|| acquire(tag, CLOSE, false)))
         .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| false)
         .execute()
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -161,6 +162,10 @@ extern "C-unwind" fn before_utility(
     statement: *mut pg_sys::PlannedStmt,
     context: pg_sys::ProcessUtilityContext::Type,
 ) -> bool {
+    // SAFETY: the server's own pointer.
+    if unsafe { statement::sets_read_only(statement) } {
+        hooks::before_setting_read_only();
+    }
     // SAFETY: the server's own pointer; reads this process' transaction state.
     let (utility, name, stands_alone) = unsafe {
         let (utility, name) = statement::utility(statement);
@@ -208,16 +213,40 @@ fn verdict_of_function(function: pg_sys::Oid) -> Option<(&'static str, Verdict)>
     match policy::writing_function(function.to_u32()) {
         Some(name) => Some((name, Verdict::Writes)),
         None if function.to_u32() >= pg_sys::FirstNormalObjectId => {
-            // Such a function has another number in each database; what is known of it is remembered.
-            thread_local! {
-                static KNOWN: RefCell<HashMap<u32, Option<(&'static str, Verdict)>>> = RefCell::default();
-            }
+            forget_stale();
             KNOWN.with_borrow_mut(|known| {
                 *known.entry(function.to_u32()).or_insert_with(|| look_at_function(function))
             })
         }
         None => None,
     }
+}
+
+thread_local! {
+    /// What is known of functions whose numbers differ from database to database.
+    static KNOWN: RefCell<HashMap<u32, Option<(&'static str, Verdict)>>> = RefCell::default();
+    /// Whether some function has changed since.
+    static IS_STALE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A function may become another one and keep its number.
+fn forget_stale() {
+    static LISTENS: AtomicBool = AtomicBool::new(false);
+    if !LISTENS.swap(true, Ordering::Relaxed) {
+        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+        // SAFETY: the callback lives as long as the library.
+        unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_function), pg_sys::Datum::null());
+        }
+    }
+    if IS_STALE.replace(false) {
+        KNOWN.with_borrow_mut(HashMap::clear);
+    }
+}
+
+/// May come at any moment at which the server reads its catalogs, also while one is looked at.
+unsafe extern "C-unwind" fn on_function(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    IS_STALE.set(true);
 }
 
 /// One of Citus' functions, or one of the server's own by another name (LANGUAGE internal).

@@ -137,12 +137,20 @@ pub fn is_forced_read_only() -> bool {
     FORCED.get() != 0
 }
 
-/// The same transaction goes on on a node that writes again: a switch was given up, or is over.
+/// The same transaction goes on on a node that writes again: a switch was given up, or is over.  That is not
+/// forgotten before its end: where a savepoint ends, the server puts back what was there when it began.
 pub fn take_back_read_only() {
-    if FORCED.get() != 0 && FORCED.replace(0) == local_xid() {
+    match FORCED.get() {
+        0 => {}
         // SAFETY: as above; false is what it was.
-        unsafe { pg_sys::XactReadOnly = false }
+        number if number == local_xid() => unsafe { pg_sys::XactReadOnly = false },
+        _ => FORCED.set(0),
     }
+}
+
+/// The client itself says what this transaction may do.
+pub fn leave_read_only_to_client() {
+    FORCED.set(0);
 }
 
 /// Whether the session's role is a superuser.

@@ -189,6 +189,23 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
     }
 }
 
+/// Whether a statement sets what its transaction may do.
+///
+/// # Safety
+/// As for [`utility`].
+pub unsafe fn sets_read_only(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's pointer, and a node of the kind that its tag says; the name is a C string or null.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        if (*node).type_ != NodeTag::T_VariableSetStmt {
+            return false;
+        }
+        let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
+        !name.is_null()
+            && matches!(CStr::from_ptr(name).to_bytes(), b"TRANSACTION" | b"transaction_read_only")
+    }
+}
+
 /// Citus gives a node the result of a subquery this way.  It goes to a file that is gone with the
 /// transaction, and to no table: Citus' utility hook takes the statement before the server sees it.
 unsafe fn is_intermediate_result(copy: *mut pg_sys::CopyStmt) -> bool {

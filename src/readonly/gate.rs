@@ -31,6 +31,8 @@ thread_local! {
     static DISTRIBUTED: Cell<u32> = const { Cell::new(0) };
     /// The transaction that holds a gate closed.
     static CLOSED: Cell<u32> = const { Cell::new(0) };
+    /// The transaction that is about to close all of them, here and on other nodes.
+    static ATTEMPT: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Whether this transaction has passed.
@@ -62,22 +64,12 @@ fn gate() -> Gate {
     }
 }
 
-/// What becomes of a transaction that finds the node read-only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenReadOnly {
-    /// An error.
-    Refuse,
-    /// It goes on as a read-only transaction.
-    ReadOnly,
-}
-
-/// Takes this transaction through the gate if it has not passed yet.  Waits where the gate is closed.
-pub fn pass(node: &Node, when: WhenReadOnly, command: impl FnOnce() -> String) {
+/// Takes a writing transaction through the gate if it has not passed yet.  Waits where the gate is closed.
+pub fn pass(node: &Node, command: impl FnOnce() -> String) {
     if has_passed() {
-        return;
+        return session::take_back_read_only();
     }
-    let transaction = session::local_xid();
-    if CLOSED.get() == transaction && transaction != 0 {
+    if holds_closed() {
         raise(&GateError::ClosedBySelf { command: command() });
     }
     let gate = gate();
@@ -90,16 +82,48 @@ pub fn pass(node: &Node, when: WhenReadOnly, command: impl FnOnce() -> String) {
         node.counters().waited.fetch_add(1, Ordering::Relaxed);
         lock::pass(gate);
     }
-    if node.state() == NodeState::ReadWrite {
-        session::take_back_read_only();
-        PASSED.set(transaction);
-        return;
+    if !go_on_behind(gate, node) {
+        refuse(node, command());
     }
-    lock::turn_back(gate);
-    match when {
-        WhenReadOnly::ReadOnly => session::force_read_only(),
-        WhenReadOnly::Refuse => refuse(node, command()),
+}
+
+/// The same for a transaction of which nobody can tell whether it will write.  Whoever is about to close the
+/// gates is to meet it at the first of them, and not when it has half written: so it waits for him to be
+/// done.  Behind a gate that is closed and stays so, it goes on without having passed: it may be a read, and
+/// should it write, it waits at the gate of that node.
+pub fn pass_or_read(node: &Node) {
+    if has_passed() {
+        return session::take_back_read_only();
     }
+    let gate = gate();
+    while !holds_closed() {
+        if lock::try_pass(gate) {
+            if !go_on_behind(gate, node) {
+                session::force_read_only();
+            }
+            return;
+        }
+        node.counters().waited.fetch_add(1, Ordering::Relaxed);
+        if !lock::await_attempt() {
+            return;
+        }
+    }
+}
+
+/// The lock is taken: whether this transaction may write, or has to give it back.
+fn go_on_behind(gate: Gate, node: &Node) -> bool {
+    if node.state() != NodeState::ReadWrite {
+        lock::turn_back(gate);
+        return false;
+    }
+    session::take_back_read_only();
+    PASSED.set(session::local_xid());
+    true
+}
+
+/// Whether this transaction holds a gate closed.
+fn holds_closed() -> bool {
+    CLOSED.get() != 0 && CLOSED.get() == session::local_xid()
 }
 
 /// Turns a writer away.
@@ -139,7 +163,7 @@ pub fn before_commit() {
         refuse(node, "COMMIT".to_owned());
     }
     if xact::has_written() || session::citus_will_commit_in_two_phases(may_be_distributed()) {
-        pass(node, WhenReadOnly::Refuse, || "COMMIT".to_owned());
+        pass(node, || "COMMIT".to_owned());
     } else {
         session::forget_temporary_tables();
     }
@@ -169,7 +193,7 @@ fn before_commit_of_process(node: &Node) {
 pub fn before_prepare() {
     if let Some(node) = guarded_node() {
         ENDING.set(session::local_xid());
-        pass(node, WhenReadOnly::Refuse, || "PREPARE TRANSACTION".to_owned());
+        pass(node, || "PREPARE TRANSACTION".to_owned());
     }
 }
 
@@ -212,6 +236,12 @@ pub fn close(gate: Gate, prepared_holders: impl FnOnce() -> Vec<String>) -> Resu
     if has_passed() || xact::has_written() {
         return Err(GateError::HasWritten { function: FUNCTION });
     }
+    if ATTEMPT.get() != session::local_xid() {
+        if !lock::begin_attempt() {
+            return Err(GateError::NotClosed { gate: gate.name(), prepared: vec![] });
+        }
+        ATTEMPT.set(session::local_xid());
+    }
     if !lock::try_close(gate) {
         // Now, as the catalog is out of reach after an error.
         let prepared = prepared_holders();
@@ -227,6 +257,14 @@ pub fn close(gate: Gate, prepared_holders: impl FnOnce() -> Vec<String>) -> Resu
     }
     CLOSED.set(session::local_xid());
     Ok(())
+}
+
+/// The gates of all nodes are closed, and stay so to the end of this transaction: who only reads needs to wait
+/// no longer.
+pub fn stay_closed() {
+    if ATTEMPT.get() != 0 && ATTEMPT.replace(0) == session::local_xid() {
+        lock::end_attempt();
+    }
 }
 
 /// What was prepared before this library was loaded holds no gate, and would walk through a closed one.

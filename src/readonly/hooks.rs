@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use super::error::GateError;
-use super::gate::{self, WhenReadOnly};
+use super::gate;
 use super::policy::{Plan, Utility, Verdict};
 use crate::errors::Report;
 use crate::pg::elog;
@@ -40,9 +40,9 @@ pub fn install() {
     });
 }
 
-/// Whether this transaction has passed: the gate has no more to say about its plans.
+/// Whether this transaction has passed, and may write: the gate has no more to say about its plans.
 pub fn is_settled() -> bool {
-    gate::has_passed()
+    gate::has_passed() && !session::is_forced_read_only()
 }
 
 /// Whether what only reads goes on as it is: the node writes, and this transaction was not kept from it.
@@ -61,10 +61,8 @@ pub fn before_plan(plan: Plan, statement: Statement, is_distributed: bool) {
     }
     match plan.verdict() {
         Verdict::Reads => keep_read_only(node),
-        Verdict::MayWrite => gate::pass(node, WhenReadOnly::ReadOnly, || statement.name()),
-        Verdict::Writes | Verdict::EndsPrepared => {
-            gate::pass(node, WhenReadOnly::Refuse, || statement.name());
-        }
+        Verdict::MayWrite => gate::pass_or_read(node),
+        Verdict::Writes | Verdict::EndsPrepared => gate::pass(node, || statement.name()),
     }
 }
 
@@ -86,11 +84,11 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
             false
         }
         Verdict::MayWrite => {
-            gate::pass(node, WhenReadOnly::ReadOnly, || statement.name());
+            gate::pass_or_read(node);
             false
         }
         Verdict::Writes => {
-            gate::pass(node, WhenReadOnly::Refuse, || statement.name());
+            gate::pass(node, || statement.name());
             if stands_alone {
                 AREA.mark(Activity::Statement);
                 if utility == Utility::DropDatabase {
@@ -108,22 +106,26 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
     }
 }
 
+/// Before SET TRANSACTION, or SET transaction_read_only.
+pub fn before_setting_read_only() {
+    session::leave_read_only_to_client();
+}
+
 /// Before a function that writes without a statement.
 pub fn before_function(name: &'static str, verdict: Verdict) {
     if let Some(node) = gate::guarded_node() {
-        let when = match verdict {
-            Verdict::Writes | Verdict::EndsPrepared => WhenReadOnly::Refuse,
-            Verdict::MayWrite | Verdict::Reads => WhenReadOnly::ReadOnly,
-        };
-        gate::pass(node, when, || name.to_owned());
+        match verdict {
+            Verdict::Writes | Verdict::EndsPrepared => gate::pass(node, || name.to_owned()),
+            Verdict::MayWrite | Verdict::Reads => gate::pass_or_read(node),
+        }
     }
 }
 
 /// On a read-only node every transaction that has not passed is a read-only one, whatever it is told.
 fn keep_read_only(node: &Node) {
-    if node.state() == NodeState::ReadWrite {
+    if node.state() == NodeState::ReadWrite || gate::has_passed() {
         session::take_back_read_only();
-    } else if !gate::has_passed() {
+    } else {
         session::force_read_only();
     }
 }

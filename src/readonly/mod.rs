@@ -34,14 +34,13 @@ impl SharedArea for Memory {
     }
 }
 
-pub use gate::close as close_gate;
+pub use gate::{close as close_gate, stay_closed};
 pub use policy::Gate;
 pub use switch::is_read_only;
 
-/// Takes this transaction through its gate before it begins to write on other nodes, which nobody but the
-/// caller can tell.  On a read-only node it goes on as a read-only transaction.
+/// Takes this transaction through its gate before it does on other nodes what may be a write.
 pub fn pass_gate() {
     if let Some(node) = gate::guarded_node() {
-        gate::pass(node, gate::WhenReadOnly::ReadOnly, || "a write on other nodes".to_owned());
+        gate::pass_or_read(node);
     }
 }

@@ -139,7 +139,7 @@ const CITUS_RUNS_ANYTHING: [&str; 8] = [
     "run_command_on_workers()",
 ];
 
-const CITUS: [&str; 30] = [
+const CITUS: [&str; 32] = [
     "alter_distributed_table()",
     "alter_table_set_access_method()",
     "citus_activate_node()",
@@ -161,6 +161,8 @@ const CITUS: [&str; 30] = [
     "master_add_inactive_node()",
     "master_add_node()",
     "master_disable_node()",
+    "master_get_new_placementid()",
+    "master_get_new_shardid()",
     "master_remove_node()",
     "master_set_node_property()",
     "master_update_node()",

@@ -44,6 +44,15 @@ pub enum ClusterError {
         /// The nodes, and why.
         nodes: Vec<String>,
     },
+    /// Some nodes could not be told to write.
+    #[error("could not switch every node to read-write")]
+    NotAllOpened {
+        /// The nodes, and why.
+        nodes: Vec<String>,
+    },
+    /// The nodes could not finish what is in doubt, and no writer ends: all wait for the block.
+    #[error("cannot make the cluster read only while a backup block is held")]
+    UnderBlock,
     /// The coordinator itself was switched to read-only, so that nothing can be written down.
     #[error("the coordinator is read only by itself")]
     CoordinatorReadOnly,

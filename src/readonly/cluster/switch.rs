@@ -45,6 +45,9 @@ fn usable(function: &'static str) -> Result<lock::ErrandLock, ClusterError> {
 /// Makes every node of the cluster read-only.
 pub fn read_only() -> Result<(), ClusterError> {
     let _one_at_a_time = usable("citus_set_cluster_read_only()")?;
+    if crate::fence::is_held() {
+        return Err(ClusterError::UnderBlock);
+    }
     let started = Instant::now();
     let mut waiter = interruptible();
     let was_interrupted = with_home(&mut waiter, |waiter, home, deadline| {
@@ -129,7 +132,7 @@ pub fn read_write() -> Result<(), ClusterError> {
     let nodes = Nodes::read()?;
     let left = open_all(&mut waiter, &nodes);
     if !left.is_empty() {
-        return Err(ClusterError::HalfWay { nodes: left });
+        return Err(ClusterError::NotAllOpened { nodes: left });
     }
     with_home(&mut waiter, intent::remove)?;
     elog::log(&format!("citus_fence: the cluster is read-write: {} nodes", nodes.list.len()));

@@ -74,6 +74,11 @@ impl Spread {
                  (SELECT n FROM spread ORDER BY n LIMIT 3); FETCH 2 FROM every; COMMIT",
                 "EXPLAIN (ANALYZE) SELECT count(*) FROM spread WHERE id IN \
                  (SELECT n FROM spread ORDER BY n LIMIT 3)",
+                // What an operator looks at is made of commands that run on all nodes.
+                "SELECT count(*) FROM citus_stat_activity",
+                "SELECT count(*) FROM citus_lock_waits",
+                "SELECT count(*) FROM citus_shards",
+                "SELECT result::int / success::int FROM run_command_on_workers('SELECT 1')",
             ],
         }
     }

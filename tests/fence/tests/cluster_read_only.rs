@@ -150,16 +150,24 @@ fn writes_are_refused_everywhere_and_reads_go_on() {
 
 /// What operators set for want of something better must not be in the way.
 #[test]
-fn it_works_where_transactions_are_read_only_by_default() {
+fn it_works_whatever_transactions_are_by_default() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
         for node in cluster.nodes() {
-            node.execute("ALTER SYSTEM SET default_transaction_read_only = on")?;
+            for setting in [
+                "default_transaction_read_only = on",
+                // Together they have a reading transaction wait for all that write, the caller among them.
+                "default_transaction_isolation = 'serializable'",
+                "default_transaction_deferrable = on",
+            ] {
+                node.execute(&format!("ALTER SYSTEM SET {setting}"))?;
+            }
             node.reload()?;
         }
         let mut client = cluster.connect(0)?;
         client.batch_execute(READ_ONLY).expect(READ_ONLY);
         assert!(is_noted(&cluster)?);
+        assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
         client.batch_execute(READ_WRITE).expect(READ_WRITE);
         assert!(!is_noted(&cluster)?);
         assert!(all_are(&mut client, "read-write"));
@@ -247,6 +255,16 @@ fn an_inactive_node_keeps_nobody_from_switching() {
             client.batch_execute(READ_WRITE).expect(READ_WRITE);
             assert!(!is_noted(&cluster)?);
         }
+        // One that is silent costs its bound each time it is asked; the others bear waiting for it, longer
+        // than a node keeps a gate closed that hears nothing more.
+        node.start()?;
+        node.freeze()?;
+        client.batch_execute("SET citus_fence.connect_timeout = '4s'").expect("a setting");
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        assert!(states(&mut client).iter().flatten().all(|state| state == "read-only"));
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        assert!(!is_noted(&cluster)?);
+        node.thaw()?;
         Ok(())
     });
 }
@@ -282,6 +300,82 @@ fn who_is_in_the_way_is_named() {
         }
         client.batch_execute(READ_ONLY).expect(READ_ONLY);
         client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        Ok(())
+    });
+}
+
+/// What was prepared while the library was not loaded holds no gate that would show it.
+#[test]
+fn what_was_prepared_before_the_preload_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let node = cluster.node(1);
+        node.execute("CREATE TABLE own (n int)")?;
+        let with = node.query_value("SHOW shared_preload_libraries")?;
+        let without = with.replace("citus_fence", "").replace(' ', "");
+        for libraries in [without.trim_end_matches(','), with.as_str()] {
+            node.stop(StopMode::Fast)?;
+            node.set_while_stopped("shared_preload_libraries", libraries)?;
+            node.start()?;
+            if libraries != with {
+                node.execute("BEGIN; INSERT INTO own VALUES (1); PREPARE TRANSACTION 'old'")?;
+            }
+        }
+        let mut client = cluster.connect(0)?;
+        client
+            .batch_execute(
+                "SET citus_fence.acquire_timeout = '2s'; SET citus_fence.block_mode = 'all'",
+            )
+            .expect("settings");
+        for call in [READ_ONLY, "SELECT citus_block_writes_for_backup()"] {
+            let error = refusal(&mut client, call);
+            assert_eq!(error.code().code(), "55P03", "{error:?}");
+            let detail = error.detail().unwrap_or_default();
+            assert!(detail.contains("'old'"), "{call}: {detail}");
+            assert!(detail.contains(&node.port().to_string()), "{call}: {detail}");
+        }
+        node.execute("ROLLBACK PREPARED 'old'")?;
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        Ok(())
+    });
+}
+
+/// Under a block the switch would wait for those who wait for the block.
+#[test]
+fn under_a_block_it_is_refused() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let mut client = cluster.connect(0)?;
+        for mode in ["2pc", "all"] {
+            client.batch_execute(&format!("SET citus_fence.block_mode = '{mode}'")).expect(mode);
+            client.batch_execute("SELECT citus_block_writes_for_backup()").expect("a block");
+            let error = refusal(&mut client, READ_ONLY);
+            assert_eq!(error.code().code(), "55006", "{mode}: {error:?}");
+            client.batch_execute("SELECT citus_unblock_writes_for_backup()").expect("its end");
+            client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        }
+        Ok(())
+    });
+}
+
+/// A node without the extension cannot be told anything; the others are not said to be read-only.
+#[test]
+fn a_node_that_cannot_be_told_to_write_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let node = cluster.node(2);
+        let drop = match engine {
+            Engine::Embedded => "DROP EXTENSION citus_fence",
+            Engine::Citus => "SET citus.enable_ddl_propagation = off; DROP EXTENSION citus_fence",
+        };
+        node.execute(drop)?;
+        let error = refusal(&mut cluster.connect(0)?, READ_WRITE);
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert_eq!(error.message(), "could not switch every node to read-write");
+        let detail = error.detail().unwrap_or_default();
+        assert!(detail.contains(&node.port().to_string()), "{detail}");
         Ok(())
     });
 }

@@ -278,6 +278,58 @@ fn a_switch_that_is_given_up_leaves_readers_as_they_were() {
     });
 }
 
+/// Where a savepoint ends, the server puts back what the transaction was when it began.
+#[test]
+fn a_switch_that_is_given_up_leaves_savepoints_as_they_were() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut in_the_way = node.connect()?;
+        in_the_way.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        const READ: &str = "SELECT count(*) FROM served";
+        const WRITE: &str = "INSERT INTO served VALUES (2)";
+        let stories: [(&[&str], &[&str]); 5] = [
+            (&["BEGIN", "SAVEPOINT a", READ], &["RELEASE a", WRITE, "COMMIT"]),
+            (&["BEGIN", "SAVEPOINT a", READ], &["ROLLBACK TO a", WRITE, "COMMIT"]),
+            (&["BEGIN", READ, "SAVEPOINT a"], &[WRITE, "ROLLBACK TO a", WRITE, "COMMIT"]),
+            (&["BEGIN", READ, "SAVEPOINT a", READ], &[WRITE, "RELEASE a", WRITE, "COMMIT"]),
+            (&["BEGIN", READ], &["SAVEPOINT a", WRITE, "ROLLBACK TO a", WRITE, "COMMIT"]),
+        ];
+        let call = call_in_background(node, PATIENT);
+        await_closing(node)?;
+        let mut readers = Vec::new();
+        for (before, after) in stories {
+            let mut reader = node.connect()?;
+            for statement in before {
+                reader.batch_execute(statement).expect(statement);
+            }
+            assert_eq!(value(&mut reader, "SHOW transaction_read_only"), "on", "{before:?}");
+            readers.push((reader, before, after));
+        }
+        // What somebody asks for himself stays.
+        let mut own = node.connect()?;
+        own.batch_execute("BEGIN; SELECT 1; SET TRANSACTION READ ONLY").expect("a read");
+        node.execute(&format!(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+              WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
+        ))?;
+        assert!(call.join().expect("a thread").is_err());
+        for (mut reader, before, after) in readers {
+            for statement in after {
+                reader.batch_execute(statement).unwrap_or_else(|error| {
+                    panic!("{before:?} {after:?}: {}", test_cluster::describe(&error))
+                });
+            }
+        }
+        let error = refusal(&mut own, WRITE);
+        assert_eq!(error.code().code(), REFUSED, "{error:?}");
+        assert_eq!(error.message(), "cannot execute INSERT in a read-only transaction");
+        in_the_way.batch_execute("COMMIT").expect("a commit");
+        assert_untouched(node)
+    });
+}
+
 #[test]
 fn calls_are_refused_where_they_make_no_sense() {
     on_each_engine(|engine: Engine| {

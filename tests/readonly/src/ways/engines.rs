@@ -48,6 +48,11 @@ pub(super) fn ways(engine: Engine) -> Vec<Way> {
                 .undo(&["DROP TABLE other"]),
             refused("ALTER of a distributed table", &["ALTER TABLE spread ADD COLUMN made int"])
                 .undo(&["ALTER TABLE spread DROP COLUMN IF EXISTS made"]),
+            // A sequence that C code asks for a number, in a transaction that no statement has begun.
+            refused("master_get_new_shardid after a COMMIT", &[
+                "DO $$ DECLARE x bigint; BEGIN COMMIT; x := master_get_new_shardid(); ROLLBACK; END $$",
+            ]),
+            refused("master_get_new_placementid", &["SELECT master_get_new_placementid()"]),
             refused("citus_add_node", &["SELECT citus_set_node_property('127.0.0.1', {worker},
                  'shouldhaveshards', true)"]),
             // They write on the worker, which is open, and nothing here.
