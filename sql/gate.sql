@@ -49,6 +49,8 @@ COMMENT ON FUNCTION alter_system_read_write() IS
 'let this node write again after alter_system_read_only(); superuser only; errors: 42501, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 58030 the state cannot be removed from disk';
 COMMENT ON FUNCTION citus_fence.lock_gate(text) IS
 'close a gate of this database to the end of the transaction: ''client'' for sessions of clients, ''internal'' for those that serve another node; returns once all who have passed it have ended, and then writers wait, this transaction being refused; bounded by lock_timeout; takes no transaction number; errors: 22004 null, 22023 no such gate, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 55P03 lock_timeout';
+COMMENT ON FUNCTION citus_fence.commands_in_steps() IS
+'processes of this node, in any database, that are in the middle of a command that commits on its way (CONCURRENTLY)';
 COMMENT ON FUNCTION citus_fence.node_gate() IS
 'what stat_gate shows of this node, without a look at the locks';
 COMMENT ON VIEW citus_fence.gate_blockers IS

@@ -10,8 +10,8 @@ use super::statements;
 use super::text::Text;
 use crate::catalog::Node;
 use crate::remote::{
-    Command, Deadline, LibPq, Pq, RemoteError, Reply, Session, Target, Waiter, connect_all,
-    connect_all_and_run, run_all,
+    Command, Deadline, LibPq, Pq, RemoteError, Reply, ResultSet, Session, Target, Waiter,
+    connect_all, connect_all_and_run, run_all,
 };
 
 /// A remote node with its session.
@@ -151,6 +151,28 @@ impl<C: Pq> Party<C> {
         }
     }
 
+    /// Who is in the middle of a command that commits on its way.
+    pub fn in_steps<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, Failed> {
+        let look = |_| Command::new("look for commands on their way", statements::IN_STEPS);
+        let mut found = Vec::new();
+        for reply in run_all(waiter, &mut self.sessions(), look, deadline) {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(error) if is_passing_remote(&error) => {
+                    return Err(Failed::ForNow { what: error.to_string(), blockers: vec![] });
+                }
+                Err(error) => return Err(Failed::from_remote(error)),
+            };
+            let node = reply.node.to_string();
+            found.extend(describe_blockers(&node, reply.last_set()?));
+        }
+        Ok(found)
+    }
+
     /// After which a node that hears nothing more ends its part by itself, from now on.
     pub fn set_idle_timeout<W: Waiter>(
         &mut self,
@@ -232,17 +254,7 @@ impl<C: Pq> Party<C> {
             if let (true, Some(detail)) = (set.rows.is_empty(), error.detail()) {
                 blockers.push(format!("on {node}, {detail}"));
             }
-            for row in 0..set.rows.len() {
-                let text = |column| set.value(row, column).unwrap_or_default();
-                let number = |column| text(column).parse::<i64>().unwrap_or_default();
-                blockers.push(describe_blocker(
-                    &node,
-                    number("pid") as i32,
-                    text("usename"),
-                    number("age"),
-                    text("what"),
-                ));
-            }
+            blockers.extend(describe_blockers(&node, set));
         }
         blockers
     }
@@ -396,6 +408,16 @@ pub fn is_passing(sqlstate: pgrx::PgSqlErrorCode) -> bool {
             | ERRCODE_T_R_SERIALIZATION_FAILURE
             | ERRCODE_QUERY_CANCELED
     )
+}
+
+/// Rows of [`statements::look_for_blockers`] and the like.
+fn describe_blockers(node: &str, set: &ResultSet) -> Vec<String> {
+    let describe = |row| {
+        let text = |column| set.value(row, column).unwrap_or_default();
+        let number = |column| text(column).parse::<i64>().unwrap_or_default();
+        describe_blocker(node, number("pid") as i32, text("usename"), number("age"), text("what"))
+    };
+    (0..set.rows.len()).map(describe).collect()
 }
 
 pub fn describe_blocker(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {

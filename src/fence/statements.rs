@@ -241,6 +241,14 @@ pub fn look_for_blockers() -> String {
     format!("ROLLBACK; {}; {BLOCKERS}", begin_helper(HELPER_IDLE_MS))
 }
 
+/// Who is in the middle of a command that commits on its way, in this database.
+pub const IN_STEPS: &str = "SELECT a.pid, a.usename::text, \
+            greatest(0, extract(epoch FROM clock_timestamp() - a.query_start))::int8 AS age, \
+            a.state || ': ' || left(regexp_replace(a.query, E'\\\\s+', ' ', 'g'), 120) AS what \
+       FROM citus_fence.commands_in_steps() s \
+       JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid \
+      WHERE a.datname = pg_catalog.current_database()";
+
 /// The same on this node, in a transaction whose search_path is safe.
 pub fn local_blockers() -> &'static str {
     BLOCKERS

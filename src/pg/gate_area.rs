@@ -47,6 +47,8 @@ pub enum Activity {
     Process = 4,
     /// A statement that would leave something broken behind if it were ended in its middle.
     MustFinish = 8,
+    /// A statement that commits on its way and, half done, leaves nodes that do not agree.
+    InSteps = 16,
 }
 
 /// The node's part.  On lines of the processor's cache that only switches and refusals write to, as every
@@ -176,6 +178,16 @@ impl GateArea {
             .collect()
     }
 
+    /// Processes that are in the middle of a statement that commits on its way.
+    pub fn in_steps(&self) -> Vec<MarkedProcess> {
+        let is_in_steps = |process: &MarkedProcess| {
+            self.slot(process.place).is_some_and(|slot| {
+                slot.activities.load(Ordering::SeqCst) & Activity::InSteps as u32 != 0
+            })
+        };
+        self.marked().into_iter().filter(is_in_steps).collect()
+    }
+
     /// Whether that process is in a statement that must not be ended.
     pub fn must_finish(&self, place: i32, pid: i32) -> bool {
         self.slot(place).is_some_and(|slot| {
@@ -242,7 +254,8 @@ impl GateArea {
         self.unmark(
             Activity::Statement as u32
                 | Activity::EndingPrepared as u32
-                | Activity::MustFinish as u32,
+                | Activity::MustFinish as u32
+                | Activity::InSteps as u32,
         );
     }
 

@@ -32,6 +32,10 @@ pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
         has_modifying_cte: planned.hasModifyingCTE,
         locks_rows: is_select && !planned.rowMarks.is_null(),
         // SAFETY: the plan of the caller's pointer.
+        writes_elsewhere: unsafe {
+            is_distributed(statement) && asks_for_more_than_reading(planned)
+        },
+        // SAFETY: the plan of the caller's pointer.
         is_delegated: unsafe { is_delegated(planned) },
     };
     (plan, Statement(statement.cast()))
@@ -77,6 +81,21 @@ pub unsafe fn is_begin_or_end(statement: *mut pg_sys::PlannedStmt) -> bool {
 pub unsafe fn is_distributed(statement: *mut pg_sys::PlannedStmt) -> bool {
     // SAFETY: the caller's pointer.
     unsafe { citus_scan((*statement).planTree).is_some() }
+}
+
+/// Whether a plan needs more than the right to read some table.  That is how the server itself tells what a
+/// read-only transaction may do; it is all that Citus' plans say of row locks and of WITH queries that modify.
+unsafe fn asks_for_more_than_reading(planned: &pg_sys::PlannedStmt) -> bool {
+    const READ: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: the caller's plan, whose list has members of the type that its release of the server says.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return members::<pg_sys::RangeTblEntry>(planned.rtable)
+            .any(|entry| (*entry).requiredPerms & !READ != 0);
+        #[cfg(not(feature = "pg15"))]
+        members::<pg_sys::RTEPermissionInfo>(planned.permInfos)
+            .any(|permission| (*permission).requiredPerms & !READ != 0)
+    }
 }
 
 /// The scan of Citus' executor at the top of a plan.
@@ -167,6 +186,7 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
                     == pg_sys::AccessExclusiveLock as i32,
             },
             NodeTag::T_DropdbStmt => Utility::DropDatabase,
+            _ if is_concurrent(node) => Utility::Concurrently,
             NodeTag::T_AlterSystemStmt => Utility::AlterSystem,
             NodeTag::T_CallStmt if super::session::has_citus() => Utility::Call,
             NodeTag::T_CallStmt | NodeTag::T_DoStmt => Utility::Code,
@@ -186,6 +206,32 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
             _ => Utility::Other,
         };
         (utility, Statement(node))
+    }
+}
+
+/// Whether a statement says CONCURRENTLY, where that has it commit on its way.
+unsafe fn is_concurrent(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller's node, of the kind that its tag says; lists have members of the kind that the
+    // grammar puts into them.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_IndexStmt => (*node.cast::<pg_sys::IndexStmt>()).concurrent,
+            NodeTag::T_DropStmt => (*node.cast::<pg_sys::DropStmt>()).concurrent,
+            NodeTag::T_ReindexStmt => {
+                members::<pg_sys::DefElem>((*node.cast::<pg_sys::ReindexStmt>()).params)
+                    .any(|option| CStr::from_ptr((*option).defname) == c"concurrently")
+            }
+            NodeTag::T_AlterTableStmt => members::<pg_sys::AlterTableCmd>(
+                (*node.cast::<pg_sys::AlterTableStmt>()).cmds,
+            )
+            .any(|command| {
+                let partition = (*command).def.cast::<pg_sys::PartitionCmd>();
+                (*command).subtype == pg_sys::AlterTableType::AT_DetachPartition
+                    && !partition.is_null()
+                    && (*partition).concurrent
+            }),
+            _ => false,
+        }
     }
 }
 

@@ -59,6 +59,13 @@ mod citus_fence {
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
+    fn commands_in_steps() -> TableIterator<'static, (name!(pid, i32),)> {
+        let processes = AREA.in_steps().into_iter().map(|process| (process.pid,));
+        TableIterator::new(processes.collect::<Vec<_>>())
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
     #[allow(clippy::type_complexity)]
     fn node_gate() -> TableIterator<
         'static,
@@ -97,6 +104,7 @@ pgrx::extension_sql_file!(
     requires = [
         alter_system_read_only,
         alter_system_read_write,
+        citus_fence::commands_in_steps,
         citus_fence::lock_gate,
         citus_fence::node_gate
     ],

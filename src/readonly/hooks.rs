@@ -91,8 +91,10 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
             gate::pass(node, || statement.name());
             if stands_alone {
                 AREA.mark(Activity::Statement);
-                if utility == Utility::DropDatabase {
-                    AREA.mark(Activity::MustFinish);
+                match utility {
+                    Utility::DropDatabase => AREA.mark(Activity::MustFinish),
+                    Utility::Concurrently => AREA.mark(Activity::InSteps),
+                    _ => {}
                 }
             }
             stands_alone

@@ -25,6 +25,8 @@ pub struct Plan {
     pub has_modifying_cte: bool,
     /// It locks rows, which writes to them.
     pub locks_rows: bool,
+    /// Citus runs it, and it asks for more than the right to read: it changes rows, or locks them.
+    pub writes_elsewhere: bool,
     /// It is a function call that Citus runs on another node.
     pub is_delegated: bool,
 }
@@ -32,7 +34,7 @@ pub struct Plan {
 impl Plan {
     /// Its verdict.
     pub fn verdict(self) -> Verdict {
-        if self.modifies || self.has_modifying_cte || self.locks_rows {
+        if self.modifies || self.has_modifying_cte || self.locks_rows || self.writes_elsewhere {
             Verdict::Writes
         } else if self.is_delegated {
             Verdict::MayWrite
@@ -71,6 +73,8 @@ pub enum Utility {
     Code,
     /// DROP DATABASE: ended in its middle it leaves a database that nobody can use.
     DropDatabase,
+    /// What is done CONCURRENTLY commits several times on its way.
+    Concurrently,
     /// CALL where Citus is, which may have another node run it.
     Call,
     /// CHECKPOINT.
@@ -107,6 +111,7 @@ impl Utility {
             Self::PrepareTransaction
             | Self::CopyFrom
             | Self::DropDatabase
+            | Self::Concurrently
             | Self::Explain { makes_table: true }
             | Self::Lock { access_exclusive: true }
             | Self::Other => Verdict::Writes,
@@ -272,6 +277,7 @@ mod tests {
             CopyTo,
             CopyFrom,
             DropDatabase,
+            Concurrently,
             Explain { makes_table: false },
             Explain { makes_table: true },
             Lock { access_exclusive: false },
@@ -294,6 +300,7 @@ mod tests {
                 | CopyTo
                 | CopyFrom
                 | DropDatabase
+                | Concurrently
                 | Explain { .. }
                 | Lock { .. }
                 | AlterSystem
@@ -321,6 +328,7 @@ mod tests {
                 Utility::PrepareTransaction,
                 Utility::CopyFrom,
                 Utility::DropDatabase,
+                Utility::Concurrently,
                 Utility::Explain { makes_table: true },
                 Utility::Lock { access_exclusive: true },
                 Utility::Other,
@@ -328,16 +336,18 @@ mod tests {
         );
         assert_eq!(of(Verdict::EndsPrepared), [Utility::EndPrepared]);
         assert_eq!(of(Verdict::MayWrite), [Utility::Call]);
-        assert_eq!(of(Verdict::Reads).len(), every_utility().len() - 8);
+        assert_eq!(of(Verdict::Reads).len(), every_utility().len() - 9);
     }
 
     proptest! {
         #[test]
         fn only_a_plain_select_reads(
-            modifies: bool, has_modifying_cte: bool, locks_rows: bool, is_delegated: bool
+            modifies: bool, has_modifying_cte: bool, locks_rows: bool, writes_elsewhere: bool,
+            is_delegated: bool
         ) {
-            let plan = Plan { modifies, has_modifying_cte, locks_rows, is_delegated };
-            let is_plain = !(modifies || has_modifying_cte || locks_rows);
+            let plan =
+                Plan { modifies, has_modifying_cte, locks_rows, writes_elsewhere, is_delegated };
+            let is_plain = !(modifies || has_modifying_cte || locks_rows || writes_elsewhere);
             let expected = match (is_plain, is_delegated) {
                 (false, _) => Verdict::Writes,
                 (true, true) => Verdict::MayWrite,

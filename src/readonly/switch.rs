@@ -59,6 +59,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         return Ok(node.lsn());
     }
     let started = Instant::now();
+    let was_read_only = node.state() == NodeState::ReadOnly;
     let closing = Closing::begin(node);
     let terminated = drain(terminate_writers)?;
     let lsn = wal::flush();
@@ -69,8 +70,10 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         since: clock::now(),
     };
     if let Err(error) = store::write(record) {
-        // It may have got there all the same.
-        let _ = store::remove();
+        // It may have got there all the same.  Where there was one before, be it damaged, it stays.
+        if !was_read_only {
+            let _ = store::remove();
+        }
         return Err(error);
     }
     closing.done(record);

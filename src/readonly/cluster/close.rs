@@ -30,12 +30,17 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
     let limit_ms = guc::ACQUIRE_TIMEOUT.get();
     let deadline = Deadline::after(waiter, Duration::from_millis(limit_ms as u64));
     let mut pause = PAUSE.0;
+    let mut in_the_way = None;
     loop {
         let nodes = Nodes::read()?;
         let mut party = Party::default();
         let (last, blockers) = match attempt(waiter, &mut party, &nodes, deadline) {
             Ok(()) => return Ok(ClosedGates { party, nodes }),
             Err(Failed::ForNow { what, blockers }) => (what, blockers),
+            // With no time left everything times out; what stood in the way before is the reason.
+            Err(Failed::ForGood(_)) if in_the_way.is_some() && deadline.expired(waiter) => {
+                in_the_way.take().unwrap_or_default()
+            }
             Err(failed) => {
                 let_go(waiter, &mut party);
                 return Err(match failed {
@@ -51,6 +56,7 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
         if deadline.remaining(waiter) <= pause {
             return Err(ClusterError::WritersInTheWay { after_ms: limit_ms, last, blockers });
         }
+        in_the_way = Some((last, blockers));
         if remote::pause(waiter, pause) == Pause::Stopped {
             return Err(FenceError::ClientGone.into());
         }
@@ -86,6 +92,12 @@ fn attempt<W: Waiter>(
     // One bound for all that happens while gates are closed.
     let lock_by = Deadline::after(waiter, lock_timeout).earlier(deadline);
     lock(waiter, party, Barrier::ClientGate, lock_by)?;
+    // What commits on its way holds no gate between two of its steps; its next one waits at this one.
+    let in_steps = party.in_steps(waiter, lock_by)?;
+    if !in_steps.is_empty() {
+        let what = "a command that commits on its way is under way".to_owned();
+        return Err(Failed::ForNow { what, blockers: in_steps });
+    }
     // A client's own commits are over by now.  What a crash has left prepared holds the internal gates.
     helpers.finish_in_doubt(waiter, lock_by).map_err(|_| Failed::Stopped)?;
     lock(waiter, party, Barrier::InternalGate, lock_by)?;
