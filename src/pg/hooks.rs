@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_guard, pg_sys};
 
 use super::gate_area::{AREA, NodeState};
+use super::interrupts;
 use super::report;
 use super::statement;
 use crate::readonly::hooks;
@@ -82,6 +83,7 @@ unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, fla
 
 #[pg_guard]
 extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    interrupts::heed_cancels();
     if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
         EXPLAINING.set(current_subtransaction());
         return;
@@ -145,6 +147,7 @@ extern "C-unwind" fn before_utility(
     statement: *mut pg_sys::PlannedStmt,
     context: pg_sys::ProcessUtilityContext::Type,
 ) -> bool {
+    interrupts::heed_cancels();
     // SAFETY: the server's own pointer; reads this process' transaction state.
     let (utility, name, stands_alone) = unsafe {
         let (utility, name) = statement::utility(statement);

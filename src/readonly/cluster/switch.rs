@@ -88,6 +88,7 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
         failed = run(waiter, &mut sessions[..1], |_| CLOSE);
     }
     if failed.is_empty() {
+        interrupts::ignore_cancels();
         drop(sessions);
         let_go(waiter, &mut party);
         return Ok(count);

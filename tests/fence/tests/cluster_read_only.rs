@@ -324,3 +324,36 @@ fn a_crash_in_the_middle_is_finished_by_the_next_call() {
         Ok(())
     });
 }
+
+/// A cancel that comes while the nodes are being switched comes too late: they are all switched, and the
+/// caller is told.
+#[test]
+fn a_cancel_in_the_middle_of_the_switch_is_not_half_heard() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        // Keeps one node closing for as long as it is there: no gate of the cluster's database shows it.
+        let worker = cluster.worker(2);
+        worker.execute("CREATE DATABASE other")?;
+        let mut other = worker.connect_params().database("other").connect()?;
+        other
+            .batch_execute("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'theirs'")
+            .expect("it");
+        let mut caller = cluster.connect(0)?;
+        let pid: i32 = caller.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
+        let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
+        wait_until("a node that is closing", PATIENCE, || {
+            let state = worker.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+            (state == "closing").then_some(())
+        })?;
+        cluster.coordinator().execute(&format!("SELECT pg_cancel_backend({pid})"))?;
+        other.batch_execute("COMMIT PREPARED 'theirs'").expect("its end");
+        let result = call.join().expect("a thread");
+        let mut client = cluster.connect(0)?;
+        assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
+        assert!(is_noted(&cluster)?);
+        result.unwrap_or_else(|error| panic!("it is read-only: {}", fence_tests::words(&error)));
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        assert!(all_are(&mut client, "read-write"), "{:?}", states(&mut client));
+        Ok(())
+    });
+}
