@@ -15,7 +15,7 @@ use readonly_tests::{
 
 const ROUNDS: usize = 120;
 /// Takes a minute where nobody ends it.
-const SLOW: &str = "SELECT count(*) FROM generate_series(1, 30000), generate_series(1, 30000)";
+const SLOW: &str = "SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 30000) b";
 
 /// Cancels the query of a process as soon as a file is there, if that is before it is told to stop; when.
 fn cancel_once_there(path: &Path, pid: Pid, stop: &AtomicBool) -> Option<Instant> {
