@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use readonly_tests::{
-    Call, Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, assert_untouched,
-    await_closing, close, db_error, is_read_only, on_each_engine, open, refusal, refused, serve,
-    single, value, wait_until, writes,
+    Call, Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, Stopped,
+    assert_untouched, await_closing, close, db_error, is_read_only, on_each_engine, open, refusal,
+    refused, serve, single, value, wait_until, writes,
 };
 
 /// Waits instead of terminating.
@@ -381,6 +381,52 @@ fn a_caller_who_is_in_his_writers_way_is_told() {
         writer.join().expect("a thread").expect("the writer goes on");
         assert!(!is_read_only(node)?);
         assert!(writes(&mut caller));
+        assert_untouched(node)
+    });
+}
+
+/// The last words are put in when the server writes its log: where it does not, a session hears the usual.
+#[test]
+fn last_words_that_are_not_logged_are_the_usual_ones() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut writer = node.connect()?;
+        writer
+            .batch_execute("SET log_min_messages = panic; BEGIN; INSERT INTO served VALUES (1)")
+            .expect("a write");
+        close(node)?;
+        let error = writer.simple_query("SELECT 1").expect_err("the session lives");
+        let db = db_error("the terminated session", &error);
+        assert_eq!((db.severity(), db.code().code()), ("FATAL", "57P01"), "{db:?}");
+        open(node)?;
+        assert_untouched(node)
+    });
+}
+
+/// A writer that does not react to its end is waited for, and named.
+#[test]
+fn a_writer_that_stands_still_is_waited_for() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut writer = node.connect()?;
+        writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        let writer_pid = pid(&mut writer);
+        let still = Stopped::process(writer_pid.parse().expect("a process"))?;
+        let call = Call::begin(node, READ_ONLY);
+        wait_until("the writer to be named", PATIENCE, || {
+            call.has_named(&writer_pid).then_some(())
+        })?;
+        refused(&mut node.connect()?, "INSERT INTO served VALUES (2)");
+        assert!(!call.is_finished());
+        still.go_on();
+        let lsn = call.join().expect("the call");
+        assert!(readonly_tests::traces_of_writers(node, &lsn)?.is_empty());
+        last_words(&mut writer);
+        open(node)?;
         assert_untouched(node)
     });
 }
