@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use fence_tests::{
-    Bank, Client, Cluster, Engine, PATIENCE, Result, Spread, on_each_engine, refusal, wait_until,
-    wait_until_free,
+    Bank, Client, Cluster, Engine, Heard, PATIENCE, Result, Spread, on_each_engine, refusal,
+    wait_until, wait_until_free,
 };
 use test_cluster::{Phase, StopMode, Writers};
 
@@ -186,6 +186,7 @@ fn a_dead_node_leaves_the_cluster_writing() {
                 cluster.node(2).stop(StopMode::Immediate)?;
             }
             let error = refusal(&mut client, READ_ONLY);
+            assert_eq!(error.code().code(), "08001", "{error:?}");
             assert!(error.message().contains(&cluster.node(2).port().to_string()), "{error:?}");
             assert!(!is_noted(&cluster)?);
             for node in [0, 1] {
@@ -202,6 +203,8 @@ fn a_dead_node_leaves_the_cluster_writing() {
         // To open, every node is asked; who does not answer is named, and finished by the next call.
         cluster.node(2).stop(StopMode::Immediate)?;
         let error = refusal(&mut client, READ_WRITE);
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert!(error.message().contains("read only in part"), "{error:?}");
         assert!(
             error.detail().unwrap_or_default().contains(&cluster.node(2).port().to_string()),
             "{error:?}"
@@ -239,8 +242,11 @@ fn an_inactive_node_keeps_nobody_from_switching() {
         assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
         client.batch_execute(READ_WRITE).expect(READ_WRITE);
         node.stop(StopMode::Immediate)?;
+        let mut warned = Heard::on(&cluster, 0)?;
         for _ in 0..2 {
-            client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            warned.client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            let said = warned.take().join("\n");
+            assert!(said.contains("WARNING") && said.contains(&port.to_string()), "{said}");
             for (other, state) in states(&mut client).into_iter().enumerate() {
                 assert_eq!(state.as_deref(), (other != group).then_some("read-only"), "{other}");
             }
