@@ -86,9 +86,7 @@ impl Server {
             .args(["-c", sql]);
         run(self.name(), Some(&self.log_path()), &mut command)
     }
-}
 
-impl Server {
     /// Runs commands in single-user mode, while the server is stopped; all that it prints, also of commands
     /// that fail.
     pub fn single_user(&self, arguments: &[&str], sql: &str) -> Result<String> {
@@ -116,6 +114,13 @@ impl Server {
         } else {
             Err(self.error(format!("in single-user mode ended with {status}: {said}")))
         }
+    }
+
+    /// The real pg_dump of one table.
+    pub fn dump(&self, table: &str) -> Result<String> {
+        let mut command = Installation::current()?.command("pg_dump")?;
+        command.args(["-t", table, "-d"]).arg(self.connect_params().conninfo());
+        run(self.name(), Some(&self.log_path()), &mut command)
     }
 }
 
