@@ -13,7 +13,7 @@ use readonly_tests::{
     serve, single, state_file, value,
 };
 
-const ROUNDS: usize = 120;
+const ROUNDS: usize = 80;
 /// Takes a minute where nobody ends it.
 const SLOW: &str = "SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 30000) b";
 
