@@ -251,7 +251,8 @@ impl<C: Pq> Party<C> {
             let Ok(set) = reply.last_set() else { continue };
             let node = self.members[*index].node.label().to_string();
             // What was prepared before the gates were there holds no lock that would show it.
-            if let (true, Some(detail)) = (set.rows.is_empty(), error.detail()) {
+            let detail = error.server_error().and_then(|report| report.detail.as_deref());
+            if let (true, Some(detail)) = (set.rows.is_empty(), detail) {
                 blockers.push(format!("on {node}, {detail}"));
             }
             blockers.extend(describe_blockers(&node, set));

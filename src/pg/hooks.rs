@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::{pg_guard, pg_sys};
 
 use super::gate_area::{AREA, NodeState};
+use super::interrupts;
 use super::report;
 use super::statement;
 use crate::readonly::hooks;
@@ -69,6 +70,7 @@ pub fn forget_explaining() {
 }
 
 unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    interrupts::heed_cancels();
     // SAFETY: the server's own pointer.
     if !unsafe { is_free(query, flags) } {
         before_executor_start(query, flags);
@@ -122,6 +124,7 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    interrupts::heed_cancels();
     // SAFETY: the server's own pointer.
     let is_free = hooks::is_open() && unsafe { statement::is_begin_or_end(statement) };
     let marked = !is_free && before_utility(statement, context);

@@ -1,5 +1,6 @@
 //! Signals of the background worker, and cancels that came too late to matter.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
@@ -87,10 +88,30 @@ pub fn terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
 }
 
-/// A cancel that has come and not been served comes too late: what it would have stopped is done.
-pub fn forget_cancel() {
-    // SAFETY: a flag of this process, made for signal handlers.
-    unsafe { std::ptr::write_volatile(&raw mut pg_sys::QueryCancelPending, 0) }
+thread_local! {
+    static IGNORING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From here to the end of the statement cancels come too late: what they would have stopped is done, and an
+/// error would say that it is not.
+pub fn ignore_cancels() {
+    if !IGNORING.replace(true) {
+        // SAFETY: a counter of this process; the counterpart is in heed_cancels().
+        unsafe { pg_sys::QueryCancelHoldoffCount += 1 }
+    }
+}
+
+/// At the start of the next statement, or the end of the transaction.  One that has come meanwhile was meant
+/// for what is done.
+pub fn heed_cancels() {
+    if IGNORING.replace(false) {
+        // SAFETY: counted up in ignore_cancels(), and set to 0 by an ERROR since then, if there was one; and a
+        // flag of this process, made for signal handlers.
+        unsafe {
+            pg_sys::QueryCancelHoldoffCount = pg_sys::QueryCancelHoldoffCount.saturating_sub(1);
+            std::ptr::write_volatile(&raw mut pg_sys::QueryCancelPending, 0);
+        }
+    }
 }
 
 /// While it lives, cancels and termination of this session wait.

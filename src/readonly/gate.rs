@@ -17,6 +17,7 @@ use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::gate_lock as lock;
 use crate::pg::hooks;
 use crate::pg::ident;
+use crate::pg::interrupts;
 use crate::pg::session::{self, Kind};
 use crate::pg::text_sql;
 use crate::pg::xact_callbacks as xact;
@@ -200,12 +201,14 @@ pub fn before_prepare() {
 /// A statement that failed is not there any more.
 pub fn aborted() {
     hooks::forget_explaining();
+    interrupts::heed_cancels();
     AREA.unmark_statement();
 }
 
 /// Counts who slipped through.
 pub fn ended() {
     hooks::forget_explaining();
+    interrupts::heed_cancels();
     if let Some(node) = guarded_node()
         && xact::has_written()
         && PASSED.get() != ENDING.get()

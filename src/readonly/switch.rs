@@ -62,6 +62,8 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
     let was_read_only = node.state() == NodeState::ReadOnly;
     let closing = Closing::begin(node);
     let terminated = drain(terminate_writers)?;
+    // The rest is short and waits for nobody.
+    interrupts::ignore_cancels();
     let lsn = wal::flush();
     let record = Record {
         system_identifier: ident::system_identifier(),
@@ -77,7 +79,6 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         return Err(error);
     }
     closing.done(record);
-    interrupts::forget_cancel();
     node.counters().terminated.fetch_add(terminated, Ordering::Relaxed);
     elog::log(&format!(
         "system is now read only: switched by role \"{}\" (process {}) in {} ms, {terminated} sessions \
@@ -99,6 +100,7 @@ pub fn read_write() -> Result<(), GateError> {
         notice("system is not read only", None);
         return Ok(());
     }
+    interrupts::ignore_cancels();
     store::remove()?;
     node.reopen();
     elog::log(&format!(

@@ -186,25 +186,6 @@ impl RemoteError {
         }
     }
 
-    /// The server's detail, if it sent one.
-    pub fn detail(&self) -> Option<&str> {
-        match self {
-            Self::Query { error, .. } => error.detail.as_deref(),
-            Self::Connect { .. }
-            | Self::Refused { .. }
-            | Self::Lost { .. }
-            | Self::BadConnInfo { .. }
-            | Self::ConnectTimeout { .. }
-            | Self::Timeout { .. }
-            | Self::Resources { .. }
-            | Self::Stopped { .. }
-            | Self::StillBusy { .. }
-            | Self::Closed { .. }
-            | Self::Unexpected { .. }
-            | Self::ZeroByte { .. } => None,
-        }
-    }
-
     /// The server's (or libpq's) own words, without our frame around them.
     pub fn server_message(&self) -> Option<&str> {
         match self {

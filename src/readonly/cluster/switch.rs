@@ -90,6 +90,7 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
         failed = run(waiter, &mut sessions[..1], |_| CLOSE);
     }
     if failed.is_empty() {
+        interrupts::ignore_cancels();
         drop(sessions);
         let_go(waiter, &mut party);
         return Ok(count);
@@ -102,9 +103,17 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     let_go(waiter, &mut party);
     if left.is_empty() {
         let node = first.node().to_string();
-        Err(ClusterError::NotSwitched { node, why: first.to_string() })
+        Err(ClusterError::NotSwitched { node, why: in_full(&first) })
     } else {
         Err(ClusterError::HalfWay { nodes: left })
+    }
+}
+
+/// An error with what the node has told of it: who is in the way there.
+fn in_full(error: &RemoteError) -> String {
+    match error.server_error().and_then(|report| report.detail.as_deref()) {
+        Some(detail) => format!("{error}: {}", detail.trim_end_matches('.')),
+        None => error.to_string(),
     }
 }
 

@@ -89,7 +89,7 @@ pub use pgbench::PgBench;
 pub use pooler::Pooler;
 pub use ports::PortLease;
 pub use postgres;
-pub use process::Process;
+pub use process::{Process, Stopped};
 pub use proxy::Link;
 pub use restore::{ISOLATION, Restore};
 pub use server::{Server, ServerBuilder, StopMode};

@@ -17,6 +17,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 
+use crate::error::{Error, Result};
 use crate::wait::wait_until;
 
 /// A process of a server.
@@ -26,6 +27,29 @@ pub struct Process {
     pub pid: i32,
     /// Its title, such as `postgres: worker1: checkpointer`.
     pub title: String,
+}
+
+/// A single process that stands still (SIGSTOP) as long as this value lives.
+#[derive(Debug)]
+pub struct Stopped(i32);
+
+impl Stopped {
+    /// Stops a process, and returns once it stands still.
+    pub fn process(pid: i32) -> Result<Stopped> {
+        let failed = |errno| Error::Environment(format!("cannot stop process {pid}: {errno}"));
+        signal(pid, Signal::SIGSTOP).map_err(failed)?;
+        await_state(pid, 'T');
+        Ok(Stopped(pid))
+    }
+
+    /// Lets it go on.
+    pub fn go_on(self) {}
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = signal(self.0, Signal::SIGCONT);
+    }
 }
 
 /// A request to the starter thread, and where the answer goes.

@@ -1,11 +1,14 @@
 //! Talking to a server: connections, statements, psql.
 
+use std::fs::{self, File};
+
 use postgres::{Client, SimpleQueryMessage};
 
 use crate::binaries::{Installation, run};
 use crate::connect::ConnectParams;
-use crate::error::{Result, shorten};
+use crate::error::{IoContext, Result, shorten};
 use crate::server::Server;
+use crate::settings::write_for_server;
 use crate::template::SUPERUSER;
 
 /// Rows as text, the way psql shows them; `None` is NULL.
@@ -81,6 +84,42 @@ impl Server {
             .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"])
             .arg(self.connect_params().conninfo())
             .args(["-c", sql]);
+        run(self.name(), Some(&self.log_path()), &mut command)
+    }
+
+    /// Runs commands in single-user mode, while the server is stopped; all that it prints, also of commands
+    /// that fail.
+    pub fn single_user(&self, arguments: &[&str], sql: &str) -> Result<String> {
+        let script = self.socket_dir().join("single-user.sql");
+        write_for_server(&script, &format!("{sql}\n"))?;
+        let output = script.with_extension("log");
+        let log = File::create(&output).at("cannot create", &output)?;
+        let also_log = log.try_clone().at("cannot open", &output)?;
+        let installation = Installation::current()?;
+        let mut command = installation.command("postgres")?;
+        let status = command
+            .arg("--single")
+            .args(arguments)
+            .arg("-D")
+            .arg(self.data_dir())
+            .arg(&self.options().database)
+            .stdin(File::open(&script).at("cannot open", &script)?)
+            .stdout(log)
+            .stderr(also_log)
+            .status()
+            .at("cannot run", installation.program("postgres"))?;
+        let said = fs::read_to_string(&output).at("cannot read", &output)?;
+        if status.success() {
+            Ok(said)
+        } else {
+            Err(self.error(format!("in single-user mode ended with {status}: {said}")))
+        }
+    }
+
+    /// The real pg_dump of one table.
+    pub fn dump(&self, table: &str) -> Result<String> {
+        let mut command = Installation::current()?.command("pg_dump")?;
+        command.args(["-t", table, "-d"]).arg(self.connect_params().conninfo());
         run(self.name(), Some(&self.log_path()), &mut command)
     }
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use fence_tests::{
-    Bank, Client, Cluster, Engine, PATIENCE, Result, Spread, on_each_engine, refusal, wait_until,
-    wait_until_free,
+    Bank, Client, Cluster, Engine, Heard, PATIENCE, Result, Spread, on_each_engine, refusal,
+    wait_until, wait_until_free,
 };
 use test_cluster::{Phase, StopMode, Writers};
 
@@ -194,6 +194,7 @@ fn a_dead_node_leaves_the_cluster_writing() {
                 cluster.node(2).stop(StopMode::Immediate)?;
             }
             let error = refusal(&mut client, READ_ONLY);
+            assert_eq!(error.code().code(), "08001", "{error:?}");
             assert!(error.message().contains(&cluster.node(2).port().to_string()), "{error:?}");
             assert!(!is_noted(&cluster)?);
             for node in [0, 1] {
@@ -210,6 +211,8 @@ fn a_dead_node_leaves_the_cluster_writing() {
         // To open, every node is asked; who does not answer is named, and finished by the next call.
         cluster.node(2).stop(StopMode::Immediate)?;
         let error = refusal(&mut client, READ_WRITE);
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert!(error.message().contains("read only in part"), "{error:?}");
         assert!(
             error.detail().unwrap_or_default().contains(&cluster.node(2).port().to_string()),
             "{error:?}"
@@ -247,8 +250,11 @@ fn an_inactive_node_keeps_nobody_from_switching() {
         assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
         client.batch_execute(READ_WRITE).expect(READ_WRITE);
         node.stop(StopMode::Immediate)?;
+        let mut warned = Heard::on(&cluster, 0)?;
         for _ in 0..2 {
-            client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            warned.client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            let said = warned.take().join("\n");
+            assert!(said.contains("WARNING") && said.contains(&port.to_string()), "{said}");
             for (other, state) in states(&mut client).into_iter().enumerate() {
                 assert_eq!(state.as_deref(), (other != group).then_some("read-only"), "{other}");
             }
@@ -415,6 +421,39 @@ fn a_crash_in_the_middle_is_finished_by_the_next_call() {
             assert!(!is_noted(&cluster)?);
             cluster.execute_everywhere("INSERT INTO own VALUES (1)")?;
         }
+        Ok(())
+    });
+}
+
+/// A cancel that comes while the nodes are being switched comes too late: they are all switched, and the
+/// caller is told.
+#[test]
+fn a_cancel_in_the_middle_of_the_switch_is_not_half_heard() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        // Keeps one node closing for as long as it is there: no gate of the cluster's database shows it.
+        let worker = cluster.worker(2);
+        worker.execute("CREATE DATABASE other")?;
+        let mut other = worker.connect_params().database("other").connect()?;
+        other
+            .batch_execute("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'theirs'")
+            .expect("it");
+        let mut caller = cluster.connect(0)?;
+        let pid: i32 = caller.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
+        let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
+        wait_until("a node that is closing", PATIENCE, || {
+            let state = worker.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+            (state == "closing").then_some(())
+        })?;
+        cluster.coordinator().execute(&format!("SELECT pg_cancel_backend({pid})"))?;
+        other.batch_execute("COMMIT PREPARED 'theirs'").expect("its end");
+        let result = call.join().expect("a thread");
+        let mut client = cluster.connect(0)?;
+        assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
+        assert!(is_noted(&cluster)?);
+        result.unwrap_or_else(|error| panic!("it is read-only: {}", fence_tests::words(&error)));
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        assert!(all_are(&mut client, "read-write"), "{:?}", states(&mut client));
         Ok(())
     });
 }

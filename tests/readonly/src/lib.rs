@@ -3,6 +3,7 @@
 //!
 //! The tests are in `tests/`, a file per question. Each runs on every engine that there is.
 
+mod call;
 mod kill;
 mod load;
 mod node;
@@ -11,6 +12,7 @@ pub mod ways;
 
 use std::time::Duration;
 
+pub use call::Call;
 pub use kill::Kill;
 pub use load::{Load, Stubborn};
 pub use node::{
@@ -19,7 +21,7 @@ pub use node::{
 };
 pub use test_cluster::postgres::Client;
 use test_cluster::postgres::error::DbError;
-pub use test_cluster::{Cluster, Engine, PATIENCE, Result, Server, StopMode, wait_until};
+pub use test_cluster::{Cluster, Engine, PATIENCE, Result, Server, StopMode, Stopped, wait_until};
 pub use traces::{assert_untouched, traces_of_writers};
 
 /// SQLSTATE of whatever a read-only node refuses.

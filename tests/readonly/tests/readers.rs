@@ -63,6 +63,7 @@ fn reads_slots_and_backups_go_on() {
         assert_eq!(late.query_value("SELECT count(*) FROM served")?, "101");
         let target = cluster.copy_target("backup", 0)?;
         node.base_backup(&target, WalMethod::Stream)?;
+        assert!(node.dump("served")?.contains("COPY public.served"));
         // A subscriber too: the first copy of its tables, and what it is sent.
         let subscriber = Server::builder("subscriber").start()?;
         subscriber.execute("CREATE TABLE served (n bigint)")?;

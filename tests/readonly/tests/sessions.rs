@@ -1,15 +1,13 @@
 //! What becomes of the sessions that are there when a node is closed: writers are told why they are
 //! ended, or waited for; everybody else goes on.
 
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use readonly_tests::{
-    Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, Server, assert_untouched,
-    await_closing, close, db_error, is_read_only, on_each_engine, open, refusal, refused, serve,
-    single, value, wait_until, writes,
+    Call, Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, Stopped,
+    assert_untouched, await_closing, close, db_error, is_read_only, on_each_engine, open, refusal,
+    refused, serve, single, value, wait_until, writes,
 };
-use test_cluster::postgres::NoTls;
 
 /// Waits instead of terminating.
 const PATIENT: &str = "SELECT alter_system_read_only(false)";
@@ -177,29 +175,17 @@ fn without_termination_writers_are_waited_for_and_named() {
         let mut writer = node.connect()?;
         writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
         let writer_pid = pid(&mut writer);
-        // What the caller is told while he waits.
-        let notices = Arc::new(Mutex::new(String::new()));
-        let heard = notices.clone();
-        let mut config = node.connect_params().config();
-        config.notice_callback(move |notice| {
-            let detail = notice.detail().unwrap_or_default();
-            let mut heard = heard.lock().expect("no panic");
-            heard.push_str(&format!("{} {detail}\n", notice.message()));
-        });
-        let caller = std::thread::spawn(move || {
-            let mut client = config.connect(NoTls).expect("a connection");
-            client.query_one(&format!("{PATIENT}::text"), &[]).map(|row| row.get::<_, String>(0))
-        });
+        let caller = Call::begin(node, PATIENT);
         // New writers are refused from the first moment, and whoever holds on is named.
         await_closing(node)?;
         refused(&mut node.connect()?, "INSERT INTO served VALUES (2)");
         wait_until("the writer to be named", PATIENCE, || {
-            notices.lock().expect("no panic").contains(&writer_pid).then_some(())
+            caller.has_named(&writer_pid).then_some(())
         })?;
         assert!(!caller.is_finished());
         // It may go on writing, and commit.
         writer.batch_execute("INSERT INTO served VALUES (3); COMMIT").expect("the writer's end");
-        let lsn = caller.join().expect("a thread").expect("the call");
+        let lsn = caller.join().expect("the call");
         assert!(readonly_tests::traces_of_writers(node, &lsn)?.is_empty());
         assert_eq!(node.query_value("SELECT count(*) FROM served")?, "3");
         refused(&mut writer, "INSERT INTO served VALUES (4)");
@@ -217,13 +203,13 @@ fn a_cancelled_call_takes_the_flag_back() {
         for end in ["pg_cancel_backend", "pg_terminate_backend"] {
             let mut writer = node.connect()?;
             writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
-            let caller = call_in_background(node, PATIENT);
+            let caller = Call::begin(node, PATIENT);
             await_closing(node)?;
             node.execute(&format!(
                 "SELECT {end}(pid) FROM pg_stat_activity
                   WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
             ))?;
-            assert!(caller.join().expect("a thread").is_err());
+            assert!(caller.join().is_err());
             wait_until("the flag to go", SOON, || {
                 let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
                 (state == "read-write").then_some(())
@@ -256,7 +242,7 @@ fn a_switch_that_is_given_up_leaves_readers_as_they_were() {
         serve(node)?;
         let mut in_the_way = node.connect()?;
         in_the_way.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
-        let call = call_in_background(node, PATIENT);
+        let call = Call::begin(node, PATIENT);
         await_closing(node)?;
         let mut reader = node.connect()?;
         reader.batch_execute("BEGIN; SELECT count(*) FROM served").expect("a read");
@@ -266,7 +252,7 @@ fn a_switch_that_is_given_up_leaves_readers_as_they_were() {
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
               WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
         ))?;
-        assert!(call.join().expect("a thread").is_err());
+        assert!(call.join().is_err());
         reader.batch_execute("INSERT INTO served VALUES (2); COMMIT").expect("a write");
         // Who has asked for it keeps it.
         reader.batch_execute("BEGIN READ ONLY; SELECT count(*) FROM served").expect("a read");
@@ -296,7 +282,7 @@ fn a_switch_that_is_given_up_leaves_savepoints_as_they_were() {
             (&["BEGIN", READ, "SAVEPOINT a", READ], &[WRITE, "RELEASE a", WRITE, "COMMIT"]),
             (&["BEGIN", READ], &["SAVEPOINT a", WRITE, "ROLLBACK TO a", WRITE, "COMMIT"]),
         ];
-        let call = call_in_background(node, PATIENT);
+        let call = Call::begin(node, PATIENT);
         await_closing(node)?;
         let mut readers = Vec::new();
         for (before, after) in stories {
@@ -314,7 +300,7 @@ fn a_switch_that_is_given_up_leaves_savepoints_as_they_were() {
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
               WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
         ))?;
-        assert!(call.join().expect("a thread").is_err());
+        assert!(call.join().is_err());
         for (mut reader, before, after) in readers {
             for statement in after {
                 reader.batch_execute(statement).unwrap_or_else(|error| {
@@ -365,9 +351,9 @@ fn calls_are_refused_where_they_make_no_sense() {
         open(node)?;
         assert!(writes(&mut client));
         // Side by side they are serialised.
-        let calls: Vec<_> = (0..4).map(|_| call_in_background(node, READ_ONLY)).collect();
+        let calls: Vec<_> = (0..4).map(|_| Call::begin(node, READ_ONLY)).collect();
         for call in calls {
-            call.join().expect("a thread").expect("a call");
+            call.join().expect("a call");
         }
         assert!(readonly_tests::assert_agrees(node)?);
         open(node)?;
@@ -451,23 +437,48 @@ fn a_caller_who_is_in_his_writers_way_is_told() {
     });
 }
 
-/// A call in a thread of its own; it yields the position or the error.
-fn call_in_background(
-    node: &Server,
-    call: &'static str,
-) -> std::thread::JoinHandle<std::result::Result<String, test_cluster::postgres::Error>> {
-    let params = node.connect_params();
-    std::thread::spawn(move || {
-        let mut client = params.connect().expect("a connection");
-        let rows = client.simple_query(call)?;
-        Ok(rows
-            .iter()
-            .find_map(|message| match message {
-                test_cluster::postgres::SimpleQueryMessage::Row(row) => {
-                    row.get(0).map(str::to_owned)
-                }
-                _ => None,
-            })
-            .unwrap_or_default())
-    })
+/// The last words are put in when the server writes its log: where it does not, a session hears the usual.
+#[test]
+fn last_words_that_are_not_logged_are_the_usual_ones() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut writer = node.connect()?;
+        writer
+            .batch_execute("SET log_min_messages = panic; BEGIN; INSERT INTO served VALUES (1)")
+            .expect("a write");
+        close(node)?;
+        let error = writer.simple_query("SELECT 1").expect_err("the session lives");
+        let db = db_error("the terminated session", &error);
+        assert_eq!((db.severity(), db.code().code()), ("FATAL", "57P01"), "{db:?}");
+        open(node)?;
+        assert_untouched(node)
+    });
+}
+
+/// A writer that does not react to its end is waited for, and named.
+#[test]
+fn a_writer_that_stands_still_is_waited_for() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let mut writer = node.connect()?;
+        writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
+        let writer_pid = pid(&mut writer);
+        let still = Stopped::process(writer_pid.parse().expect("a process"))?;
+        let call = Call::begin(node, READ_ONLY);
+        wait_until("the writer to be named", PATIENCE, || {
+            call.has_named(&writer_pid).then_some(())
+        })?;
+        refused(&mut node.connect()?, "INSERT INTO served VALUES (2)");
+        assert!(!call.is_finished());
+        still.go_on();
+        let lsn = call.join().expect("the call");
+        assert!(readonly_tests::traces_of_writers(node, &lsn)?.is_empty());
+        last_words(&mut writer);
+        open(node)?;
+        assert_untouched(node)
+    });
 }

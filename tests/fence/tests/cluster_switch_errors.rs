@@ -1,0 +1,102 @@
+//! A switch of the cluster to read-only that comes to nothing: what the caller is told, and that every node
+//! writes.
+
+use fence_tests::{
+    Client, Cluster, Engine, PATIENCE, Result, on_each_engine, refusal, wait_until, words,
+};
+
+const READ_ONLY: &str = "SELECT citus_set_cluster_read_only()";
+const READ_WRITE: &str = "SELECT citus_set_cluster_read_write()";
+
+/// Every node writes, in the cluster's database; whether the switch is noted.
+fn all_write(cluster: &Cluster) -> Result<bool> {
+    cluster.execute_everywhere("CREATE TEMPORARY TABLE written (n int)")?;
+    let noted = "SELECT count(*) FROM citus_fence.cluster_read_only";
+    Ok(cluster.coordinator().query_value(noted)? == "1")
+}
+
+/// A transaction in a database that is no part of the cluster.
+fn elsewhere(cluster: &Cluster, node: usize) -> Result<Client> {
+    let node = cluster.node(node);
+    node.execute("CREATE DATABASE elsewhere")?;
+    let mut client = node.connect_params().database("elsewhere").connect()?;
+    client.batch_execute("BEGIN; CREATE TABLE own (n int)").expect("a write");
+    Ok(client)
+}
+
+/// Before the nodes are switched: only the note stays, until one of the two functions is called again.
+#[test]
+fn a_cancelled_call_leaves_a_note() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let mut in_the_way = cluster.connect(1)?;
+        in_the_way.batch_execute("BEGIN; CREATE TEMPORARY TABLE written (n int)").expect("a write");
+        let mut caller = cluster.connect(0)?;
+        let pid: i32 = caller.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
+        let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
+        let closed = "SELECT client_gate_closed FROM citus_fence.stat_gate";
+        wait_until("a closed gate", PATIENCE, || {
+            (cluster.coordinator().query_value(closed).ok()? == "t").then_some(())
+        })?;
+        cluster.coordinator().execute(&format!("SELECT pg_cancel_backend({pid})"))?;
+        let error = call.join().expect("a thread").expect_err("a cancelled call");
+        assert!(words(&error).starts_with("57014"), "{}", words(&error));
+        in_the_way.batch_execute("ROLLBACK").expect("a rollback");
+        assert!(all_write(&cluster)?, "no note");
+        cluster.coordinator().execute(READ_WRITE)?;
+        assert!(!all_write(&cluster)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_without_the_preload_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).without_fence_preload(2).build()?;
+        let error = refusal(&mut cluster.connect(0)?, READ_ONLY);
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert!(error.message().contains(&cluster.node(2).port().to_string()), "{error:?}");
+        assert!(error.message().contains("shared_preload_libraries"), "{error:?}");
+        assert!(!all_write(&cluster)?);
+        Ok(())
+    });
+}
+
+/// Nobody holds writers of other databases back: they are ended, as on a single node.
+#[test]
+fn a_writer_in_another_database_is_ended() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let mut writer = elsewhere(&cluster, 1)?;
+        cluster.coordinator().execute(READ_ONLY)?;
+        let error = refusal(&mut writer, "COMMIT");
+        assert_eq!((error.severity(), error.code().code()), ("FATAL", "25006"), "{error:?}");
+        cluster.coordinator().execute(READ_WRITE)?;
+        assert!(!all_write(&cluster)?);
+        Ok(())
+    });
+}
+
+/// What is prepared there is nobody's to end: it is named, and all are switched back.
+#[test]
+fn what_is_prepared_in_another_database_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine)
+            .workers(2)
+            .setting("citus_fence.lock_timeout", "500ms")
+            .build()?;
+        let mut writer = elsewhere(&cluster, 1)?;
+        writer.batch_execute("PREPARE TRANSACTION 'theirs'").expect("a prepared transaction");
+        let mut client = cluster.connect(0)?;
+        let error = refusal(&mut client, READ_ONLY);
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert!(error.message().contains("could not switch"), "{error:?}");
+        assert!(error.message().contains(&cluster.node(1).port().to_string()), "{error:?}");
+        assert!(error.detail().unwrap_or_default().contains("theirs"), "{error:?}");
+        assert!(!all_write(&cluster)?);
+        writer.batch_execute("COMMIT PREPARED 'theirs'").expect("its end");
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        Ok(())
+    });
+}
