@@ -2,19 +2,17 @@
 //! gate takes.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use test_cluster::{Engine, Result, Server, StopMode};
 
 use crate::figures::Table;
+use crate::instructions::instructions;
 
 /// Sessions of pgbench; the machine has to serve them and the server.
 const SESSIONS: &str = "2";
 /// Size of pgbench's tables.
 const SCALE: &str = "10";
-/// Transactions of a run whose instructions are counted.
-const COUNTED: &str = "20000";
 
 /// How long the runs are, and how many.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +117,7 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
                 &format!("{what}: instructions per transaction with / without"),
                 &format!("{gated:.0} / {plain:.0} = {:.4}", gated / plain),
             ),
-            _ => table.note(&format!("{what}: instructions per transaction"), "not available"),
+            _ => table.note(&format!("{what}: instructions per transaction"), "needs valgrind"),
         }
     }
     Ok(())
@@ -127,8 +125,10 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
 
 /// What pgbench does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Load {
+pub enum Load {
+    /// One row by its key.
     Read,
+    /// Five statements.
     Write,
 }
 
@@ -142,7 +142,7 @@ impl Load {
     }
 
     /// The same as a transaction of our own.
-    fn statement(self, number: u32) -> String {
+    pub fn statement(self, number: u32) -> String {
         let (account, teller) = (1 + number * 7919 % 1_000_000, 1 + number % 100);
         let branch = 1 + number % 10;
         match self {
@@ -190,38 +190,6 @@ fn transactions_per_second(text: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Instructions that the server's processes need for a transaction, where the machine counts them.
-fn instructions(server: &Server, load: Load) -> Result<Option<f64>> {
-    let counts = std::env::temp_dir().join(format!("instructions-{}", server.port()));
-    // It follows whatever the postmaster starts from now on, until its own command ends: a shell that
-    // reads from us.
-    let perf = Command::new("perf")
-        .args(["stat", "-x", ",", "-e", "instructions:u", "-o"])
-        .arg(&counts)
-        .args(["-p", &server.pid()?.to_string(), "--", "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut perf) = perf else {
-        return Ok(None);
-    };
-    let run = server.pgbench_to_end(&["-n", "-b", load.name(), "-t", COUNTED, "-c", "1"]);
-    drop(perf.stdin.take());
-    let _ = perf.wait();
-    run?;
-    let text = fs::read_to_string(&counts).unwrap_or_default();
-    let _ = fs::remove_file(&counts);
-    let transactions: f64 = COUNTED.parse().unwrap_or(1.0);
-    Ok(counted(&text).map(|count| count / transactions))
-}
-
-/// The count in what perf writes; it has words where a machine counts nothing.
-fn counted(text: &str) -> Option<f64> {
-    let line = text.lines().find(|line| line.contains("instructions"))?;
-    line.split(',').next()?.trim().parse().ok()
-}
-
 fn closings(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
     for (fsync, what, target) in [
         (false, "closing an idle gate, without fsync", "p50 <= 5 ms"),
@@ -262,12 +230,5 @@ mod tests {
         let text = "latency average = 0.1 ms\ntps = 1234.5 (without initial connection time)\n";
         assert_eq!(transactions_per_second(text), Some(1234.5));
         assert_eq!(transactions_per_second("nothing"), None);
-    }
-
-    #[test]
-    fn reads_what_perf_writes() {
-        assert_eq!(counted("# started\n\n5000,,instructions:u,10,100.00,,\n"), Some(5000.0));
-        assert_eq!(counted("<not supported>,,instructions:u,0,100.00,,\n"), None);
-        assert_eq!(counted(""), None);
     }
 }

@@ -12,11 +12,13 @@
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
 //! | `gate.rs` | what does the gate cost writers and readers, and how long does closing it take |
+//! | `instructions.rs` | the same in instructions of the processor, which no other load disturbs |
 //! | `figures.rs` | medians, and the table |
 
 mod figures;
 mod floor;
 mod gate;
+mod instructions;
 mod latency;
 mod throughput;
 

@@ -80,7 +80,19 @@ impl Installation {
 
     /// A command for one of its programs, ready to get its arguments.
     pub(crate) fn command(&self, name: &str) -> Result<Command> {
-        let mut command = Command::new(self.program(name));
+        self.command_through(&[], name)
+    }
+
+    /// The same, run by another program: that one's name and arguments come first.
+    pub(crate) fn command_through(&self, runner: &[&str], name: &str) -> Result<Command> {
+        let mut command = match runner {
+            [] => Command::new(self.program(name)),
+            [runner, arguments @ ..] => {
+                let mut command = Command::new(runner);
+                command.args(arguments).arg(self.program(name));
+                command
+            }
+        };
         // Variables like PGHOST or PGOPTIONS of the caller's shell would change what a test does.
         // RUST_BACKTRACE of a test run would put backtraces into the servers' error messages.
         for (variable, _) in std::env::vars_os() {

@@ -285,6 +285,12 @@ impl Server {
 impl Server {
     /// Starts it and returns once it accepts connections.
     pub fn start(&self) -> Result<()> {
+        self.start_through(&[])
+    }
+
+    /// The same in a program that looks at what it does, such as valgrind: its name and arguments.  It must
+    /// keep the process that it is started as for the server.
+    pub fn start_through(&self, runner: &[&str]) -> Result<()> {
         let mut state = self.state.lock();
         if state.postmaster.is_some() {
             return Err(self.error("is to be started, but runs"));
@@ -301,7 +307,7 @@ impl Server {
         give_to_server_user(&log_path)?;
         let also_log = log.try_clone().at("cannot open", &log_path)?;
         let installation = Installation::current()?;
-        let mut command = installation.command("postgres")?;
+        let mut command = installation.command_through(runner, "postgres")?;
         command.arg("-D").arg(&data).stdout(Stdio::from(log)).stderr(Stdio::from(also_log));
         if self.options.passfile {
             command.env("PGPASSFILE", self.passfile());

@@ -1,5 +1,5 @@
-//! Clients whose writes begin on other nodes: Citus has a worker run their procedure, or they have all workers
-//! run a command.  They pass the clients' gate where they came in like all others, so that closing the gates
+//! Clients whose writes begin on other nodes: Citus has a worker run their procedure or lock their rows, or they
+//! have all workers run a command.  They pass the clients' gate where they came in like all others, so that closing the gates
 //! one kind after the other leaves nobody in the middle.
 
 use std::time::{Duration, Instant};
@@ -35,14 +35,17 @@ const DISTRIBUTE: &str =
     "SELECT create_distributed_function('entries(bigint)', 'first', colocate_with := 'ledger')";
 
 /// What the clients do.
-const WRITES: [&str; 2] = [
+const WRITES: [&str; 3] = [
     "CALL entries(?)",
     "SELECT run_command_on_workers('INSERT INTO ledger SELECT i FROM generate_series(1, 8) i')",
+    "BEGIN; SELECT written_on FROM ledger WHERE id = ? FOR UPDATE; \
+     UPDATE ledger SET written_on = written_on WHERE id = ?; COMMIT",
 ];
 
 /// Clients that do it all the time.
 fn clients(cluster: &Cluster, write: &'static str) -> Result<Vec<Load>> {
-    let turn = |turn: u64| vec![write.replace('?', &turn.to_string())];
+    let turn =
+        |turn: u64| write.replace('?', &turn.to_string()).split("; ").map(str::to_owned).collect();
     let clients: Vec<Load> =
         (0..CLIENTS).map(|_| Load::start(cluster, 0, turn)).collect::<Result<_>>()?;
     clients.iter().try_for_each(|client| client.wait_for_more(2))?;

@@ -2,8 +2,8 @@
 //! cannot be read is taken for closed.
 
 use readonly_tests::{
-    Engine, PATIENCE, Server, StopMode, assert_agrees, assert_untouched, close, give_as,
-    is_read_only, on_each_engine, open, serve, single, state_file, wait_until,
+    Engine, PATIENCE, READ_ONLY, Server, StopMode, assert_agrees, assert_untouched, close, give_as,
+    is_read_only, on_each_engine, open, refusal, serve, single, state_file, wait_until,
 };
 use test_cluster::{Cluster, WalMethod};
 
@@ -123,6 +123,35 @@ fn a_file_that_cannot_be_read_closes_the_node_and_says_so() {
         std::fs::remove_file(&path).expect("the file goes");
         node.start()?;
         assert!(!assert_agrees(node)?);
+        assert_untouched(node)
+    });
+}
+
+/// The next switch may meet what damaged the file: then the node stays what it is.
+#[test]
+fn a_damaged_file_outlives_a_switch_that_cannot_write_another() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        node.stop(StopMode::Fast)?;
+        let path = state_file(node);
+        std::fs::write(&path, b"damaged").expect("a damaged file");
+        give_as(&path, node);
+        node.start()?;
+        assert!(assert_agrees(node)?);
+        let draft = path.with_extension("read_only.tmp");
+        std::fs::create_dir(&draft).expect("something where the draft belongs");
+        let error = refusal(&mut node.connect()?, READ_ONLY);
+        assert_eq!(error.code().code(), "58030", "{error:?}");
+        assert!(assert_agrees(node)?);
+        node.restart()?;
+        assert!(assert_agrees(node)?, "the node writes, and nobody has told it to");
+        std::fs::remove_dir(&draft).expect("the way is free");
+        close(node)?;
+        node.restart()?;
+        assert!(assert_agrees(node)?);
+        open(node)?;
         assert_untouched(node)
     });
 }
