@@ -8,7 +8,7 @@ mod connection;
 mod node;
 
 pub use connection::{Access, Dialer};
-pub use node::{Node, local_group, nodes, spi_one, this_node};
+pub use node::{Node, local_group, nodes, this_node};
 
 use crate::pg::lock;
 

@@ -2,9 +2,6 @@
 
 use std::ffi::CStr;
 
-use pgrx::spi::{self, Spi};
-use pgrx::{FromDatum, IntoDatum};
-
 use super::connection::own_host;
 use super::{COORDINATOR_GROUP, CatalogError};
 use crate::pg::small_table::{self, Value};
@@ -51,15 +48,6 @@ pub fn local_group() -> Result<i32, CatalogError> {
     let rows = table_rows(c"pg_dist_local_group", &[c"groupid"])?;
     let group = rows.first().and_then(|row| number(&row[0]));
     group.ok_or_else(|| CatalogError::Read { table: TABLE, error: "no row".into() })
-}
-
-/// The one value that a query gives.  Unlike [`Spi::get_one`] it only reads, and so gives a transaction
-/// that has written nothing no transaction id.
-pub fn spi_one<T: FromDatum + IntoDatum>(query: &str) -> spi::Result<Option<T>> {
-    Spi::connect(|client| {
-        let rows = client.select(query, Some(1), &[])?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get::<T>(1) }
-    })
 }
 
 /// All primaries, by `nodeid`.

@@ -311,6 +311,15 @@ fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
     }
 }
 
+/// The one value that a query gives.  Unlike [`pgrx::Spi::get_one`] it only reads, and so gives a transaction
+/// that has written nothing no transaction id.
+fn spi_one<T: pgrx::FromDatum + pgrx::IntoDatum>(query: &str) -> pgrx::spi::Result<Option<T>> {
+    pgrx::Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &[])?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get::<T>(1) }
+    })
+}
+
 /// Whether there is a block in this database.
 pub fn is_held() -> bool {
     control::look(database()).is_some_and(|(_, block)| block.is_live())
@@ -318,7 +327,7 @@ pub fn is_held() -> bool {
 
 /// The role that the extension's own sessions act as.
 pub fn owner() -> pg_sys::Oid {
-    catalog::spi_one::<pg_sys::Oid>(
+    spi_one::<pg_sys::Oid>(
         "SELECT extowner FROM pg_catalog.pg_extension WHERE extname = 'citus_fence'",
     )
     .ok()
@@ -434,7 +443,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
 
 /// What keeps a worker from connecting, although this session could.
 fn why_not_connected() -> Option<&'static str> {
-    let says_no = |query| matches!(catalog::spi_one::<bool>(query), Ok(Some(false)));
+    let says_no = |query| matches!(spi_one::<bool>(query), Ok(Some(false)));
     if says_no(
         "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
     ) {

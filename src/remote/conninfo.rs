@@ -129,7 +129,8 @@ impl fmt::Debug for ConnParams {
 /// The parameters every session starts from; merge Citus' and our own settings over them.
 ///
 /// Nothing goes into `options`: poolers refuse startup packets that carry it, so settings are for
-/// `SET LOCAL`. The application name is the *fallback* one, so that a connection string can set
+/// `SET LOCAL`. Kerberos' encryption is off unless a setting asks for it: libpq would look for a ticket at
+/// every connection, and talk to the KDC for as long as that takes. The application name is the *fallback* one, so that a connection string can set
 /// its own. `connect_timeout` only tells libpq's blocking half, and so whoever copies these
 /// parameters; here the caller's deadline is the bound.
 pub fn base_params(
@@ -151,6 +152,7 @@ pub fn base_params(
         .set("user", user)
         .set("fallback_application_name", application_name)
         .set("client_encoding", "UTF8")
+        .set("gssencmode", "disable")
         .set("connect_timeout", whole_seconds.to_string())
         .set("keepalives", "1")
         .set("keepalives_idle", KEEPALIVES_IDLE.to_string())

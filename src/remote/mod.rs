@@ -37,8 +37,8 @@
 //! Only the non-blocking half of libpq is used, so a frozen host costs its caller the deadline and
 //! nothing more. Two things happen inside `PQconnectStartParams` and `PQconnectPoll` that no
 //! deadline of ours can interrupt: the lookup of a host *name* (getaddrinfo; node names that are
-//! addresses, or `hostaddr`, avoid it) and, with a Kerberos ticket at hand, the talk to the KDC
-//! (`gssencmode=disable` avoids it). And of a name with several addresses libpq only tries the
+//! addresses, or `hostaddr`, avoid it) and, where a setting asks for `gssencmode` and there is a
+//! Kerberos ticket, the talk to the KDC. And of a name with several addresses libpq only tries the
 //! next one when the one before *fails*, not when it is silent.
 //!
 //! Closing a session does not end what its server process is doing: one that waits for a lock does
