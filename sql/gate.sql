@@ -40,6 +40,7 @@ SELECT node.state,
 
 REVOKE ALL ON FUNCTION alter_system_read_only(boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION alter_system_read_write() FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_fence.commands_in_steps() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.lock_gate(text) FROM PUBLIC;
 GRANT SELECT ON citus_fence.gate_blockers, citus_fence.stat_gate TO PUBLIC;
 

@@ -22,7 +22,8 @@ mod magic {
     ::pgrx::pg_module_magic!(name, version);
 }
 
-static SHARED: &[&dyn pg::shmem::SharedArea] = &[&fence::CONTROL, &readonly::Memory];
+static SHARED: &[&dyn pg::shmem::SharedArea] =
+    &[&fence::CONTROL, &fence::HANDOVERS, &readonly::Memory];
 
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]

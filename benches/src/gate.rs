@@ -68,6 +68,14 @@ fn restart(server: &Server, engine: Engine, with_gate: bool) -> Result<()> {
     Ok(())
 }
 
+/// Leaves no dead rows in the small tables, of which every transaction updates one: what a run costs would
+/// depend on how many ran before.
+pub fn tidy(server: &Server) -> Result<()> {
+    server.execute("TRUNCATE pgbench_history")?;
+    server.execute("VACUUM FULL pgbench_branches")?;
+    server.execute("VACUUM FULL pgbench_tellers")
+}
+
 /// Two servers with the same tables take turns in short runs, one with the gate and one without. Halfway
 /// they swap, so what else differs between them is for the gate as often as against it.
 fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
@@ -84,6 +92,7 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
             restart(plain, engine, false)?;
             for pair in 0..plan.pairs.div_ceil(2) {
                 let rate = |server: &Server| -> Result<f64> {
+                    tidy(server)?;
                     let text = server.pgbench_to_end(&[
                         "-n",
                         "-b",
@@ -97,7 +106,10 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
                     ])?;
                     Ok(transactions_per_second(&text).expect("a rate in pgbench's output"))
                 };
-                let time = |server: &Server| processor_time(server, load);
+                let time = |server: &Server| {
+                    tidy(server)?;
+                    processor_time(server, load)
+                };
                 // Which comes first changes from pair to pair.
                 if pair % 2 == 0 {
                     rates.push(rate(gated)? / rate(plain)?);

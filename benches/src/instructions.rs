@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use test_cluster::{PATIENCE, Result, Server, StopMode, wait_until};
 
-use crate::gate::Load;
+use crate::gate::{Load, tidy};
 
 /// Transactions of the two sessions whose difference counts: beginning and ending a session costs as much in
 /// both.
@@ -19,6 +19,7 @@ pub fn instructions(server: &Server, load: Load) -> Result<Option<f64>> {
     if !version.is_ok_and(|status| status.success()) {
         return Ok(None);
     }
+    tidy(server)?;
     let counts = server.socket_dir().join("instructions");
     server.stop(StopMode::Fast)?;
     let out = format!("--callgrind-out-file={}.%p", counts.display());

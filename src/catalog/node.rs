@@ -2,6 +2,8 @@
 
 use std::ffi::CStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::connection::own_host;
 use super::{COORDINATOR_GROUP, CatalogError};
 use crate::pg::small_table::{self, Value};
@@ -9,7 +11,7 @@ use crate::pg::{ident, lock};
 use crate::remote::NodeLabel;
 
 /// A primary: a node that can take writes, and so can coordinate a distributed transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// `nodeid`.
     pub nodeid: i32,

@@ -8,11 +8,12 @@ use pgrx::pg_sys;
 use super::attempt::{Barrier, Bounds, Failed, Home, Story, attempt};
 use super::control::{NodeRow, Owner};
 use super::error::FenceError;
+use super::handover::{self, Handover};
 use super::let_go::let_go;
 use super::party::{Party, describe_blocker, is_passing};
 use super::reason::{BestReason, Reason};
 use super::recovery::{Stopped, finish_in_doubt};
-use super::state::Block;
+use super::state::{Block, Terms, Token};
 use super::text::Text;
 use super::{HELPER_NAME, HOLDER_NAME, statements};
 use crate::catalog::{self, Access, Dialer, Node};
@@ -27,7 +28,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
 use crate::readonly::{Gate, close_gate, stay_closed};
-use crate::remote::{Deadline, Pause, RemoteError, Target, Waiter, pause};
+use crate::remote::{Connecting, Deadline, Pause, RemoteError, Target, Waiter, pause};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
 /// part is in the [`Party`].  Dropping it aborts the local transaction.
@@ -61,11 +62,12 @@ pub fn acquire(
     owner: &Owner,
     party: &mut Party,
     block: &Block,
+    mut lead: Option<Lead>,
     unconfirmed: &mut Vec<RemoteError>,
 ) -> Result<HeldFence, FenceError> {
     let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
-    let limit_ms = start_limit_ms(block);
-    let deadline = Deadline::after(&waiter, Duration::from_millis(limit_ms as u64));
+    let limit_ms = start_limit_ms(&block.terms);
+    let deadline = start_by(&waiter, &block.terms);
     let mut backoff = BACKOFF.0;
     let mut attempts = 0;
     let mut in_the_way = BestReason::default();
@@ -76,7 +78,7 @@ pub fn acquire(
             return Err(FenceError::LocksNotHeld { after_ms: limit_ms, last, blockers });
         }
         attempts += 1;
-        match try_once(&mut waiter, party, block, deadline) {
+        match try_once(&mut waiter, party, block, lead.take(), deadline) {
             Ok(held) => return Ok(HeldFence { attempts, ..held }),
             Err(Failed::Stopped) => return Err(stopped()),
             Err(Failed::ForNow { what, blockers }) => {
@@ -118,13 +120,67 @@ pub fn acquire(
 }
 
 /// Longest time that a start may take.
-fn start_limit_ms(block: &Block) -> i32 {
-    block.terms.acquire_timeout_ms.min(block.terms.timeout_ms)
+fn start_limit_ms(terms: &Terms) -> i32 {
+    terms.acquire_timeout_ms.min(terms.timeout_ms)
+}
+
+fn start_by(waiter: &impl Waiter, terms: &Terms) -> Deadline {
+    Deadline::after(waiter, Duration::from_millis(start_limit_ms(terms) as u64))
+}
+
+/// The nodes of an attempt, and its connections, which have been asked for.
+pub struct Lead {
+    nodes: Vec<Node>,
+    connecting: Connecting,
+    descriptors: ReservedDescriptors,
+}
+
+impl Lead {
+    /// Asks for them.
+    pub fn start(
+        waiter: &impl Waiter,
+        known: Handover,
+        deadline: Deadline,
+    ) -> Result<Self, FenceError> {
+        let Handover { nodes, targets } = known;
+        let count = targets.len();
+        let descriptors =
+            ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+        let connecting = Connecting::start(waiter, &targets, deadline);
+        Ok(Self { nodes, connecting, descriptors })
+    }
+
+    /// The first attempt's, of what the requestor knows, before the worker has a session of its own.
+    pub fn first(token: Token, terms: &Terms) -> Option<Self> {
+        let waiter = BackendWaiter::new(|| false);
+        let known = handover::take(token)?;
+        Self::start(&waiter, known, start_by(&waiter, terms)).ok()
+    }
+}
+
+/// What there is to know of the nodes, as of now.
+pub fn read_nodes(terms: &Terms) -> Result<Handover, FenceError> {
+    catalog::fence_relations()?;
+    let nodes = catalog::nodes()?;
+    let access = Access::read(Dialer {
+        role: pg_sys::Oid::from(terms.owner),
+        application_name: HOLDER_NAME.to_owned(),
+        connect_timeout: Duration::from_millis(terms.connect_timeout_ms as u64),
+    });
+    let targets = remote_nodes(&nodes)
+        .map(|node| access.target(node.label()))
+        .collect::<Result<Vec<Target>, _>>()?;
+    let (count, max) = (targets.len() + 1, crate::guc::MAX_NODES.get() as usize);
+    if count > max {
+        return Err(FenceError::TooManyNodes { count, max });
+    }
+    Ok(Handover { nodes, targets })
 }
 
 /// After which a node that hears nothing more has ended its part of a failed start by itself.
 pub fn longest_leftover_ms(block: &Block, party: &Party) -> i64 {
-    let limit_ms = if party.hold_begun() { block.terms.timeout_ms } else { start_limit_ms(block) };
+    let terms = &block.terms;
+    let limit_ms = if party.hold_begun() { terms.timeout_ms } else { start_limit_ms(terms) };
     i64::from(limit_ms) + statements::IDLE_GRACE_MS
 }
 
@@ -141,33 +197,24 @@ fn stopped() -> FenceError {
     }
 }
 
-/// Reads the list of nodes and makes one attempt on them.
+/// Makes one attempt, on the nodes of the lead, or else reads which there are.
 fn try_once<W: Waiter>(
     waiter: &mut W,
     party: &mut Party,
     block: &Block,
+    lead: Option<Lead>,
     deadline: Deadline,
 ) -> Result<HeldFence, Failed> {
     let connect_timeout = Duration::from_millis(block.terms.connect_timeout_ms as u64);
-    let reading = Transaction::begin();
-    let (nodes, targets) = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
-        catalog::fence_relations()?;
-        let nodes = catalog::nodes()?;
-        let access = Access::read(Dialer {
-            role: pg_sys::Oid::from(block.terms.owner),
-            application_name: HOLDER_NAME.to_owned(),
-            connect_timeout,
-        });
-        let targets = remote_nodes(&nodes)
-            .map(|node| access.target(node.label()))
-            .collect::<Result<Vec<Target>, _>>()?;
-        Ok((nodes, targets))
-    })?;
-    drop(reading);
-    let max = crate::guc::MAX_NODES.get() as usize;
-    if targets.len() + 1 > max {
-        return Err(FenceError::TooManyNodes { count: targets.len() + 1, max }.into());
-    }
+    let Lead { nodes, connecting, descriptors } = match lead {
+        Some(lead) => lead,
+        None => {
+            let reading = Transaction::begin();
+            let known = read_nodes(&block.terms)?;
+            drop(reading);
+            Lead::start(waiter, known, deadline)?
+        }
+    };
     let bounds = Bounds {
         mode: block.terms.mode,
         deadline,
@@ -177,8 +224,8 @@ fn try_once<W: Waiter>(
     };
     let others: Vec<Node> = remote_nodes(&nodes).cloned().collect();
     let mut home =
-        ThisNode { nodes, descriptors: Vec::new(), local: None, locked_at: 0, wal_lsn: 0 };
-    let story = attempt(waiter, &mut home, party, &others, &targets, &bounds)?;
+        ThisNode { nodes, descriptors: vec![descriptors], local: None, locked_at: 0, wal_lsn: 0 };
+    let story = attempt(waiter, &mut home, party, &others, connecting, &bounds)?;
 
     let mut rows = vec![home.row()];
     rows.extend(party.rows(home.locked_at));
@@ -225,8 +272,7 @@ impl Home for ThisNode {
     }
 
     fn nodes_are_the_same(&mut self) -> Result<bool, Failed> {
-        let Some(local) = &self.local else { return Err(FenceError::WorkerVanished.into()) };
-        Ok(local.with_latest_snapshot(catalog::nodes)? == self.nodes)
+        Ok(catalog::nodes()? == self.nodes)
     }
 
     fn flush(&mut self) {
@@ -364,15 +410,12 @@ fn recover_in_doubt<W: Waiter>(
         connect_timeout,
     };
     let reading = Transaction::begin();
-    let targets = reading.with_latest_snapshot(|| -> Result<_, FenceError> {
-        let nodes = catalog::nodes()?;
-        let access = Access::read(dialer);
-        let mut targets = vec![access.loopback()?];
-        for node in remote_nodes(&nodes) {
-            targets.push(access.target(node.label())?);
-        }
-        Ok(targets)
-    })?;
+    let nodes = catalog::nodes()?;
+    let access = Access::read(dialer);
+    let mut targets = vec![access.loopback()?];
+    for node in remote_nodes(&nodes) {
+        targets.push(access.target(node.label())?);
+    }
     drop(reading);
     let Some(_descriptors) = ReservedDescriptors::acquire(targets.len()) else {
         return Ok(());

@@ -40,7 +40,7 @@ use super::party::Party;
 use super::state::Mode;
 use super::statements;
 use crate::catalog::Node;
-use crate::remote::{Deadline, Pq, Target, Waiter};
+use crate::remote::{Connecting, Deadline, Pq, Waiter};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -149,16 +149,15 @@ pub struct Story {
     pub slowest: Option<(String, i64)>,
 }
 
-/// Takes the locks on `home` and on all `nodes`, each of which has its place among the `targets`.
+/// Takes the locks on `home` and on all `nodes`, which are being connected to, in the same order.
 pub fn attempt<C: Pq, W: Waiter>(
     waiter: &mut W,
     home: &mut impl Home,
     party: &mut Party<C>,
     nodes: &[Node],
-    targets: &[Target],
+    connecting: Connecting<C>,
     bounds: &Bounds,
 ) -> Result<Story, Failed> {
-    home.reserve(targets.len())?;
     let began = waiter.now();
     let lock_timeout = bounds
         .lock_timeout
@@ -168,7 +167,7 @@ pub fn attempt<C: Pq, W: Waiter>(
     let begin =
         statements::begin(lock_timeout.as_millis() as i32, bounds.starting_timeout_ms(waiter));
     let begin_by = Deadline::after(waiter, bounds.connect_timeout).earlier(bounds.deadline);
-    party.begin(waiter, nodes, targets, &begin, begin_by)?;
+    party.begin(waiter, nodes, connecting, &begin, begin_by)?;
     if bounds.mode == Mode::All {
         party.require_gates()?;
     }

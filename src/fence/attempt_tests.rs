@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Bounds, Failed, attempt};
+use super::{Bounds, Failed, Story};
+use crate::catalog::Node;
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
 use crate::fence::scripted::{ScriptHome, answer, answer_with, host, nodes, well};
@@ -10,9 +11,22 @@ use crate::fence::state::Mode;
 use crate::remote::tests::script::{
     Script, ScriptPq, ScriptWaiter, hangs, ms, node, open_connections, sent,
 };
-use crate::remote::{Deadline, Target, Waiter};
+use crate::remote::{Connecting, Deadline, Target, Waiter};
 
 const NODES: usize = 1000;
+
+/// An attempt, from its first connection on.
+fn attempt(
+    waiter: &mut ScriptWaiter,
+    home: &mut ScriptHome,
+    party: &mut Party<ScriptPq>,
+    nodes: &[Node],
+    targets: &[Target],
+    bounds: &Bounds,
+) -> Result<Story, Failed> {
+    let connecting = Connecting::start(waiter, targets, bounds.deadline);
+    super::attempt(waiter, home, party, nodes, connecting, bounds)
+}
 
 fn bounds(waiter: &ScriptWaiter) -> Bounds {
     Bounds {

@@ -29,7 +29,7 @@ pub struct NodeRow {
     pub port: i32,
     /// Process on that node that holds the locks.
     pub backend_pid: i32,
-    /// When it had them, by that node's clock.
+    /// When it had them, by the coordinator's clock.
     pub locked_at: Moment,
     /// Of that node's data directory.
     pub system_identifier: u64,

@@ -18,19 +18,18 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use super::HELPER_NAME;
-use super::acquire::HeldFence;
 use super::control::Owner;
 use super::error::FenceError;
 use super::party::{Party, parse_lsn};
 use super::state::{Block, Errand, Failure};
 use super::statements;
-use crate::catalog::{self, Access, CatalogError, Dialer};
+use crate::catalog::{self, Access, Dialer};
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::interrupts;
 use crate::pg::wait::{BackendWaiter, monotonic_now};
 use crate::pg::wal;
-use crate::pg::worker;
+use crate::pg::worker::{self, Transaction};
 use crate::remote::{
     Command, Deadline, RemoteError, Session, SessionState, Target, Waiter, WatchEnd, connect_all,
     run_all, watch,
@@ -110,8 +109,8 @@ struct Place {
 
 impl DeadlockSearch {
     /// Knows whom to ask.  Without Citus, or where Citus' own search is switched off, there is nothing
-    /// to do.
-    pub fn begin(party: &Party, held: &HeldFence, block: &Block) -> Self {
+    /// to do.  The catalog is looked at inside the local transaction.
+    pub fn begin(party: &Party, _local: &Transaction, block: &Block) -> Self {
         let idle =
             Self { places: Vec::new(), interval: Duration::MAX, next: Duration::MAX, turn: 0 };
         let Some(interval) = citus_interval() else { return idle };
@@ -120,15 +119,11 @@ impl DeadlockSearch {
             application_name: HELPER_NAME.to_owned(),
             connect_timeout: CONNECT_BOUND,
         };
-        let loopback = held.local.with_latest_snapshot(|| -> Result<_, CatalogError> {
-            if !catalog::is_citus() {
-                return Ok(None);
-            }
-            Access::read(dialer).loopback().map(Some)
-        });
-        let loopback = match loopback {
-            Ok(Some(loopback)) => loopback,
-            Ok(None) => return idle,
+        if !catalog::is_citus() {
+            return idle;
+        }
+        let loopback = match Access::read(dialer).loopback() {
+            Ok(loopback) => loopback,
             Err(error) => {
                 elog::log(&format!("citus_fence: no deadlock detection under the block: {error}"));
                 return idle;

@@ -7,7 +7,7 @@ use crate::fence::statements;
 use crate::remote::tests::script::{
     EOF, Incoming, Script, ScriptPq, ScriptWaiter, hangs, ms, node, sent,
 };
-use crate::remote::{Command, Deadline, TransactionStatus, Waiter};
+use crate::remote::{Command, Connecting, Deadline, TransactionStatus, Waiter};
 
 /// A party whose transactions have been begun, on nodes that behave so, connection by connection.
 fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {
@@ -20,7 +20,8 @@ fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {
     let deadline = Deadline::after(&waiter, ms(1000));
     let mut party = Party::default();
     let begin = statements::begin(1000, 1000);
-    party.begin(&mut waiter, &nodes(targets.len()), &targets, &begin, deadline).unwrap();
+    let connecting = Connecting::start(&waiter, &targets, deadline);
+    party.begin(&mut waiter, &nodes(targets.len()), connecting, &begin, deadline).unwrap();
     party
 }
 

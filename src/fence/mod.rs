@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod error;
+pub mod handover;
 pub mod state;
 pub mod text;
 
@@ -28,6 +29,7 @@ mod worker;
 
 pub use api::{is_held, owner};
 pub use control::{CONTROL, NodeRow};
+pub use handover::HANDOVERS;
 pub use party::parse_lsn;
 pub use wait_graph::global_pid;
 pub use worker::run_worker;

@@ -10,8 +10,8 @@ use super::statements;
 use super::text::Text;
 use crate::catalog::Node;
 use crate::remote::{
-    Command, Deadline, LibPq, Pq, RemoteError, Reply, ResultSet, Session, Target, Waiter,
-    connect_all, connect_all_and_run, run_all,
+    Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, ResultSet, Session, Target,
+    Waiter, connect_all, run_all,
 };
 
 /// A remote node with its session.
@@ -103,22 +103,20 @@ impl<C: Pq> Party<C> {
         })
     }
 
-    /// Connects to all of the nodes and begins the transactions.  An active node that does not answer is an
+    /// Begins the transactions on all of the nodes as soon as they are connected.  An active node that does not answer is an
     /// error; an inactive one, or one that cannot begin (it may not even have the tables), is noted and left
     /// out.
     pub fn begin<W: Waiter>(
         &mut self,
         waiter: &mut W,
         nodes: &[Node],
-        targets: &[Target],
+        connecting: Connecting<C>,
         sql: &str,
         deadline: Deadline,
     ) -> Result<(), Failed> {
         let command = Command::new("begin of the fence", sql);
         let mut failed = None;
-        for (node, begun) in
-            nodes.iter().zip(connect_all_and_run(waiter, targets, &command, deadline))
-        {
+        for (node, begun) in nodes.iter().zip(connecting.run(waiter, &command, deadline)) {
             let error = match begun {
                 Ok((session, reply)) => {
                     let mut member = Member::new(node.clone(), session);

@@ -18,7 +18,7 @@
 
 use std::cell::Cell;
 
-use super::acquire::{self, HeldFence};
+use super::acquire::{self, HeldFence, Lead};
 use super::control::Owner;
 use super::error::FenceError;
 use super::hold::{self, DeadlockSearch, End};
@@ -61,12 +61,14 @@ pub fn run_worker(slot: i32, generation: u64) {
     OWNER.set(Some(owner));
     // Before the session connects, so that it runs after the session's locks are gone.
     worker::before_exit(on_exit);
+    // The nodes fork their processes while this one gets its session.
+    let lead = Lead::first(token, &block.terms);
     worker::connect(block.database, block.terms.owner);
     IS_CONNECTED.set(true);
     worker::report_activity("citus_fence backup block");
     // Out here, so that an ERROR that unwinds through `run` leaves the sessions to be let go in order.
     let mut party = Party::default();
-    match worker::catch(|| run(&owner, &block, &mut party)) {
+    match worker::catch(|| run(&owner, &block, lead, &mut party)) {
         Ok(()) => {}
         Err(error) => {
             abort_all();
@@ -105,7 +107,7 @@ fn on_exit() {
     }
 }
 
-fn run(owner: &Owner, block: &Block, party: &mut Party) {
+fn run(owner: &Owner, block: &Block, lead: Option<Lead>, party: &mut Party) {
     let requestor = block.requestor.map_or(0, |process| process.pid);
     elog::log(&format!(
         "citus_fence: process {requestor} asks for a backup block of {} ms, mode {}",
@@ -114,7 +116,7 @@ fn run(owner: &Owner, block: &Block, party: &mut Party) {
     ));
     let started = std::time::Instant::now();
     let mut unconfirmed = Vec::new();
-    let held = match acquire::acquire(owner, party, block, &mut unconfirmed) {
+    let held = match acquire::acquire(owner, party, block, lead, &mut unconfirmed) {
         Ok(held) => held,
         Err(error) => return ended(owner, block, party, Err(error), &unconfirmed),
     };
@@ -124,7 +126,7 @@ fn run(owner: &Owner, block: &Block, party: &mut Party) {
     }
     log_active(&held, started.elapsed());
     // Closed last, when all is said: nobody waits for that.
-    let mut search = DeadlockSearch::begin(party, &held, block);
+    let mut search = DeadlockSearch::begin(party, &held.local, block);
     let end = hold::hold(owner, party, &mut search);
     owner.begin_release();
     drop(held);

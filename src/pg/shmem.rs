@@ -26,6 +26,10 @@ pub unsafe trait Shareable: Copy + 'static {}
 unsafe impl Shareable for crate::fence::state::Block {}
 // SAFETY: as above.
 unsafe impl Shareable for crate::fence::NodeRow {}
+// SAFETY: numbers.
+unsafe impl Shareable for crate::fence::handover::Head {}
+// SAFETY: a number.
+unsafe impl Shareable for u8 {}
 
 /// `S` per slot, and for each slot a number of rows `R`.
 ///

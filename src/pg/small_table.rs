@@ -10,19 +10,14 @@ use super::memory::Scratch;
 /// A value as the server writes it, or null.
 pub type Value = Option<String>;
 
-/// All rows, each with the values of those columns; null where the table has no such column.  As with a
-/// query, the rows are those of the active snapshot, or of now where there is none.  Nobody's right to read
-/// the table is looked at.
+/// All rows, each with the values of those columns; null where the table has no such column.  The rows are
+/// those of now, whatever the transaction has seen before.  Nobody's right to read the table is looked at.
 pub fn rows(relation: pg_sys::Oid, columns: &[&CStr]) -> Vec<Vec<Value>> {
     let context = Scratch::new();
     context.run(|| {
         // SAFETY: inside a transaction.  The relation is open while its rows are read, and a row stays where
         // it is until the next one is asked for.  After an error the abort closes all of it.
         unsafe {
-            let snapshot = match pg_sys::ActiveSnapshotSet() {
-                true => pg_sys::GetActiveSnapshot(),
-                false => std::ptr::null_mut(),
-            };
             let table = pg_sys::table_open(relation, READ);
             let columns: Vec<Column> =
                 columns.iter().map(|name| Column::find(table, name)).collect();
@@ -30,7 +25,8 @@ pub fn rows(relation: pg_sys::Oid, columns: &[&CStr]) -> Vec<Vec<Value>> {
                 table,
                 pg_sys::InvalidOid,
                 false,
-                snapshot,
+                // The catalogs' snapshot, which for a table like this is a new one each time.
+                std::ptr::null_mut(),
                 0,
                 std::ptr::null_mut(),
             );

@@ -4,6 +4,8 @@ use std::ffi::CString;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::ffi;
 
 /// What a secret looks like in anything a human may read.
@@ -38,8 +40,8 @@ pub enum ConnInfoError {
 /// same keyword replaces the earlier one.
 ///
 /// `Debug` and `Display` mask every secret; [`ConnParams::redact`] takes the secrets out of a text
-/// that somebody else wrote.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// that somebody else wrote. What serde makes of them has the secrets in it.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnParams(Vec<(String, String)>);
 
 impl ConnParams {

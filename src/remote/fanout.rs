@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::connection::{RunTask, Session, unfinished};
 use super::conninfo::ConnParams;
 use super::deadline::Deadline;
 use super::drive::{DriveEnd, Task, drive};
 use super::error::RemoteError;
+use super::ffi::LibPq;
 use super::node::NodeLabel;
 use super::pq::{ConnStatus, PollStep, Pq, StartError};
 use super::reply::{Command, Reply};
@@ -17,7 +20,7 @@ use super::wait::{Interest, Waiter};
 const CONNECT: &str = "connect";
 
 /// Where to connect to, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// What messages call it.
     pub node: NodeLabel,
@@ -42,23 +45,37 @@ pub fn connect_all<C: Pq, W: Waiter + ?Sized>(
 /// What became of a target: no session; or one, and the answer to its first command.
 pub type Begun<C> = Result<(Session<C>, Result<Reply, RemoteError>), RemoteError>;
 
-/// Connects to all targets at once and runs a command on each session as soon as it is there, so that the
-/// quick do not wait for the slow: one result per target, in order.  The deadline is for both; a command that
-/// has not ended by then leaves its session Busy, as [`run_all`] does.
-pub fn connect_all_and_run<C: Pq, W: Waiter + ?Sized>(
-    waiter: &mut W,
-    targets: &[Target],
-    command: &Command<'_>,
-    deadline: Deadline,
-) -> Vec<Begun<C>> {
-    let started = waiter.now();
-    let mut tasks: Vec<BeginTask<'_, C>> = start_all(waiter, targets, deadline)
-        .into_iter()
-        .map(|connecting| BeginTask { connecting, command, session: None, result: None })
-        .collect();
-    let end = drive(waiter, &mut tasks, deadline);
-    let after = waiter.now().saturating_sub(started);
-    tasks.into_iter().map(|task| task.into_result(end, after)).collect()
+/// Connections that have been asked for, all at once, and that nobody waits for yet.
+pub struct Connecting<C: Pq = LibPq> {
+    tasks: Vec<ConnectTask<C>>,
+    started: Duration,
+}
+
+impl<C: Pq> Connecting<C> {
+    /// Asks for them.
+    pub fn start<W: Waiter + ?Sized>(waiter: &W, targets: &[Target], deadline: Deadline) -> Self {
+        let started = waiter.now();
+        Self { tasks: start_all(waiter, targets, deadline), started }
+    }
+
+    /// Runs a command on each session as soon as it is there, so that the quick do not wait for the slow: one
+    /// result per target, in order.  The deadline is for both; a command that has not ended by then leaves its
+    /// session Busy, as [`run_all`] does.
+    pub fn run<W: Waiter + ?Sized>(
+        self,
+        waiter: &mut W,
+        command: &Command<'_>,
+        deadline: Deadline,
+    ) -> Vec<Begun<C>> {
+        let mut tasks: Vec<BeginTask<'_, C>> = self
+            .tasks
+            .into_iter()
+            .map(|connecting| BeginTask { connecting, command, session: None, result: None })
+            .collect();
+        let end = drive(waiter, &mut tasks, deadline);
+        let after = waiter.now().saturating_sub(self.started);
+        tasks.into_iter().map(|task| task.into_result(end, after)).collect()
+    }
 }
 
 fn start_all<C: Pq, W: Waiter + ?Sized>(

@@ -20,8 +20,8 @@
 //! 1. The caller makes [`ConnParams`] ([`base_params`], then what Citus' settings say), one
 //!    [`Target`] per node, and a [`Deadline`].
 //! 2. [`connect_all`] starts every connection before it waits for the first; [`run_all`] sends
-//!    every command before it waits for the first answer; [`connect_all_and_run`] does both, each
-//!    session at its own pace. All give one result per node, in order.
+//!    every command before it waits for the first answer; [`Connecting`] does both, each session at
+//!    its own pace. All give one result per node, in order.
 //! 3. A command whose deadline passes leaves its session *Busy*: only [`cancel_and_drain`] brings
 //!    it back, or closes it. A Busy session refuses another command, a *Broken* one has no
 //!    connection any more.
@@ -76,7 +76,7 @@ pub use connection::{Session, SessionState};
 pub use conninfo::{ConnInfoError, ConnParams, base_params};
 pub use deadline::{Deadline, Pause, pause};
 pub use error::RemoteError;
-pub use fanout::{Begun, Target, connect_all, connect_all_and_run, run_all};
+pub use fanout::{Begun, Connecting, Target, connect_all, run_all};
 pub use ffi::LibPq;
 pub use node::NodeLabel;
 pub use poll::PollWaiter;

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The name of a node in messages: where it is reached and, if known, its id in `pg_dist_node`.
 ///
 /// `Display` gives `host:port`, as in `127.0.0.1:5433`; [`NodeLabel::described`] has the id too.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeLabel {
     /// `pg_dist_node.nodeid`; none for a node that is not in the catalog (yet).
     pub nodeid: Option<i32>,

@@ -12,7 +12,7 @@ use crate::fence::recovery::Helpers;
 use crate::fence::statements;
 use crate::guc;
 use crate::pg::elog;
-use crate::remote::{self, Deadline, Pause, Waiter};
+use crate::remote::{self, Connecting, Deadline, Pause, Waiter};
 
 /// Pauses between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -84,7 +84,8 @@ fn attempt<W: Waiter>(
     // An inactive node that is silent has the others wait with their transactions begun.
     let begin_ms = IDLE_MS.saturating_add(begin_by.remaining(waiter).as_millis() as i64);
     let begin = statements::begin(lock_timeout.as_millis() as i32, begin_ms);
-    party.begin(waiter, &nodes.list, &nodes.targets, &begin, begin_by)?;
+    let connecting = Connecting::start(waiter, &nodes.targets, begin_by);
+    party.begin(waiter, &nodes.list, connecting, &begin, begin_by)?;
     party.require_gates()?;
     let settle_by = by(waiter);
     party.set_idle_timeout(waiter, IDLE_MS, settle_by)?;

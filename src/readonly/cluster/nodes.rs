@@ -11,7 +11,6 @@ use crate::fence::HELPER_NAME;
 use crate::fence::error::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
-use crate::pg::snapshot;
 use crate::remote::Target;
 
 /// All nodes, this one first.
@@ -32,9 +31,8 @@ impl Nodes {
             application_name: HELPER_NAME.to_owned(),
             connect_timeout: connect_timeout(),
         };
-        let (list, access) = snapshot::with_latest(|| -> Result<_, CatalogError> {
-            Ok((list()?, Access::read(dialer)))
-        })?;
+        let list = list()?;
+        let access = Access::read(dialer);
         let mut targets = vec![access.loopback()?];
         for node in &list[1..] {
             targets.push(access.target(node.label())?);
@@ -48,7 +46,7 @@ impl Nodes {
 
     /// Whether they are still all there are.
     pub fn are_the_same(&self) -> Result<bool, CatalogError> {
-        Ok(snapshot::with_latest(list)? == self.list)
+        Ok(list()? == self.list)
     }
 }
 

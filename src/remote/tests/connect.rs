@@ -1,4 +1,4 @@
-//! Covers `fanout::connect_all` and `fanout::connect_all_and_run`.
+//! Covers `fanout::connect_all` and `fanout::Connecting`.
 
 use super::script::*;
 use crate::remote::*;
@@ -167,7 +167,8 @@ fn begin(targets: &[Target]) -> (Vec<Begun<ScriptPq>>, std::time::Duration) {
     let mut waiter = ScriptWaiter::default();
     let before = waiter.now();
     let deadline = Deadline::after(&waiter, ms(1000));
-    let begun = connect_all_and_run(&mut waiter, targets, &Command::new("say", "SAY"), deadline);
+    let connecting = Connecting::start(&waiter, targets, deadline);
+    let begun = connecting.run(&mut waiter, &Command::new("say", "SAY"), deadline);
     (begun, waiter.now() - before)
 }
 
