@@ -65,6 +65,14 @@ pub fn fence_relations() -> Result<FenceRelations, CatalogError> {
     })
 }
 
+/// Whether what is read of the nodes and of how they are reached can be read without a wait.
+pub fn can_be_read() -> bool {
+    [c"pg_dist_node", c"pg_dist_authinfo", c"pg_dist_poolinfo"]
+        .into_iter()
+        .filter_map(lock::catalog_relation)
+        .all(lock::can_be_read)
+}
+
 /// Whether Citus itself is in this database, and not only its tables.
 pub fn is_citus() -> bool {
     lock::extension(c"citus").is_some()

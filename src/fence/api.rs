@@ -396,8 +396,9 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     };
     let token = control::begin(database(), terms)?;
     let pending = Pending::new(token);
-    // Whatever keeps it from being read, the worker meets it too, and tells.
-    let _offer = acquire::read_nodes(&terms).ok().map(|known| Offer::put(token, &known));
+    // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
+    let known = if catalog::can_be_read() { acquire::read_nodes(&terms).ok() } else { None };
+    let _offer = known.map(|known| Offer::put(token, &known));
     let handle = worker::start(token).ok_or(FenceError::NoWorkerSlot)?;
     let start_by = Deadline::after(
         &interruptible(),

@@ -74,6 +74,19 @@ pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// Whether nobody keeps readers from a relation right now.
+pub fn can_be_read(relation: pg_sys::Oid) -> bool {
+    const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: any number may be locked; the caller runs in a transaction, and what is taken is given back.
+    unsafe {
+        let is_free = pg_sys::ConditionalLockRelationOid(relation, READ);
+        if is_free {
+            pg_sys::UnlockRelationOid(relation, READ);
+        }
+        is_free
+    }
+}
+
 /// The extension of that name, or `None`.
 pub fn extension(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: as in catalog_relation(); no error for a missing one.
