@@ -328,12 +328,7 @@ pub fn is_held() -> bool {
 
 /// The role that the extension's own sessions act as.
 pub fn owner() -> pg_sys::Oid {
-    spi_one::<pg_sys::Oid>(
-        "SELECT extowner FROM pg_catalog.pg_extension WHERE extname = 'citus_fence'",
-    )
-    .ok()
-    .flatten()
-    .unwrap_or_else(ident::current_role)
+    lock::extension_owner(c"citus_fence").unwrap_or_else(ident::current_role)
 }
 
 /// How much later than the worker itself its requestor gives up: a worker may be at the last of its

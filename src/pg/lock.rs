@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use super::small_table;
+
 /// Takes ExclusiveLock on a relation until the end of the transaction: readers go on, writers and a
 /// second holder wait.  Waits as long as `lock_timeout` allows; raises an error when it gives up.
 pub fn lock_relation_exclusive(relation: pg_sys::Oid) {
@@ -92,6 +94,13 @@ pub fn extension(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: as in catalog_relation(); no error for a missing one.
     let oid = unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Its owner.
+pub fn extension_owner(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
+    let rows = small_table::rows(pg_sys::ExtensionRelationId, &[c"extname", c"extowner"]);
+    let row = rows.into_iter().find(|row| row[0].as_deref() == name.to_str().ok())?;
+    row[1].as_ref()?.parse::<u32>().ok().map(pg_sys::Oid::from)
 }
 
 const PG_CATALOG_NAMESPACE: u32 = 11;
