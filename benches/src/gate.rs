@@ -1,7 +1,7 @@
 //! The price of the gate: pgbench with the library and without it, in turns; and how long closing an idle
 //! gate takes.
 
-use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use test_cluster::{Engine, Result, Server, StopMode};
@@ -9,8 +9,10 @@ use test_cluster::{Engine, Result, Server, StopMode};
 use crate::figures::Table;
 use crate::instructions::instructions;
 
-/// Sessions of pgbench; the machine has to serve them and the server.
-const SESSIONS: &str = "2";
+/// Sessions of pgbench, where one server has the machine for itself; the machine has to serve them as well.
+const BOTH: &str = "2";
+/// Where two servers share it.
+const HALF: &str = "1";
 /// Size of pgbench's tables.
 const SCALE: &str = "10";
 
@@ -64,7 +66,7 @@ fn restart(server: &Server, engine: Engine, with_gate: bool) -> Result<()> {
     server.set_while_stopped("shared_preload_libraries", libraries(engine, with_gate))?;
     server.start()?;
     server.execute("SELECT pg_prewarm(oid) FROM pg_class WHERE relname LIKE 'pgbench%'")?;
-    server.pgbench_to_end(&["-n", "-S", "-T", "1", "-c", SESSIONS, "-j", SESSIONS])?;
+    server.pgbench_to_end(&["-n", "-S", "-T", "1", "-c", BOTH, "-j", BOTH])?;
     Ok(())
 }
 
@@ -76,8 +78,9 @@ pub fn tidy(server: &Server) -> Result<()> {
     server.execute("VACUUM FULL pgbench_tellers")
 }
 
-/// Two servers with the same tables take turns in short runs, one with the gate and one without. Halfway
-/// they swap, so what else differs between them is for the gate as often as against it.
+/// Two servers with the same tables, one with the gate and one without, take turns in short runs, and run at the
+/// same time: what else disturbs the machine then disturbs both. Halfway they swap, so what else differs between
+/// them is for the gate as often as against it.
 fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
     let servers = [server("first")?, server("second")?];
     let seconds = plan.seconds.to_string();
@@ -85,44 +88,32 @@ fn rates(engine: Engine, plan: Plan, table: &mut Table) -> Result<()> {
         (Load::Read, "pgbench -S", "interval has 1.00"),
         (Load::Write, "pgbench TPC-B", "p50 >= 0.98"),
     ] {
-        let (mut rates, mut times) = (Vec::new(), Vec::new());
+        let (mut in_turns, mut together) = (Vec::new(), Vec::new());
         for half in 0..2 {
             let (gated, plain) = (&servers[half], &servers[1 - half]);
             restart(gated, engine, true)?;
             restart(plain, engine, false)?;
             for pair in 0..plan.pairs.div_ceil(2) {
-                let rate = |server: &Server| -> Result<f64> {
-                    tidy(server)?;
-                    let text = server.pgbench_to_end(&[
-                        "-n",
-                        "-b",
-                        load.name(),
-                        "-T",
-                        &seconds,
-                        "-c",
-                        SESSIONS,
-                        "-j",
-                        SESSIONS,
-                    ])?;
-                    Ok(transactions_per_second(&text).expect("a rate in pgbench's output"))
-                };
-                let time = |server: &Server| {
-                    tidy(server)?;
-                    processor_time(server, load)
-                };
+                let rate = |server: &Server, sessions| rate(server, load, &seconds, sessions);
                 // Which comes first changes from pair to pair.
-                if pair % 2 == 0 {
-                    rates.push(rate(gated)? / rate(plain)?);
-                    times.push(time(gated)? / time(plain)?);
+                in_turns.push(if pair % 2 == 0 {
+                    rate(gated, BOTH)? / rate(plain, BOTH)?
                 } else {
-                    let (other_rate, other_time) = (rate(plain)?, time(plain)?);
-                    rates.push(rate(gated)? / other_rate);
-                    times.push(time(gated)? / other_time);
-                }
+                    let other = rate(plain, BOTH)?;
+                    rate(gated, BOTH)? / other
+                });
+                together.push(thread::scope(|scope| -> Result<f64> {
+                    let other = scope.spawn(|| rate(plain, HALF));
+                    Ok(rate(gated, HALF)? / other.join().expect("no panic")?)
+                })?);
             }
         }
-        table.interval(&format!("{what}: rate with the gate / without"), rates, target);
-        table.interval(&format!("{what}: processor time per transaction, likewise"), times, "");
+        table.interval(
+            &format!("{what}: rate with the gate / without, in turns"),
+            in_turns,
+            target,
+        );
+        table.interval(&format!("{what}: the same, at the same time"), together, target);
         // After the swap it is the second that has the gate.
         match (instructions(&servers[1], load)?, instructions(&servers[0], load)?) {
             (Some(gated), Some(plain)) => table.note(
@@ -173,27 +164,21 @@ impl Load {
     }
 }
 
-/// Nanoseconds on a processor that the server's process of one session needs for a transaction. Says less
-/// than a rate, as it leaves waiting out, and is hardly disturbed by what else the machine does.
-fn processor_time(server: &Server, load: Load) -> Result<f64> {
-    const TRANSACTIONS: u32 = 1500;
-    let mut client = server.connect()?;
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).expect("a number").get(0);
-    let mut run = |count: u32| {
-        for number in 0..count {
-            client.batch_execute(&load.statement(number)).expect("a transaction");
-        }
-    };
-    run(TRANSACTIONS / 10);
-    let before = nanoseconds_of(pid);
-    run(TRANSACTIONS);
-    Ok((nanoseconds_of(pid) - before) / f64::from(TRANSACTIONS))
-}
-
-/// What the kernel has counted for a process.
-fn nanoseconds_of(pid: i32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
-    text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
+/// Transactions a second.
+fn rate(server: &Server, load: Load, seconds: &str, sessions: &str) -> Result<f64> {
+    tidy(server)?;
+    let text = server.pgbench_to_end(&[
+        "-n",
+        "-b",
+        load.name(),
+        "-T",
+        seconds,
+        "-c",
+        sessions,
+        "-j",
+        sessions,
+    ])?;
+    Ok(transactions_per_second(&text).expect("a rate in pgbench's output"))
 }
 
 /// The figure in what pgbench prints at its end.
