@@ -366,7 +366,9 @@ fn blocked_here(error: Caught) -> Failed {
             worker::catch(|| look.with_latest_snapshot(|| local_blockers().unwrap_or_default()))
                 .unwrap_or_default();
         let blockers = match error.detail {
-            Some(detail) if blockers.is_empty() => vec![format!("on this node, {detail}")],
+            Some(detail) if blockers.is_empty() => {
+                vec![format!("on this node: {}", detail.trim_end_matches('.'))]
+            }
             _ => blockers,
         };
         return Failed::ForNow { what: error.message, blockers };

@@ -251,7 +251,7 @@ impl<C: Pq> Party<C> {
             // What was prepared before the gates were there holds no lock that would show it.
             let detail = error.server_error().and_then(|report| report.detail.as_deref());
             if let (true, Some(detail)) = (set.rows.is_empty(), detail) {
-                blockers.push(format!("on {node}, {detail}"));
+                blockers.push(format!("on {node}: {}", detail.trim_end_matches('.')));
             }
             blockers.extend(describe_blockers(&node, set));
         }

@@ -154,7 +154,7 @@ unsafe extern "C-unwind" fn on_utility(
         }
     }
     if marked {
-        AREA.unmark_statement();
+        hooks::after_utility();
     }
 }
 

@@ -36,6 +36,17 @@ thread_local! {
     static ATTEMPT: Cell<u32> = const { Cell::new(0) };
 }
 
+thread_local! {
+    /// The statement that the process is marked for has done its work.
+    static IS_DONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The mark goes with the statement's last transaction, and not before: that one is yet to be committed, and if
+/// it is not the first one it holds no lock.
+pub fn end_with_transaction() {
+    IS_DONE.set(true);
+}
+
 /// Whether this transaction has passed.
 pub fn has_passed() -> bool {
     PASSED.get() != 0 && PASSED.get() == session::local_xid()
@@ -202,6 +213,7 @@ pub fn before_prepare() {
 pub fn aborted() {
     hooks::forget_explaining();
     interrupts::heed_cancels();
+    IS_DONE.set(false);
     AREA.unmark_statement();
 }
 
@@ -209,6 +221,9 @@ pub fn aborted() {
 pub fn ended() {
     hooks::forget_explaining();
     interrupts::heed_cancels();
+    if IS_DONE.replace(false) {
+        AREA.unmark_statement();
+    }
     if let Some(node) = guarded_node()
         && xact::has_written()
         && PASSED.get() != ENDING.get()

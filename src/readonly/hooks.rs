@@ -108,6 +108,11 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
     }
 }
 
+/// After a utility statement that the process was marked for.
+pub fn after_utility() {
+    gate::end_with_transaction();
+}
+
 /// Before SET TRANSACTION, or SET transaction_read_only.
 pub fn before_setting_read_only() {
     session::leave_read_only_to_client();
