@@ -34,9 +34,6 @@ thread_local! {
     static CLOSED: Cell<u32> = const { Cell::new(0) };
     /// The transaction that is about to close all of them, here and on other nodes.
     static ATTEMPT: Cell<u32> = const { Cell::new(0) };
-}
-
-thread_local! {
     /// The statement that the process is marked for has done its work.
     static IS_DONE: Cell<bool> = const { Cell::new(false) };
 }
@@ -115,10 +112,10 @@ pub fn pass_or_read(node: &Node) {
             }
             return;
         }
-        node.counters().waited.fetch_add(1, Ordering::Relaxed);
         if !lock::await_attempt() {
             return;
         }
+        node.counters().waited.fetch_add(1, Ordering::Relaxed);
     }
 }
 
