@@ -18,7 +18,7 @@ pub mod let_go;
 #[cfg(test)]
 mod model;
 pub mod party;
-mod reason;
+pub mod reason;
 pub mod recovery;
 #[cfg(test)]
 mod scripted;

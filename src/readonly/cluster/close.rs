@@ -8,6 +8,7 @@ use crate::fence::attempt::{Barrier, Failed, LONGEST_GATE_LOCK};
 use crate::fence::error::FenceError;
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
+use crate::fence::reason::{BestReason, Reason};
 use crate::fence::recovery::Helpers;
 use crate::fence::statements;
 use crate::guc;
@@ -30,17 +31,18 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
     let limit_ms = guc::ACQUIRE_TIMEOUT.get();
     let deadline = Deadline::after(waiter, Duration::from_millis(limit_ms as u64));
     let mut pause = PAUSE.0;
-    let mut in_the_way = None;
+    let mut in_the_way = BestReason::default();
     loop {
         let nodes = Nodes::read()?;
         let mut party = Party::default();
-        let (last, blockers) = match attempt(waiter, &mut party, &nodes, deadline) {
+        match attempt(waiter, &mut party, &nodes, deadline) {
             Ok(()) => return Ok(ClosedGates { party, nodes }),
-            Err(Failed::ForNow { what, blockers }) => (what, blockers),
-            // With no time left everything times out; what stood in the way before is the reason.
-            Err(Failed::ForGood(_)) if in_the_way.is_some() && deadline.expired(waiter) => {
-                in_the_way.take().unwrap_or_default()
+            Err(Failed::ForNow { what, blockers }) => {
+                elog::log(&format!("citus_fence: attempt to hold back all writers failed: {what}"));
+                in_the_way.note(Reason { what, blockers });
             }
+            // With no time left everything times out; what stood in the way before is the reason.
+            Err(Failed::ForGood(_)) if in_the_way.is_some() && deadline.expired(waiter) => {}
             Err(failed) => {
                 let_go(waiter, &mut party);
                 return Err(match failed {
@@ -50,13 +52,12 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
                     Failed::Stopped | Failed::ForNow { .. } => FenceError::ClientGone.into(),
                 });
             }
-        };
+        }
         let_go(waiter, &mut party);
-        elog::log(&format!("citus_fence: attempt to hold back all writers failed: {last}"));
         if deadline.remaining(waiter) <= pause {
+            let Reason { what: last, blockers } = in_the_way.into_reason();
             return Err(ClusterError::WritersInTheWay { after_ms: limit_ms, last, blockers });
         }
-        in_the_way = Some((last, blockers));
         if remote::pause(waiter, pause) == Pause::Stopped {
             return Err(FenceError::ClientGone.into());
         }
