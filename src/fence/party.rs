@@ -103,9 +103,9 @@ impl<C: Pq> Party<C> {
         })
     }
 
-    /// Begins the transactions on all of the nodes as soon as they are connected.  An active node that does not answer is an
-    /// error; an inactive one, or one that cannot begin (it may not even have the tables), is noted and left
-    /// out.
+    /// Begins the transactions on all of the nodes as soon as they are connected.  An active node that does not
+    /// answer is an error; an inactive one, or one that cannot begin (it may not even have the tables), is noted
+    /// and left out.
     pub fn begin<W: Waiter>(
         &mut self,
         waiter: &mut W,
@@ -249,9 +249,8 @@ impl<C: Pq> Party<C> {
             let Ok(set) = reply.last_set() else { continue };
             let node = self.members[*index].node.label().to_string();
             // What was prepared before the gates were there holds no lock that would show it.
-            let detail = error.server_error().and_then(|report| report.detail.as_deref());
-            if let (true, Some(detail)) = (set.rows.is_empty(), detail) {
-                blockers.push(format!("on {node}: {}", detail.trim_end_matches('.')));
+            if let (true, Some(detail)) = (set.rows.is_empty(), error.detail()) {
+                blockers.push(format!("on {node}: {detail}"));
             }
             blockers.extend(describe_blockers(&node, set));
         }

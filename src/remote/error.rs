@@ -186,6 +186,12 @@ impl RemoteError {
         }
     }
 
+    /// The server's detail, if it sent one, to stand inside a sentence.
+    pub fn detail(&self) -> Option<&str> {
+        let detail = self.server_error()?.detail.as_deref()?;
+        Some(detail.trim_end_matches('.'))
+    }
+
     /// The server's (or libpq's) own words, without our frame around them.
     pub fn server_message(&self) -> Option<&str> {
         match self {

@@ -111,8 +111,8 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
 
 /// An error with what the node has told of it: who is in the way there.
 fn in_full(error: &RemoteError) -> String {
-    match error.server_error().and_then(|report| report.detail.as_deref()) {
-        Some(detail) => format!("{error}: {}", detail.trim_end_matches('.')),
+    match error.detail() {
+        Some(detail) => format!("{error}: {detail}"),
         None => error.to_string(),
     }
 }
