@@ -8,14 +8,14 @@ use pgrx::pg_sys;
 use super::attempt::{Barrier, Bounds, Failed, Home, Story, attempt};
 use super::control::{NodeRow, Owner};
 use super::error::FenceError;
-use super::handover::{self, Handover};
+use super::handover::{self, Handover, remote_nodes};
 use super::let_go::let_go;
 use super::party::{Party, describe_blocker, is_passing};
 use super::reason::{BestReason, Reason};
 use super::recovery::{Stopped, finish_in_doubt};
 use super::state::{Block, Terms, Token};
 use super::text::Text;
-use super::{HELPER_NAME, HOLDER_NAME, statements};
+use super::{HELPER_NAME, statements};
 use crate::catalog::{self, Access, Dialer, Node};
 use crate::errors::Report;
 use crate::pg::clock::now;
@@ -28,7 +28,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
 use crate::readonly::{Gate, close_gate, stay_closed};
-use crate::remote::{Connecting, Deadline, Pause, RemoteError, Target, Waiter, pause};
+use crate::remote::{Connecting, Deadline, Pause, RemoteError, Waiter, pause};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
 /// part is in the [`Party`].  Dropping it aborts the local transaction.
@@ -158,25 +158,6 @@ impl Lead {
     }
 }
 
-/// What there is to know of the nodes, as of now.
-pub fn read_nodes(terms: &Terms) -> Result<Handover, FenceError> {
-    catalog::fence_relations()?;
-    let nodes = catalog::nodes()?;
-    let access = Access::read(Dialer {
-        role: pg_sys::Oid::from(terms.owner),
-        application_name: HOLDER_NAME.to_owned(),
-        connect_timeout: Duration::from_millis(terms.connect_timeout_ms as u64),
-    });
-    let targets = remote_nodes(&nodes)
-        .map(|node| access.target(node.label()))
-        .collect::<Result<Vec<Target>, _>>()?;
-    let (count, max) = (targets.len() + 1, crate::guc::MAX_NODES.get() as usize);
-    if count > max {
-        return Err(FenceError::TooManyNodes { count, max });
-    }
-    Ok(Handover { nodes, targets })
-}
-
 /// After which a node that hears nothing more has ended its part of a failed start by itself.
 pub fn longest_leftover_ms(block: &Block, party: &Party) -> i64 {
     let terms = &block.terms;
@@ -210,7 +191,7 @@ fn try_once<W: Waiter>(
         Some(lead) => lead,
         None => {
             let reading = Transaction::begin();
-            let known = read_nodes(&block.terms)?;
+            let known = Handover::read(&block.terms)?;
             drop(reading);
             Lead::start(waiter, known, deadline)?
         }
@@ -298,11 +279,6 @@ impl ThisNode {
             restore_lsn: 0,
         }
     }
-}
-
-/// The nodes that are reached over the network: all but this one.
-fn remote_nodes(nodes: &[Node]) -> impl Iterator<Item = &Node> {
-    nodes.iter().filter(|node| node.groupid != catalog::COORDINATOR_GROUP)
 }
 
 /// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps

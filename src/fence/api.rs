@@ -10,10 +10,10 @@ use pgrx::{default, name, pg_extern, pg_sys, search_path};
 
 use super::control::{self, CONTROL};
 use super::error::FenceError;
-use super::handover::Offer;
+use super::handover::{Handover, Offer};
 use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
 use super::text::Text;
-use super::{MAX_TIMEOUT_MS, acquire, waiters, worker};
+use super::{MAX_TIMEOUT_MS, waiters, worker};
 use crate::catalog::{self, CatalogError};
 use crate::errors::Report;
 use crate::guc;
@@ -392,7 +392,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     let token = control::begin(database(), terms)?;
     let pending = Pending::new(token);
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
-    let known = if catalog::can_be_read() { acquire::read_nodes(&terms).ok() } else { None };
+    let known = if catalog::can_be_read() { Handover::read(&terms).ok() } else { None };
     let _offer = known.map(|known| Offer::put(token, &known));
     let handle = worker::start(token).ok_or(FenceError::NoWorkerSlot)?;
     let start_by = Deadline::after(

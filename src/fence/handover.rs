@@ -4,10 +4,15 @@
 //! It is a start and no more: the list of nodes that counts is the one that is read under the locks, and where
 //! nothing was handed over the worker reads it all itself.
 
+use std::time::Duration;
+
+use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
-use super::state::Token;
-use crate::catalog::Node;
+use super::HOLDER_NAME;
+use super::error::FenceError;
+use super::state::{Terms, Token};
+use crate::catalog::{self, Access, Dialer, Node};
 use crate::guc;
 use crate::pg::shmem::Slots;
 use crate::remote::Target;
@@ -19,6 +24,32 @@ pub struct Handover {
     pub nodes: Vec<Node>,
     /// The remote ones, in the same order.
     pub targets: Vec<Target>,
+}
+
+impl Handover {
+    /// As of now, in a transaction.
+    pub fn read(terms: &Terms) -> Result<Self, FenceError> {
+        catalog::fence_relations()?;
+        let nodes = catalog::nodes()?;
+        let access = Access::read(Dialer {
+            role: pg_sys::Oid::from(terms.owner),
+            application_name: HOLDER_NAME.to_owned(),
+            connect_timeout: Duration::from_millis(terms.connect_timeout_ms as u64),
+        });
+        let targets = remote_nodes(&nodes)
+            .map(|node| access.target(node.label()))
+            .collect::<Result<Vec<Target>, _>>()?;
+        let (count, max) = (targets.len() + 1, guc::MAX_NODES.get() as usize);
+        if count > max {
+            return Err(FenceError::TooManyNodes { count, max });
+        }
+        Ok(Self { nodes, targets })
+    }
+}
+
+/// The nodes that are reached over the network: all but this one.
+pub fn remote_nodes(nodes: &[Node]) -> impl Iterator<Item = &Node> {
+    nodes.iter().filter(|node| node.groupid != catalog::COORDINATOR_GROUP)
 }
 
 /// What lies in a slot, and for which block.

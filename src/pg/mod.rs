@@ -19,7 +19,6 @@ pub mod report;
 pub mod session;
 pub mod shmem;
 pub mod small_table;
-pub mod snapshot;
 pub mod statement;
 pub mod stoppable;
 pub mod superuser;

@@ -228,9 +228,15 @@ impl Transaction {
         }
     }
 
-    /// Runs `body` in it, under a snapshot taken now.
+    /// Runs `body` in it, under a snapshot taken now, so that its queries see everything committed so far,
+    /// whichever isolation level is the default.
     pub fn with_latest_snapshot<R>(&self, body: impl FnOnce() -> R) -> R {
-        super::snapshot::with_latest(body)
+        // SAFETY: inside this transaction.  If the body raises an error the abort pops the snapshot.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) }
+        let result = body();
+        // SAFETY: pushed above; the body leaves the stack as it was.
+        unsafe { pg_sys::PopActiveSnapshot() }
+        result
     }
 }
 
