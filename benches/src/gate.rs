@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_cluster::{Engine, Result, Server, StopMode};
+use test_cluster::{Engine, Result, Server};
 
 use crate::figures::Table;
 use crate::instructions::instructions;
@@ -62,9 +62,7 @@ fn server(name: &str) -> Result<Server> {
 
 /// Starts it anew, with the gate or without, and its memory filled.
 fn restart(server: &Server, engine: Engine, with_gate: bool) -> Result<()> {
-    server.stop(StopMode::Fast)?;
-    server.set_while_stopped("shared_preload_libraries", libraries(engine, with_gate))?;
-    server.start()?;
+    server.restart_with_libraries(libraries(engine, with_gate))?;
     server.execute("SELECT pg_prewarm(oid) FROM pg_class WHERE relname LIKE 'pgbench%'")?;
     server.pgbench_to_end(&["-n", "-S", "-T", "1", "-c", BOTH, "-j", BOTH])?;
     Ok(())

@@ -392,6 +392,21 @@ impl Server {
         self.signal(self.pid()?, Signal::SIGHUP)
     }
 
+    /// Restarts it with other libraries preloaded, as `shared_preload_libraries` has them.
+    pub fn restart_with_libraries(&self, libraries: &str) -> Result<()> {
+        self.stop(StopMode::Fast)?;
+        self.set_while_stopped("shared_preload_libraries", libraries)?;
+        self.start()
+    }
+
+    /// Restarts it without this extension's library; the libraries that it had.
+    pub fn restart_without_fence(&self) -> Result<String> {
+        let with = self.query_value("SHOW shared_preload_libraries")?;
+        let without = with.replace("citus_fence", "").replace(' ', "");
+        self.restart_with_libraries(without.trim_end_matches(','))?;
+        Ok(with)
+    }
+
     /// `ALTER SYSTEM SET`, then a reload. What needs a restart needs a restart.
     pub fn alter_system(&self, name: &str, value: &str) -> Result<()> {
         self.execute(&format!("ALTER SYSTEM SET {name} = '{}'", value.replace('\'', "''")))?;

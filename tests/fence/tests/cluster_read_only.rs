@@ -317,16 +317,9 @@ fn what_was_prepared_before_the_preload_is_named() {
         let cluster = Cluster::builder(engine).workers(2).build()?;
         let node = cluster.node(1);
         node.execute("CREATE TABLE own (n int)")?;
-        let with = node.query_value("SHOW shared_preload_libraries")?;
-        let without = with.replace("citus_fence", "").replace(' ', "");
-        for libraries in [without.trim_end_matches(','), with.as_str()] {
-            node.stop(StopMode::Fast)?;
-            node.set_while_stopped("shared_preload_libraries", libraries)?;
-            node.start()?;
-            if libraries != with {
-                node.execute("BEGIN; INSERT INTO own VALUES (1); PREPARE TRANSACTION 'old'")?;
-            }
-        }
+        let with = node.restart_without_fence()?;
+        node.execute("BEGIN; INSERT INTO own VALUES (1); PREPARE TRANSACTION 'old'")?;
+        node.restart_with_libraries(&with)?;
         let mut client = cluster.connect(0)?;
         client
             .batch_execute(

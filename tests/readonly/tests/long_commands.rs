@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use readonly_tests::{
-    Engine, PATIENCE, Stubborn, assert_agrees, assert_untouched, close, on_each_engine, open,
-    serve, single, traces_of_writers, wait_until,
+    Call, Client, Engine, PATIENCE, Result, Stubborn, assert_agrees, assert_untouched, close,
+    on_each_engine, open, serve, single, traces_of_writers, value, wait_until,
 };
 
 /// Commands that commit inside, and some that hold on to much while they run.
@@ -59,6 +59,54 @@ fn no_command_commits_once_more_on_its_way() {
         for (writer, command) in writers.into_iter().zip(COMMANDS) {
             assert_eq!(writer.stop(), 0, "{command} succeeded on the closed node");
         }
+        assert_untouched(node)
+    });
+}
+
+/// Its last transaction is committed when the command itself is done, and holds no lock of the gate before:
+/// until then the process is marked.
+#[test]
+fn a_command_is_on_its_way_until_its_last_commit() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        node.execute("CREATE INDEX slow ON served (n)")?;
+        const DROP: &str = "DROP INDEX CONCURRENTLY slow";
+        let await_waiting_for = |who: &str| {
+            let waits = format!(
+                "SELECT count(*) FROM pg_stat_activity
+                  WHERE query = '{DROP}' AND {who} = ANY (pg_blocking_pids(pid))"
+            );
+            wait_until("the command to wait", PATIENCE, || {
+                (node.query_value(&waits).ok()? == "1").then_some(())
+            })
+        };
+        let reader = || -> Result<(Client, String)> {
+            let mut reader = node.connect()?;
+            reader.batch_execute("BEGIN; SELECT count(*) FROM served").expect("a read");
+            let pid = value(&mut reader, "SELECT pg_backend_pid()");
+            Ok((reader, pid))
+        };
+        let (mut first, first_pid) = reader()?;
+        let drop = Call::begin(node, DROP);
+        await_waiting_for(&first_pid)?;
+        let (mut second, second_pid) = reader()?;
+        first.batch_execute("COMMIT").expect("the end of the first step");
+        await_waiting_for(&second_pid)?;
+        // Between two of its steps it holds no gate.
+        let mut closer = node.connect()?;
+        closer.batch_execute("BEGIN; SELECT citus_fence.lock_gate('client')").expect("a gate");
+        let closer_pid = value(&mut closer, "SELECT pg_backend_pid()");
+        second.batch_execute("COMMIT").expect("the end of the second step");
+        // All that is left is its last commit.
+        await_waiting_for(&closer_pid)?;
+        let marked = "SELECT count(*) FROM citus_fence.commands_in_steps()";
+        assert_eq!(node.query_value(marked)?, "1");
+        closer.batch_execute("COMMIT").expect("an open gate");
+        drop.join().expect(DROP);
+        assert_eq!(node.query_value(marked)?, "0");
+        assert_eq!(node.query_value("SELECT count(*) FROM pg_class WHERE relname = 'slow'")?, "0");
         assert_untouched(node)
     });
 }

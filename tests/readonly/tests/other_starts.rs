@@ -2,16 +2,9 @@
 //! next start with it; a single-user server heeds it, and pg_upgrade's does not.
 
 use readonly_tests::{
-    Engine, Result, Server, StopMode, assert_agrees, assert_untouched, close, on_each_engine, open,
-    serve, single, state_file, writes,
+    Engine, StopMode, assert_agrees, assert_untouched, close, on_each_engine, open, serve, single,
+    state_file, writes,
 };
-
-/// Restarts with other libraries preloaded.
-fn restart_with(node: &Server, libraries: &str) -> Result<()> {
-    node.stop(StopMode::Fast)?;
-    node.set_while_stopped("shared_preload_libraries", libraries)?;
-    node.start()
-}
 
 #[test]
 fn without_the_library_the_node_writes_until_it_is_loaded_again() {
@@ -20,12 +13,10 @@ fn without_the_library_the_node_writes_until_it_is_loaded_again() {
         let node = cluster.coordinator();
         serve(node)?;
         close(node)?;
-        let with = node.query_value("SHOW shared_preload_libraries")?;
-        let without = with.replace("citus_fence", "").replace(' ', "");
-        restart_with(node, without.trim_end_matches(','))?;
+        let with = node.restart_without_fence()?;
         assert!(writes(&mut node.connect()?));
         assert!(state_file(node).exists());
-        restart_with(node, &with)?;
+        node.restart_with_libraries(&with)?;
         assert!(assert_agrees(node)?);
         open(node)?;
         assert_untouched(node)

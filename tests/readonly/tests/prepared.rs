@@ -225,15 +225,9 @@ fn one_from_before_the_library_was_loaded() {
         let cluster = single(engine)?;
         let node = cluster.coordinator();
         serve(node)?;
-        let with = node.query_value("SHOW shared_preload_libraries")?;
-        let without = with.replace("citus_fence", "").replace(' ', "");
-        node.stop(StopMode::Fast)?;
-        node.set_while_stopped("shared_preload_libraries", without.trim_end_matches(','))?;
-        node.start()?;
+        let with = node.restart_without_fence()?;
         prepare(node, "old")?;
-        node.stop(StopMode::Fast)?;
-        node.set_while_stopped("shared_preload_libraries", &with)?;
-        node.start()?;
+        node.restart_with_libraries(&with)?;
         let mut client = node.connect()?;
         client.batch_execute("SET citus_fence.lock_timeout = '500ms'").expect("a setting");
         let error = refusal(&mut client, READ_ONLY);

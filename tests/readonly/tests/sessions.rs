@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use readonly_tests::{
-    Call, Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, SOON, Stopped,
+    Call, Client, Engine, LAST_WORDS, PATIENCE, READ_ONLY, REFUSED, Result, SOON, Server, Stopped,
     assert_untouched, await_closing, close, db_error, is_read_only, on_each_engine, open, refusal,
     refused, serve, single, value, wait_until, writes,
 };
@@ -24,6 +24,14 @@ fn last_words(client: &mut Client) {
     assert_eq!(db.severity(), "FATAL");
     assert!(db.message().contains(LAST_WORDS), "{}", db.message());
     assert!(client.is_closed() || client.simple_query("SELECT 1").is_err());
+}
+
+/// Cancels or terminates whoever calls patiently.
+fn end_calls(node: &Server, how: &str) -> Result<()> {
+    node.execute(&format!(
+        "SELECT {how}(pid) FROM pg_stat_activity
+          WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
+    ))
 }
 
 #[test]
@@ -205,10 +213,7 @@ fn a_cancelled_call_takes_the_flag_back() {
             writer.batch_execute("BEGIN; INSERT INTO served VALUES (1)").expect("a write");
             let caller = Call::begin(node, PATIENT);
             await_closing(node)?;
-            node.execute(&format!(
-                "SELECT {end}(pid) FROM pg_stat_activity
-                  WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
-            ))?;
+            end_calls(node, end)?;
             assert!(caller.join().is_err());
             wait_until("the flag to go", SOON, || {
                 let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
@@ -248,10 +253,7 @@ fn a_switch_that_is_given_up_leaves_readers_as_they_were() {
         reader.batch_execute("BEGIN; SELECT count(*) FROM served").expect("a read");
         let shown = value(&mut reader, "SHOW transaction_read_only");
         assert_eq!(shown, "on");
-        node.execute(&format!(
-            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-              WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
-        ))?;
+        end_calls(node, "pg_cancel_backend")?;
         assert!(call.join().is_err());
         reader.batch_execute("INSERT INTO served VALUES (2); COMMIT").expect("a write");
         // Who has asked for it keeps it.
@@ -296,10 +298,7 @@ fn a_switch_that_is_given_up_leaves_savepoints_as_they_were() {
         // What somebody asks for himself stays.
         let mut own = node.connect()?;
         own.batch_execute("BEGIN; SELECT 1; SET TRANSACTION READ ONLY").expect("a read");
-        node.execute(&format!(
-            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-              WHERE pid <> pg_backend_pid() AND query = '{PATIENT}'"
-        ))?;
+        end_calls(node, "pg_cancel_backend")?;
         assert!(call.join().is_err());
         for (mut reader, before, after) in readers {
             for statement in after {
