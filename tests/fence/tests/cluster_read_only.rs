@@ -148,29 +148,31 @@ fn writes_are_refused_everywhere_and_reads_go_on() {
     });
 }
 
-/// What operators set for want of something better must not be in the way.
+/// What operators set for want of something better must not be in the way; nor settings that have a reading
+/// transaction wait for all that may write, the caller among them.
 #[test]
 fn it_works_whatever_transactions_are_by_default() {
+    const READ_ONLY_BY_DEFAULT: &[&str] = &["default_transaction_read_only = on"];
+    const DEFERRABLE: &[&str] =
+        &["default_transaction_isolation = 'serializable'", "default_transaction_deferrable = on"];
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
-        for node in cluster.nodes() {
-            for setting in [
-                "default_transaction_read_only = on",
-                // Together they have a reading transaction wait for all that write, the caller among them.
-                "default_transaction_isolation = 'serializable'",
-                "default_transaction_deferrable = on",
-            ] {
-                node.execute(&format!("ALTER SYSTEM SET {setting}"))?;
+        // One after the other: with both the caller itself may not write, and nobody waits for it.
+        for settings in [DEFERRABLE, READ_ONLY_BY_DEFAULT] {
+            for node in cluster.nodes() {
+                for setting in settings {
+                    node.execute(&format!("ALTER SYSTEM SET {setting}"))?;
+                }
+                node.restart()?;
             }
-            node.reload()?;
+            let mut client = cluster.connect(0)?;
+            client.batch_execute(READ_ONLY).expect(READ_ONLY);
+            assert!(is_noted(&cluster)?);
+            assert!(all_are(&mut client, "read-only"), "{settings:?}: {:?}", states(&mut client));
+            client.batch_execute(READ_WRITE).expect(READ_WRITE);
+            assert!(!is_noted(&cluster)?);
+            assert!(all_are(&mut client, "read-write"));
         }
-        let mut client = cluster.connect(0)?;
-        client.batch_execute(READ_ONLY).expect(READ_ONLY);
-        assert!(is_noted(&cluster)?);
-        assert!(all_are(&mut client, "read-only"), "{:?}", states(&mut client));
-        client.batch_execute(READ_WRITE).expect(READ_WRITE);
-        assert!(!is_noted(&cluster)?);
-        assert!(all_are(&mut client, "read-write"));
         Ok(())
     });
 }
