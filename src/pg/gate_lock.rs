@@ -6,8 +6,9 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use crate::readonly::policy::Gate;
 
-/// Numbers below 10000 are given out by hand, and the last two thousand of them never to anything that
-/// is released: no relation will ever have these.
+// Numbers below 10000 are given out by hand, and the last two thousand of them never to anything that is
+// released: no relation will ever have these.
+
 /// Held by whoever is about to close the gates, until all of them are closed.
 const ATTEMPT: u32 = 9996;
 const CLIENT: u32 = 9997;

@@ -1,4 +1,4 @@
-//! Heavyweight locks.
+//! Heavyweight locks, and where to find the relations and extensions that they are for.
 
 use pgrx::pg_sys;
 
