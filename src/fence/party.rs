@@ -66,7 +66,7 @@ impl<C: Pq> Member<C> {
 pub type Refused = Vec<(usize, RemoteError)>;
 
 /// How much later than the node itself this side gives a lock up.
-const GRACE: Duration = Duration::from_millis(300);
+pub const GRACE: Duration = Duration::from_millis(300);
 
 /// All remote nodes that take part.
 pub struct Party<C: Pq = LibPq> {
@@ -248,8 +248,10 @@ impl<C: Pq> Party<C> {
             let Some(Ok(reply)) = replies.get(*index) else { continue };
             let Ok(set) = reply.last_set() else { continue };
             let node = self.members[*index].node.label().to_string();
-            // What was prepared before the gates were there holds no lock that would show it.
-            if let (true, Some(detail)) = (set.rows.is_empty(), error.detail()) {
+            // A gate names what is prepared.  What was prepared before the gates were there holds no lock that
+            // would show it; and by now others may have passed, who were not in the way.
+            let is_of_gate = error.sqlstate() == Some("55P03") && !names_prepared(set);
+            if let (true, Some(detail)) = (is_of_gate || set.rows.is_empty(), error.detail()) {
                 blockers.push(format!("on {node}: {detail}"));
             }
             blockers.extend(describe_blockers(&node, set));
@@ -416,6 +418,11 @@ fn describe_blockers(node: &str, set: &ResultSet) -> Vec<String> {
         describe_blocker(node, number("pid") as i32, text("usename"), number("age"), text("what"))
     };
     (0..set.rows.len()).map(describe).collect()
+}
+
+/// Whether a prepared transaction is among them, which has no process.
+fn names_prepared(blockers: &ResultSet) -> bool {
+    (0..blockers.rows.len()).any(|row| blockers.value(row, "pid") == Some("0"))
 }
 
 pub fn describe_blocker(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {

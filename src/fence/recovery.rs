@@ -1,5 +1,6 @@
 //! Two-phase commits that were left in doubt.
 
+use super::party::GRACE;
 use super::statements;
 use crate::pg::elog;
 use crate::remote::{
@@ -11,14 +12,14 @@ pub struct Stopped;
 
 /// Has every node finish the two-phase commits that were left in doubt: what is prepared keeps its locks,
 /// those of the gates among them, and a metadata change among them would hold the fence off for ever.
-/// What fails here is only logged: the next attempt says what is in the way.
+/// What fails here is logged, and is no more: the next attempt says what is in the way.
 pub fn finish_in_doubt<W: Waiter>(
     waiter: &mut W,
     targets: &[Target],
     deadline: Deadline,
 ) -> Result<(), Stopped> {
     let mut helpers = Helpers::connect(waiter, targets, deadline)?;
-    helpers.finish_in_doubt(waiter, deadline)
+    helpers.finish_in_doubt(waiter, deadline).map(drop)
 }
 
 /// Sessions that are there before they are needed.
@@ -47,21 +48,31 @@ impl Helpers {
     }
 
     /// Has their nodes finish what was left in doubt; what is not done by the deadline is left to them.
+    /// Given back: one that did not even say so, and may still be at it.
     pub fn finish_in_doubt<W: Waiter>(
         &mut self,
         waiter: &mut W,
         deadline: Deadline,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Option<RemoteError>, Stopped> {
+        let left = deadline.remaining(waiter);
+        let sql = statements::recover(left.as_millis() as i64);
         let mut open: Vec<&mut Session> = self.0.iter_mut().collect();
-        let sql = statements::recover();
         let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
+        // The node gives up by itself.
+        let deadline = Deadline::after(waiter, left + GRACE);
+        let mut at_it = None;
         for reply in run_all(waiter, &mut open, recover, deadline) {
             match reply {
                 Ok(_) => {}
                 Err(RemoteError::Stopped { .. }) => return Err(Stopped),
-                Err(error) => elog::log(&format!("citus_fence: {error}")),
+                Err(error) => {
+                    elog::log(&format!("citus_fence: {error}"));
+                    if matches!(error, RemoteError::Timeout { .. }) {
+                        at_it = Some(error);
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(at_it)
     }
 }

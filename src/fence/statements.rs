@@ -184,13 +184,18 @@ pub fn begin_helper(idle_timeout_ms: i64) -> String {
 /// How long a node keeps a helper session that it hears nothing more from.
 pub const HELPER_IDLE_MS: i64 = 5_000;
 
-/// Has the node finish what two-phase commits it has left in doubt, bounded.  It must not wait for a
-/// synchronous standby: that wait has no time-out, and what is recovered has been acknowledged or not
-/// long before.
-pub fn recover() -> String {
+/// Longest time that a node may take to finish what it has left in doubt.
+const LONGEST_RECOVERY_MS: i64 = 2_000;
+
+/// Has the node finish what two-phase commits it has left in doubt, bounded: by then the node itself gives it
+/// up, for a recovery holds a gate, and one that goes on is in the way of the attempt that asked for it.  It
+/// must not wait for a synchronous standby: that wait has no time-out, and what is recovered has been
+/// acknowledged or not long before.
+pub fn recover(bound_ms: i64) -> String {
+    let bound_ms = bound_ms.clamp(1, LONGEST_RECOVERY_MS);
     format!(
         "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog;\
-         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '2s';\
+         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = {bound_ms};\
          SET LOCAL client_connection_check_interval = '1s';\
          SET LOCAL synchronous_commit = 'local';\
          SELECT pg_catalog.recover_prepared_transactions();\

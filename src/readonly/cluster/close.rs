@@ -101,7 +101,9 @@ fn attempt<W: Waiter>(
         return Err(Failed::ForNow { what, blockers: in_steps });
     }
     // A client's own commits are over by now.  What a crash has left prepared holds the internal gates.
-    helpers.finish_in_doubt(waiter, lock_by).map_err(|_| Failed::Stopped)?;
+    if let Some(error) = helpers.finish_in_doubt(waiter, lock_by).map_err(|_| Failed::Stopped)? {
+        return Err(Failed::ForNow { what: error.to_string(), blockers: vec![] });
+    }
     lock(waiter, party, Barrier::InternalGate, lock_by)?;
 
     // To come or go, a node has to write.

@@ -325,7 +325,7 @@ fn what_was_prepared_before_the_preload_is_named() {
         let mut client = cluster.connect(0)?;
         client
             .batch_execute(
-                "SET citus_fence.acquire_timeout = '2s'; SET citus_fence.block_mode = 'all'",
+                "SET citus_fence.acquire_timeout = '4s'; SET citus_fence.block_mode = 'all'",
             )
             .expect("settings");
         for call in [READ_ONLY, "SELECT citus_block_writes_for_backup()"] {
