@@ -1,7 +1,7 @@
 //! What kind of process this is, and where it stands.
 
-use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString, c_void};
+use std::cell::Cell;
+use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
@@ -262,40 +262,37 @@ const INTERVALS: [&CStr; 3] = [
 ];
 
 thread_local! {
-    /// What they were before they were switched off here.
-    static BEFORE: RefCell<Vec<(&'static CStr, CString)>> = const { RefCell::new(Vec::new()) };
+    /// They are switched off here.
+    static KEPT_OFF: Cell<bool> = const { Cell::new(false) };
 }
 
 /// On a read-only node this work would fail at its commit, and the daemon with it, every few seconds anew.
 /// So the daemon, for which this is called whenever it commits something, the first time when it has
 /// connected to its database, is told to leave it until the node writes again.
+///
+/// What the configuration files say goes on to be read underneath, so it is what they say by then that counts.
 pub fn keep_citus_from_writing(keep: bool) {
-    BEFORE.with_borrow_mut(|before| {
-        if !keep {
-            for (name, value) in before.drain(..) {
-                set_in_this_process(name, &value);
-            }
-        } else if before.is_empty() {
-            for name in INTERVALS {
-                let value = name.to_str().ok().and_then(super::guc::read);
-                if let Some(value) = value.and_then(|value| CString::new(value).ok()) {
-                    set_in_this_process(name, c"-1");
-                    before.push((name, value));
-                }
-            }
+    if !keep && !KEPT_OFF.get() {
+        return;
+    }
+    KEPT_OFF.set(keep);
+    for name in INTERVALS {
+        // Not every release of Citus has all of them.
+        if name.to_str().ok().and_then(super::guc::read).is_some() {
+            set_in_this_process(name, keep.then_some(c"-1"));
         }
-    });
+    }
 }
 
-/// Sets a setting that otherwise only the configuration files set.
-fn set_in_this_process(name: &CStr, value: &CStr) {
-    // SAFETY: two C strings, copied by the server.
+/// Sets a setting that otherwise only the configuration files set, or takes that back.
+fn set_in_this_process(name: &CStr, value: Option<&CStr>) {
+    // SAFETY: a C string, and another or null, which stands for what the files say; copied by the server.
     unsafe {
         pg_sys::SetConfigOption(
             name.as_ptr(),
-            value.as_ptr(),
+            value.map_or(std::ptr::null(), CStr::as_ptr),
             pg_sys::GucContext::PGC_SIGHUP,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
+            pg_sys::GucSource::PGC_S_SESSION,
         );
     }
 }
