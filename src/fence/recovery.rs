@@ -12,7 +12,7 @@ pub struct Stopped;
 
 /// Has every node finish the two-phase commits that were left in doubt: what is prepared keeps its locks,
 /// those of the gates among them, and a metadata change among them would hold the fence off for ever.
-/// What fails here is logged, and is no more: the next attempt says what is in the way.
+/// What fails here is logged and nothing more: the next attempt says what is in the way.
 pub fn finish_in_doubt<W: Waiter>(
     waiter: &mut W,
     targets: &[Target],
