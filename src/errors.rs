@@ -7,7 +7,7 @@ use crate::catalog::CatalogError;
 use crate::fence::error::FenceError;
 use crate::readonly::cluster::ClusterError;
 use crate::readonly::error::GateError;
-use crate::remote::RemoteError;
+use remote::RemoteError;
 
 /// What a user is told.
 #[derive(Clone, Debug)]

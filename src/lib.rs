@@ -12,8 +12,6 @@ mod guc;
 #[allow(unsafe_code)]
 mod pg;
 mod readonly;
-#[allow(unsafe_code)]
-mod remote;
 
 use pgrx::prelude::*;
 

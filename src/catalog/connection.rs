@@ -13,7 +13,7 @@ use super::CatalogError;
 use crate::guc;
 use crate::pg;
 use crate::pg::small_table::{self, Value};
-use crate::remote::{ConnParams, NodeLabel, Target, base_params};
+use remote::{ConnParams, NodeLabel, Target, base_params};
 
 /// A row of `pg_dist_authinfo` or `pg_dist_poolinfo`.
 struct Entry {

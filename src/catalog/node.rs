@@ -8,7 +8,7 @@ use super::connection::own_host;
 use super::{COORDINATOR_GROUP, CatalogError};
 use crate::pg::small_table::{self, Value};
 use crate::pg::{ident, lock};
-use crate::remote::NodeLabel;
+use remote::NodeLabel;
 
 /// A primary: a node that can take writes, and so can coordinate a distributed transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

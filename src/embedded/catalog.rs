@@ -7,7 +7,7 @@ use super::error::EmbeddedError;
 use super::quote;
 use super::transaction::Peer;
 use crate::pg::text_sql::{self, Rows};
-use crate::remote::NodeLabel;
+use remote::NodeLabel;
 
 /// A row of `pg_dist_node` that is a primary.
 #[derive(Clone, Debug)]

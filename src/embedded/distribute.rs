@@ -10,7 +10,7 @@ use super::ranges;
 use super::transaction::{Peer, Writes, run};
 use crate::pg::distribution::can_hash;
 use crate::pg::text_sql;
-use crate::remote::Command;
+use remote::Command;
 
 /// The most shards a table can have.  Citus allows more; nothing here needs them.
 pub const MAX_SHARDS: i32 = 1024;

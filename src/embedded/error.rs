@@ -6,7 +6,7 @@ use crate::catalog::CatalogError;
 use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::text_sql::SqlError;
-use crate::remote::{NodeLabel, RemoteError};
+use remote::{NodeLabel, RemoteError};
 
 /// One variant per kind of failure.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use super::quote::qualified;
 use super::transaction::{Peer, Writes, run};
 use crate::pg::distribution::{ColumnType, hash_text};
 use crate::pg::text_sql;
-use crate::remote::{Command, NodeLabel};
+use remote::{Command, NodeLabel};
 
 /// Stands for the shard's name in a command.
 const SHARD: &str = "%s";
@@ -89,7 +89,7 @@ fn shard_command(shard: &str, command: &str) -> Command<'static> {
 }
 
 /// Rows of the last statement that was one.
-fn last_affected(reply: &crate::remote::Reply) -> u64 {
+fn last_affected(reply: &remote::Reply) -> u64 {
     reply.sets.iter().rev().find(|set| !set.command_tag.is_empty()).map_or(0, |set| set.affected)
 }
 

@@ -6,7 +6,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg::stoppable::serve;
 use crate::pg::wait;
-use crate::remote::{Deadline, Waiter};
+use remote::{Deadline, Waiter};
 
 /// Where a two-phase commit can be held up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]

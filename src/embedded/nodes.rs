@@ -10,7 +10,7 @@ use super::transaction::{Peer, Writes, run};
 use crate::catalog::{COORDINATOR_GROUP, require_coordinator};
 use crate::errors::Report;
 use crate::pg::{elog, ident, text_sql, xact_callbacks};
-use crate::remote::{Command, NodeLabel, RemoteError};
+use remote::{Command, NodeLabel, RemoteError};
 
 /// Makes this node the coordinator, or changes how others reach it.
 pub fn set_coordinator_host(host: &str, port: i32) -> Result<(), EmbeddedError> {

@@ -32,7 +32,7 @@ use super::transaction::{CONNECT_LIMIT, Peer, connection_targets};
 use crate::errors::Report;
 use crate::pg::superuser::as_superuser;
 use crate::pg::{elog, ident, text_sql, wait, xact_callbacks};
-use crate::remote::{Command, Deadline, RemoteError, Session, connect_all};
+use remote::{Command, Deadline, RemoteError, Session, connect_all};
 
 /// Bound on each command: writers of this node wait meanwhile.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -136,7 +136,7 @@ impl NodeRecovery {
         Ok(())
     }
 
-    fn run(&mut self, command: Command<'_>) -> Result<crate::remote::Reply, EmbeddedError> {
+    fn run(&mut self, command: Command<'_>) -> Result<remote::Reply, EmbeddedError> {
         let mut waiter = wait::interruptible();
         let deadline = Deadline::after(&waiter, COMMAND_LIMIT);
         Ok(self.session.run(&mut waiter, command, deadline)?)

@@ -40,7 +40,7 @@ use crate::pg::stoppable::{Stoppable, serve};
 use crate::pg::superuser::as_superuser;
 use crate::pg::xact_callbacks::{self as xact, XactCallbacks};
 use crate::pg::{elog, ident, text_sql};
-use crate::remote::{
+use remote::{
     Command, Deadline, NodeLabel, PollWaiter, RemoteError, Reply, Session, SessionState, Target,
     TransactionStatus, Waiter, cancel_and_drain, connect_all, run_all,
 };

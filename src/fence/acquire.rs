@@ -28,7 +28,7 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Caught, Transaction};
 use crate::readonly::{Gate, close_gate, stay_closed};
-use crate::remote::{Connecting, Deadline, Pause, RemoteError, Waiter, pause};
+use remote::{Connecting, Deadline, Pause, RemoteError, Waiter, pause};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
 /// part is in the [`Party`].  Dropping it aborts the local transaction.

@@ -24,7 +24,7 @@ use crate::pg::types::Lsn;
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::wal;
 use crate::pg::worker::{Status, before_exit};
-use crate::remote::Deadline;
+use remote::Deadline;
 
 /// How often a waiting caller looks for a worker that died without a word.  Everything else wakes it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -40,7 +40,7 @@ use super::party::Party;
 use super::state::Mode;
 use super::statements;
 use crate::catalog::Node;
-use crate::remote::{Connecting, Deadline, Pq, Waiter};
+use remote::{Connecting, Deadline, Pq, Waiter};
 
 /// Why an attempt failed.
 #[derive(Debug)]

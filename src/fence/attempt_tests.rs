@@ -8,10 +8,8 @@ use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
 use crate::fence::scripted::{ScriptHome, answer, answer_with, host, nodes, well};
 use crate::fence::state::Mode;
-use crate::remote::tests::script::{
-    Script, ScriptPq, ScriptWaiter, hangs, ms, node, open_connections, sent,
-};
-use crate::remote::{Connecting, Deadline, Target, Waiter};
+use remote::script::{Script, ScriptPq, ScriptWaiter, hangs, ms, node, open_connections, sent};
+use remote::{Connecting, Deadline, Target, Waiter};
 
 const NODES: usize = 1000;
 
@@ -239,11 +237,7 @@ fn stopped_at_any_moment_nothing_stays_open() {
         let mut deaf = ScriptWaiter::default();
         assert!(let_go(&mut deaf, &mut party).is_empty());
         for session in party.sessions() {
-            assert_eq!(
-                session.transaction_status(),
-                crate::remote::TransactionStatus::Idle,
-                "{at}"
-            );
+            assert_eq!(session.transaction_status(), remote::TransactionStatus::Idle, "{at}");
         }
         drop(party);
         assert_eq!(open_connections(), 0);

@@ -3,7 +3,7 @@
 use pgrx::PgSqlErrorCode;
 
 use crate::catalog::CatalogError;
-use crate::remote::RemoteError;
+use remote::RemoteError;
 
 /// One variant per kind; [`crate::errors`] gives each its SQLSTATE, detail and hint.
 #[derive(Clone, Debug, thiserror::Error)]

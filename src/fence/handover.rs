@@ -15,7 +15,7 @@ use super::state::{Terms, Token};
 use crate::catalog::{self, Access, Dialer, Node};
 use crate::guc;
 use crate::pg::shmem::Slots;
-use crate::remote::Target;
+use remote::Target;
 
 /// The nodes, and where the remote ones among them are reached, passwords included.
 #[derive(Serialize, Deserialize)]
@@ -119,7 +119,7 @@ pub fn take(token: Token) -> Option<Handover> {
 mod tests {
     use super::Handover;
     use crate::catalog::Node;
-    use crate::remote::{ConnParams, NodeLabel, Target};
+    use remote::{ConnParams, NodeLabel, Target};
 
     #[test]
     fn what_is_handed_over_comes_out_as_it_was() {

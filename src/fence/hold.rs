@@ -30,7 +30,7 @@ use crate::pg::interrupts;
 use crate::pg::wait::{BackendWaiter, monotonic_now};
 use crate::pg::wal;
 use crate::pg::worker::{self, Transaction};
-use crate::remote::{
+use remote::{
     Command, Deadline, RemoteError, Session, SessionState, Target, Waiter, WatchEnd, connect_all,
     run_all, watch,
 };
@@ -176,7 +176,7 @@ impl DeadlockSearch {
         self.places.iter_mut().filter_map(|place| place.session.as_mut())
     }
 
-    fn note(&self, result: &Result<crate::remote::Reply, RemoteError>) {
+    fn note(&self, result: &Result<remote::Reply, RemoteError>) {
         if let Err(error) = result {
             elog::log(&format!("citus_fence: {error}"));
         }

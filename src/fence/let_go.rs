@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::party::Party;
 use super::statements;
-use crate::remote::{
+use remote::{
     Command, Deadline, Pq, RemoteError, Session, SessionState, TransactionStatus, Waiter,
     cancel_and_drain, run_all,
 };

@@ -4,10 +4,8 @@ use super::{CANCEL_BOUND, ROLLBACK_BOUND, let_go};
 use crate::fence::party::Party;
 use crate::fence::scripted::{answer, host, nodes, well};
 use crate::fence::statements;
-use crate::remote::tests::script::{
-    EOF, Incoming, Script, ScriptPq, ScriptWaiter, hangs, ms, node, sent,
-};
-use crate::remote::{Command, Connecting, Deadline, TransactionStatus, Waiter};
+use remote::script::{EOF, Incoming, Script, ScriptPq, ScriptWaiter, hangs, ms, node, sent};
+use remote::{Command, Connecting, Deadline, TransactionStatus, Waiter};
 
 /// A party whose transactions have been begun, on nodes that behave so, connection by connection.
 fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {

@@ -9,7 +9,7 @@ use super::error::FenceError;
 use super::statements;
 use super::text::Text;
 use crate::catalog::Node;
-use crate::remote::{
+use remote::{
     Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, ResultSet, Session, Target,
     Waiter, connect_all, run_all,
 };

@@ -3,9 +3,7 @@
 use super::party::GRACE;
 use super::statements;
 use crate::pg::elog;
-use crate::remote::{
-    Command, Deadline, RemoteError, Session, Target, Waiter, connect_all, run_all,
-};
+use remote::{Command, Deadline, RemoteError, Session, Target, Waiter, connect_all, run_all};
 
 /// The waiter was told to stop.
 pub struct Stopped;

@@ -2,8 +2,8 @@
 
 use super::attempt::{Barrier, Failed, Home};
 use crate::catalog::Node;
-use crate::remote::tests::script::{Incoming, Script, note};
-use crate::remote::{PqResult, ResultSet};
+use remote::script::{Incoming, Script, note};
+use remote::{PqResult, ResultSet};
 
 /// The definition of the function that the extension is known by.
 const OURS: &str = "CREATE OR REPLACE FUNCTION citus_fence.flush_wal()\n RETURNS pg_lsn\n LANGUAGE c\n \

@@ -7,7 +7,7 @@
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
 use super::attempt::Barrier;
-use crate::remote::TransactionStatus;
+use remote::TransactionStatus;
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
 /// look at a catalog takes milliseconds that nobody should wait for under a lock.  A lock that conflicts

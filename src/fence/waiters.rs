@@ -13,7 +13,7 @@ use crate::catalog::{Access, Dialer};
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
 use crate::pg::wait::interruptible;
-use crate::remote::{Command, Deadline, NodeLabel, Reply, Session, Target, connect_all, run_all};
+use remote::{Command, Deadline, NodeLabel, Reply, Session, Target, connect_all, run_all};
 
 /// A session that waits.
 #[derive(Clone)]

@@ -30,8 +30,8 @@ use crate::pg::elog;
 use crate::pg::interrupts;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::worker::{self, Handle, Spec};
-use crate::remote::RemoteError;
-use crate::remote::Waiter;
+use remote::RemoteError;
+use remote::Waiter;
 
 thread_local! {
     /// The block this process holds, for the exit callback.

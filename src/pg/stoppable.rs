@@ -9,7 +9,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use super::wait::{self, BackendWaiter};
-use crate::remote::{Interest, WaitEnd, Waiter};
+use remote::{Interest, WaitEnd, Waiter};
 
 /// Like [`wait::interruptible`], but ends with [`WaitEnd::Stopped`]; then call [`serve`].
 pub struct Stoppable;

@@ -7,7 +7,7 @@ mod tests {
     use crate::pg::{
         clock, fd::ReservedDescriptors, guc, ident, process, small_table, wal, worker,
     };
-    use crate::remote::{Interest, WaitEnd, Waiter};
+    use remote::{Interest, WaitEnd, Waiter};
 
     fn lsn(query: &str) -> u64 {
         let text = Spi::get_one::<String>(query).expect("a query").expect("a position");

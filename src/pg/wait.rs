@@ -1,6 +1,6 @@
 //! How a backend waits: one `WaitEventSet` over its latch, the postmaster and the sockets asked for.
 //!
-//! This is the server's side of the seam in [`crate::remote::wait`].  Interrupts are served at every
+//! This is the server's side of the seam in [`remote::wait`].  Interrupts are served at every
 //! wake-up, so a cancel or a termination ends any wait at once: it leaves this frame as an unwind, and
 //! the guards on the way (the set here, the connections in `remote`) let go of what they own.
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::remote::{Interest, Readiness, WaitEnd, Waiter};
+use remote::{Interest, Readiness, WaitEnd, Waiter};
 
 /// Time since this process first asked: all waiters of a process share it, so a deadline may pass
 /// from one to another.

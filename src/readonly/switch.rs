@@ -28,7 +28,7 @@ use crate::pg::gate_lock::{self, Holder, SwitchLock};
 use crate::pg::wait::interruptible;
 use crate::pg::xact_callbacks as xact;
 use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, victim, wal, worker};
-use crate::remote::Waiter;
+use remote::Waiter;
 
 /// Whether the node refuses writers; recovery counts.
 pub fn is_read_only() -> bool {

@@ -13,7 +13,7 @@ use crate::fence::recovery::Helpers;
 use crate::fence::statements;
 use crate::guc;
 use crate::pg::elog;
-use crate::remote::{self, Connecting, Deadline, Pause, Waiter};
+use remote::{self, Connecting, Deadline, Pause, Waiter};
 
 /// Pauses between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));

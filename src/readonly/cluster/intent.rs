@@ -5,7 +5,7 @@
 
 use super::ClusterError;
 use crate::fence::statements;
-use crate::remote::{Command, Deadline, Session, Waiter};
+use remote::{Command, Deadline, Session, Waiter};
 
 /// A row in a table of this extension.
 const WRITE: &str = "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\

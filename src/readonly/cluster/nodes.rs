@@ -11,7 +11,7 @@ use crate::fence::HELPER_NAME;
 use crate::fence::error::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
-use crate::remote::Target;
+use remote::Target;
 
 /// All nodes, this one first.
 pub struct Nodes {

@@ -15,7 +15,7 @@ use crate::pg::interrupts;
 use crate::pg::wait::interruptible;
 use crate::pg::{elog, lock};
 use crate::readonly::switch::require_switchable;
-use crate::remote::{
+use remote::{
     Command, Deadline, RemoteError, Reply, Session, Waiter, cancel_and_drain, connect_all, run_all,
 };
 

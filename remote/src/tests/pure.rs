@@ -1,8 +1,8 @@
 //! Covers `conninfo`, `node`, `deadline`, `text` and `error`: what needs no connection.
 
-use super::script::ms;
-use crate::remote::text::{connect_failure, loss, one_line};
-use crate::remote::*;
+use crate::script::ms;
+use crate::text::{connect_failure, loss, one_line};
+use crate::*;
 
 /// Parameters with every kind of secret.
 fn secretive() -> ConnParams {
@@ -132,7 +132,7 @@ fn connect_failures_become_one_line() {
 #[test]
 fn losses_become_one_line() {
     let params = ConnParams::new();
-    assert_eq!(loss(super::script::EOF, &params).1, "server closed the connection unexpectedly");
+    assert_eq!(loss(crate::script::EOF, &params).1, "server closed the connection unexpectedly");
     let (sqlstate, message) = loss("FATAL:  57P01: going down\nLOCATION:  x, y.c:1\n", &params);
     assert_eq!((sqlstate, message.as_str()), (SqlState::parse("57P01"), "going down"));
     assert_eq!(loss("\n", &params).1, "unknown reason");

@@ -1,6 +1,6 @@
 //! Sessions with other nodes, over libpq, none of whose calls can block.
 //!
-//! This module is the only one that knows libpq, and it knows nothing of the server it may run
+//! This crate is the only one that knows libpq, and it knows nothing of the server it may run
 //! in: whatever waits does so through [`Waiter`], which is a WaitEventSet in a backend, poll(2) in
 //! a command ([`PollWaiter`]) and a script in tests.
 //!
@@ -45,11 +45,7 @@
 //! not look at its socket. So remote commands carry `lock_timeout` and `statement_timeout` of
 //! their own.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the module's surface is whole; what of it is in use changes with its callers"
-)]
+#![deny(unsafe_code)]
 
 mod cancel;
 mod connection;
@@ -68,8 +64,10 @@ mod text;
 mod wait;
 mod watch;
 
+#[cfg(any(test, feature = "script"))]
+pub mod script;
 #[cfg(test)]
-pub mod tests;
+mod tests;
 
 pub use cancel::{DrainEnd, cancel_and_drain};
 pub use connection::{Session, SessionState};

@@ -1,8 +1,8 @@
 //! From libpq's several-line texts to one line that belongs into a message. Pure.
 
-use super::conninfo::ConnParams;
-use super::node::NodeLabel;
-use super::pq::SqlState;
+use crate::conninfo::ConnParams;
+use crate::node::NodeLabel;
+use crate::pq::SqlState;
 
 /// A text on one line: line breaks and what surrounds them become single spaces.
 pub(super) fn one_line(text: &str) -> String {

@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::remote::*;
+use crate::*;
 
 /// Milliseconds on the virtual clock.
 pub fn ms(count: u64) -> Duration {

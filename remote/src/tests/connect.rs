@@ -1,7 +1,7 @@
 //! Covers `fanout::connect_all` and `fanout::Connecting`.
 
-use super::script::*;
-use crate::remote::*;
+use crate::script::*;
+use crate::*;
 
 /// Connects to one node within a second.
 fn connect(script: Script) -> Result<Session<ScriptPq>, RemoteError> {

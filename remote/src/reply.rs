@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::error::RemoteError;
-use super::node::NodeLabel;
+use crate::error::RemoteError;
+use crate::node::NodeLabel;
 
 /// Something to run on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct Reply {
     /// One per statement.
     pub sets: Vec<ResultSet>,
     /// How long after the command was given to all nodes this one's answer was complete, where a
-    /// [`super::run_all`] waited for it.
+    /// [`crate::run_all`] waited for it.
     pub took: Duration,
 }
 

@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use libpq_sys as pq;
 
-use super::conninfo::ConnParams;
-use super::pq::{
+use crate::conninfo::ConnParams;
+use crate::pq::{
     ConnStatus, Flush, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
-use super::reply::ResultSet;
-use super::wait::Interest;
+use crate::reply::ResultSet;
+use crate::wait::Interest;
 
 /// The same functions as in `libpq_sys`, but with their enums as plain integers: a libpq that is
 /// newer than the headers of the build may return values the generated enums do not have, and such

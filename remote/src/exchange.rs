@@ -1,8 +1,8 @@
 //! One command under way on one connection: sending it, and collecting all of its results.
 
-use super::pq::{ConnStatus, Flush, Pq, PqFailure, PqResult, ServerError, Severity};
-use super::reply::ResultSet;
-use super::text;
+use crate::pq::{ConnStatus, Flush, Pq, PqFailure, PqResult, ServerError, Severity};
+use crate::reply::ResultSet;
+use crate::text;
 
 /// A command that was given to libpq and whose last result has not been seen.
 #[derive(Debug)]

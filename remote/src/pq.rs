@@ -4,8 +4,8 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::RawFd;
 
-use super::conninfo::{ConnInfoError, ConnParams};
-use super::reply::ResultSet;
+use crate::conninfo::{ConnInfoError, ConnParams};
+use crate::reply::ResultSet;
 
 /// Five characters that classify an error of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

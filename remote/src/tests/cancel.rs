@@ -1,7 +1,7 @@
 //! Covers `cancel`.
 
-use super::script::*;
-use crate::remote::*;
+use crate::script::*;
+use crate::*;
 
 /// A session that is Busy with a command that never ends; what further connections do.
 fn busy(script: Script, second: Option<Script>) -> Session<ScriptPq> {

@@ -1,7 +1,7 @@
 //! A thousand nodes: time follows the slowest, and one dead node costs its deadline and is named.
 
-use super::script::*;
-use crate::remote::*;
+use crate::script::*;
+use crate::*;
 
 const NODES: usize = 1000;
 

@@ -6,6 +6,5 @@ mod connect;
 mod pure;
 mod run;
 mod scale;
-pub mod script;
 mod watch;
 mod wire;

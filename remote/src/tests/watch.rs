@@ -1,7 +1,7 @@
 //! Covers `watch`.
 
-use super::script::*;
-use crate::remote::*;
+use crate::script::*;
+use crate::*;
 
 /// Watches for a second.
 fn watch_all(sessions: &mut [Session<ScriptPq>]) -> WatchEnd {

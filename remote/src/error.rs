@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::conninfo::ConnInfoError;
-use super::node::NodeLabel;
-use super::pq::{ConnStatus, ServerError, SqlState};
+use crate::conninfo::ConnInfoError;
+use crate::node::NodeLabel;
+use crate::pq::{ConnStatus, ServerError, SqlState};
 
 /// A failure on one node. `Display` is one line, names the node and the command, and holds no
 /// secret; a server's detail and hint are for the caller to place ([`RemoteError::server_error`]).
@@ -63,7 +63,7 @@ pub enum RemoteError {
     Lost {
         /// The node.
         node: NodeLabel,
-        /// The command's label, or [`super::IDLE_HOLD`] where none was running.
+        /// The command's label, or [`crate::IDLE_HOLD`] where none was running.
         command: &'static str,
         /// The server's last words if it sent any, else libpq's.
         message: String,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ffi;
+use crate::ffi;
 
 /// What a secret looks like in anything a human may read.
 const MASK: &str = "****";

@@ -1,7 +1,7 @@
 //! Covers `fanout::run_all`, `connection` and `exchange`.
 
-use super::script::*;
-use crate::remote::*;
+use crate::script::*;
+use crate::*;
 
 /// Runs a command within a second.
 fn run(session: &mut Session<ScriptPq>) -> Result<Reply, RemoteError> {

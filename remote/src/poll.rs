@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::ffi;
-use super::wait::{Interest, Readiness, WaitEnd, Waiter};
+use crate::ffi;
+use crate::wait::{Interest, Readiness, WaitEnd, Waiter};
 
 /// How long one poll lasts at most where a stop flag is to be seen: a signal that arrives just
 /// before the poll does not interrupt it.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::script::ms;
-use crate::remote::*;
+use crate::script::ms;
+use crate::*;
 
 /// Long enough for a busy machine; no test that passes waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);

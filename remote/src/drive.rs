@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::deadline::Deadline;
-use super::wait::{Interest, WaitEnd, Waiter};
+use crate::deadline::Deadline;
+use crate::wait::{Interest, WaitEnd, Waiter};
 
 /// Something that makes progress whenever its socket is ready, and never waits itself.
 pub(super) trait Task {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::connection::{Session, SessionState};
-use super::deadline::Deadline;
-use super::error::RemoteError;
-use super::pq::Pq;
-use super::reply::Reply;
-use super::wait::{Interest, Readiness, WaitEnd, Waiter};
+use crate::connection::{Session, SessionState};
+use crate::deadline::Deadline;
+use crate::error::RemoteError;
+use crate::pq::Pq;
+use crate::reply::Reply;
+use crate::wait::{Interest, Readiness, WaitEnd, Waiter};
 
 /// What stands in the place of a command where a session is lost that was running none.
 pub const IDLE_HOLD: &str = "idle hold";

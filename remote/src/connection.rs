@@ -4,18 +4,18 @@ use std::ffi::{CString, NulError};
 use std::fmt;
 use std::time::Duration;
 
-use super::conninfo::ConnParams;
-use super::deadline::Deadline;
-use super::drive::{DriveEnd, Task, drive};
-use super::error::RemoteError;
-use super::exchange::{Exchange, Outcome};
-use super::ffi::LibPq;
-use super::node::NodeLabel;
-use super::pq::{ConnStatus, Pq, PqFailure, ServerError, TransactionStatus};
-use super::reply::{Command, Reply};
-use super::text;
-use super::wait::{Interest, Waiter};
-use super::watch::IDLE_HOLD;
+use crate::conninfo::ConnParams;
+use crate::deadline::Deadline;
+use crate::drive::{DriveEnd, Task, drive};
+use crate::error::RemoteError;
+use crate::exchange::{Exchange, Outcome};
+use crate::ffi::LibPq;
+use crate::node::NodeLabel;
+use crate::pq::{ConnStatus, Pq, PqFailure, ServerError, TransactionStatus};
+use crate::reply::{Command, Reply};
+use crate::text;
+use crate::wait::{Interest, Waiter};
+use crate::watch::IDLE_HOLD;
 
 /// What a session can be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +136,8 @@ impl<C: Pq> Session<C> {
         task.into_result(end, command.name, after)
     }
 
-    /// Sends a command and does not wait: the session is Busy, and [`super::watch()`] or
-    /// [`super::cancel_and_drain`] gives the answer.
+    /// Sends a command and does not wait: the session is Busy, and [`crate::watch()`] or
+    /// [`crate::cancel_and_drain`] gives the answer.
     pub fn send(&mut self, command: &Command<'_>) -> Result<(), RemoteError> {
         let name = command.name;
         let conn = match &mut self.link {

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::{RunTask, Session, unfinished};
-use super::conninfo::ConnParams;
-use super::deadline::Deadline;
-use super::drive::{DriveEnd, Task, drive};
-use super::error::RemoteError;
-use super::ffi::LibPq;
-use super::node::NodeLabel;
-use super::pq::{ConnStatus, PollStep, Pq, StartError};
-use super::reply::{Command, Reply};
-use super::text;
-use super::wait::{Interest, Waiter};
+use crate::connection::{RunTask, Session, unfinished};
+use crate::conninfo::ConnParams;
+use crate::deadline::Deadline;
+use crate::drive::{DriveEnd, Task, drive};
+use crate::error::RemoteError;
+use crate::ffi::LibPq;
+use crate::node::NodeLabel;
+use crate::pq::{ConnStatus, PollStep, Pq, StartError};
+use crate::reply::{Command, Reply};
+use crate::text;
+use crate::wait::{Interest, Waiter};
 
 /// The label of connecting where an error wants a command's.
 const CONNECT: &str = "connect";
@@ -98,7 +98,7 @@ fn start_all<C: Pq, W: Waiter + ?Sized>(
 /// given the session's position.
 ///
 /// A command that has not ended by the deadline is a [`RemoteError::Timeout`] and leaves its
-/// session Busy, for [`super::cancel_and_drain`]; so does [`RemoteError::Stopped`].
+/// session Busy, for [`crate::cancel_and_drain`]; so does [`RemoteError::Stopped`].
 pub fn run_all<'c, C: Pq, W: Waiter + ?Sized>(
     waiter: &mut W,
     sessions: &mut [&mut Session<C>],

@@ -14,14 +14,14 @@
 //! until `pg_cancel_backend` has returned, so the signal is sent while the server process works on
 //! this command or waits for the next one, and a waiting process ignores it.
 
-use super::connection::{Session, SessionState};
-use super::deadline::Deadline;
-use super::drive::{DriveEnd, Task, drive};
-use super::error::RemoteError;
-use super::fanout::{ConnectTask, Target};
-use super::pq::Pq;
-use super::reply::{Command, Reply};
-use super::wait::{Interest, Waiter};
+use crate::connection::{Session, SessionState};
+use crate::deadline::Deadline;
+use crate::drive::{DriveEnd, Task, drive};
+use crate::error::RemoteError;
+use crate::fanout::{ConnectTask, Target};
+use crate::pq::Pq;
+use crate::reply::{Command, Reply};
+use crate::wait::{Interest, Waiter};
 
 /// The label of cancelling in messages.
 const CANCEL: &str = "cancel";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::wait::{WaitEnd, Waiter};
+use crate::wait::{WaitEnd, Waiter};
 
 /// A point on a waiter's clock. Only means something to the waiter (or clock) it was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
