@@ -4,14 +4,14 @@
 
 #![deny(unsafe_code)]
 
-mod catalog;
+mod citus;
 mod embedded;
-mod errors;
 mod fence;
 mod guc;
 #[allow(unsafe_code)]
 mod pg;
 mod readonly;
+mod report;
 
 use pgrx::prelude::*;
 

@@ -2,10 +2,10 @@
 
 use pgrx::PgSqlErrorCode;
 
-use crate::catalog::CatalogError;
-use crate::errors::Report;
+use crate::citus::CatalogError;
 use crate::pg::elog;
 use crate::pg::text_sql::SqlError;
+use crate::report::Report;
 use remote::{NodeLabel, RemoteError};
 
 /// One variant per kind of failure.

@@ -7,9 +7,9 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use super::catalog::{self, Node, Row, oid_text};
 use super::error::EmbeddedError;
 use super::transaction::{Peer, Writes, run};
-use crate::catalog::{COORDINATOR_GROUP, require_coordinator};
-use crate::errors::Report;
+use crate::citus::{COORDINATOR_GROUP, require_coordinator};
 use crate::pg::{elog, ident, text_sql, xact_callbacks};
+use crate::report::Report;
 use remote::{Command, NodeLabel, RemoteError};
 
 /// Makes this node the coordinator, or changes how others reach it.

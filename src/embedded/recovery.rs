@@ -29,9 +29,9 @@ use super::error::EmbeddedError;
 use super::gid;
 use super::quote::literal;
 use super::transaction::{CONNECT_LIMIT, Peer, connection_targets};
-use crate::errors::Report;
 use crate::pg::superuser::as_superuser;
 use crate::pg::{elog, ident, text_sql, wait, xact_callbacks};
+use crate::report::Report;
 use remote::{Command, Deadline, RemoteError, Session, connect_all};
 
 /// Bound on each command: writers of this node wait meanwhile.

@@ -33,13 +33,13 @@ use super::error::{EmbeddedError, or_raise};
 use super::gid;
 use super::guc::{PausePoint, pause};
 use super::quote::literal;
-use crate::catalog::{Access, Dialer};
-use crate::errors::Report;
+use crate::citus::{Access, Dialer};
 use crate::pg::process::me;
 use crate::pg::stoppable::{Stoppable, serve};
 use crate::pg::superuser::as_superuser;
 use crate::pg::xact_callbacks::{self as xact, XactCallbacks};
 use crate::pg::{elog, ident, text_sql};
+use crate::report::Report;
 use remote::{
     Command, Deadline, NodeLabel, PollWaiter, RemoteError, Reply, Session, SessionState, Target,
     TransactionStatus, Waiter, cancel_and_drain, connect_all, run_all,
@@ -252,8 +252,8 @@ fn targets(peers: &[&Peer], role: Oid) -> Result<Vec<Target>, EmbeddedError> {
 /// Where to connect to, as a role, and with what the catalog says about that.
 pub fn connection_targets(labels: &[NodeLabel], role: Oid) -> Result<Vec<Target>, EmbeddedError> {
     // Who serves whom, in the form that Citus has for it.
-    let group = crate::catalog::local_group()?;
-    let own = crate::catalog::nodes()?.into_iter().find(|node| node.groupid == group);
+    let group = crate::citus::local_group()?;
+    let own = crate::citus::nodes()?.into_iter().find(|node| node.groupid == group);
     let global_pid = crate::fence::global_pid(own.map_or(0, |node| node.nodeid), me().pid);
     let application_name = format!("{APPLICATION_NAME} gpid={global_pid}");
     let access = Access::read(Dialer { role, application_name, connect_timeout: CONNECT_LIMIT });

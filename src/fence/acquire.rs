@@ -16,8 +16,7 @@ use super::recovery::{Stopped, finish_in_doubt};
 use super::state::{Block, Terms, Token};
 use super::text::Text;
 use super::{HELPER_NAME, statements};
-use crate::catalog::{self, Access, Dialer, Node};
-use crate::errors::Report;
+use crate::citus::{self, Access, Dialer, Node};
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::fd::ReservedDescriptors;
@@ -26,8 +25,9 @@ use crate::pg::interrupts;
 use crate::pg::lock;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
-use crate::pg::worker::{self, Caught, Transaction};
+use crate::pg::worker::{self, Transaction};
 use crate::readonly::{Gate, close_gate, stay_closed};
+use crate::report::Report;
 use remote::{Connecting, Deadline, Pause, RemoteError, Waiter, pause};
 
 /// This node's part of a fence that is held, and what there is to tell of the whole.  The other nodes'
@@ -253,7 +253,7 @@ impl Home for ThisNode {
     }
 
     fn nodes_are_the_same(&mut self) -> Result<bool, Failed> {
-        Ok(catalog::nodes()? == self.nodes)
+        Ok(citus::nodes()? == self.nodes)
     }
 
     fn flush(&mut self) {
@@ -265,7 +265,7 @@ impl Home for ThisNode {
 impl ThisNode {
     /// Its row of the manifest.
     fn row(&self) -> NodeRow {
-        let node = catalog::this_node(&self.nodes);
+        let node = citus::this_node(&self.nodes);
         NodeRow {
             nodeid: node.nodeid,
             groupid: node.groupid,
@@ -283,7 +283,7 @@ impl ThisNode {
 
 /// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
 /// the extension, and so the way to unblock, from being dropped.
-fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(), Caught> {
+fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(), Report> {
     let began = Instant::now();
     let set_bound = || {
         let left_ms = bound.saturating_sub(began.elapsed()).as_millis().max(1);
@@ -306,7 +306,7 @@ fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(
                         lock::keep_extension(extension);
                     }
                     let relations =
-                        catalog::fence_relations().map_err(|error| Report::from(&error))?;
+                        citus::fence_relations().map_err(|error| Report::from(&error))?;
                     lock(relations.node);
                     lock(relations.partition);
                     lock(relations.transaction);
@@ -315,14 +315,7 @@ fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(
             Ok(())
         })
     })
-    .and_then(|locked: Result<(), Report>| locked.map_err(Caught::from))
-}
-
-impl From<Report> for Caught {
-    fn from(report: Report) -> Self {
-        let Report { sqlstate, message, detail, hint } = report;
-        Caught { sqlstate, message, detail, hint }
-    }
+    .flatten()
 }
 
 /// Just below the server's own, as a text with its unit; see [`statements::settle`].
@@ -332,7 +325,7 @@ fn local_deadlock_timeout() -> String {
 }
 
 /// What a local lock that was not granted means.
-fn blocked_here(error: Caught) -> Failed {
+fn blocked_here(error: Report) -> Failed {
     if interrupts::terminated() {
         return Failed::Stopped;
     }
@@ -350,13 +343,6 @@ fn blocked_here(error: Caught) -> Failed {
         return Failed::ForNow { what: error.message, blockers };
     }
     FenceError::from(error).into()
-}
-
-impl From<Caught> for FenceError {
-    fn from(error: Caught) -> Self {
-        let Caught { sqlstate, message, detail, hint } = error;
-        FenceError::Local { sqlstate, message, detail, hint }
-    }
 }
 
 fn local_blockers() -> Result<Vec<String>, pgrx::spi::Error> {
@@ -388,7 +374,7 @@ fn recover_in_doubt<W: Waiter>(
         connect_timeout,
     };
     let reading = Transaction::begin();
-    let nodes = catalog::nodes()?;
+    let nodes = citus::nodes()?;
     let access = Access::read(dialer);
     let mut targets = vec![access.loopback()?];
     for node in remote_nodes(&nodes) {

@@ -14,8 +14,7 @@ use super::handover::{Handover, Offer};
 use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
 use super::text::Text;
 use super::{MAX_TIMEOUT_MS, waiters, worker};
-use crate::catalog::{self, CatalogError};
-use crate::errors::Report;
+use crate::citus::{self, CatalogError};
 use crate::guc;
 use crate::pg::elog;
 use crate::pg::ident;
@@ -24,6 +23,7 @@ use crate::pg::types::Lsn;
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::wal;
 use crate::pg::worker::{Status, before_exit};
+use crate::report::Report;
 use remote::Deadline;
 
 /// How often a waiting caller looks for a worker that died without a word.  Everything else wakes it.
@@ -270,7 +270,7 @@ fn require_usable() -> Result<(), FenceError> {
     if ident::in_recovery() {
         return Err(FenceError::InRecovery);
     }
-    catalog::require_coordinator().map_err(FenceError::from)
+    citus::require_coordinator().map_err(FenceError::from)
 }
 
 /// Who looks at another node's status must not take it for the cluster's.
@@ -278,7 +278,7 @@ fn notice_unless_coordinator() {
     let detail = if ident::in_recovery() {
         "This server is a standby.".to_owned()
     } else {
-        match catalog::require_coordinator() {
+        match citus::require_coordinator() {
             Err(CatalogError::NotCoordinator { coordinator: Some(place) }) => {
                 format!("This node is a worker; the coordinator is {place}.")
             }
@@ -392,7 +392,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
     let token = control::begin(database(), terms)?;
     let pending = Pending::new(token);
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
-    let known = if catalog::can_be_read() { Handover::read(&terms).ok() } else { None };
+    let known = if citus::can_be_read() { Handover::read(&terms).ok() } else { None };
     let _offer = known.map(|known| Offer::put(token, &known));
     let handle = worker::start(token).ok_or(FenceError::NoWorkerSlot)?;
     let start_by = Deadline::after(

@@ -39,7 +39,7 @@ use super::error::FenceError;
 use super::party::Party;
 use super::state::Mode;
 use super::statements;
-use crate::catalog::Node;
+use crate::citus::Node;
 use remote::{Connecting, Deadline, Pq, Waiter};
 
 /// Why an attempt failed.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Bounds, Failed, Story};
-use crate::catalog::Node;
+use crate::citus::Node;
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
 use crate::fence::scripted::{ScriptHome, answer, answer_with, host, nodes, well};

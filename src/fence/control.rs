@@ -9,11 +9,11 @@ use super::state::{
     Block, Errand, Failure, Moment, ProcessId, Refusal, Release, State, Terms, Token,
 };
 use super::text::Text;
-use crate::errors::Report;
 use crate::guc;
 use crate::pg::clock::now;
 use crate::pg::process;
 use crate::pg::shmem::{Guard, Listening, Slots};
+use crate::report::Report;
 
 /// A row of the manifest: one node under the block.
 #[derive(Clone, Copy, Debug)]

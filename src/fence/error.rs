@@ -1,11 +1,12 @@
 //! What can go wrong with a block.
 
+use crate::report::Report;
 use pgrx::PgSqlErrorCode;
 
-use crate::catalog::CatalogError;
+use crate::citus::CatalogError;
 use remote::RemoteError;
 
-/// One variant per kind; [`crate::errors`] gives each its SQLSTATE, detail and hint.
+/// One variant per kind; each has its SQLSTATE, detail and hint below.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FenceError {
     /// An argument that must not be null is.
@@ -140,15 +141,140 @@ pub enum FenceError {
     #[error("there is no active backup block")]
     NoBlock,
     /// An error that this server raised in the worker.
-    #[error("{message}")]
-    Local {
-        /// Its code.
-        sqlstate: PgSqlErrorCode,
-        /// Its message.
-        message: String,
-        /// Its detail.
-        detail: Option<String>,
-        /// Its hint.
-        hint: Option<String>,
-    },
+    #[error("{}", .0.message)]
+    Local(Report),
+}
+
+impl From<&FenceError> for Report {
+    fn from(error: &FenceError) -> Self {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup();";
+        match error {
+            FenceError::NullArgument { argument } => {
+                Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message)
+                    .detail(format!("The argument {argument} was given as null."))
+                    .hint("Give it a value, or leave it out where it has a default.")
+            }
+            FenceError::TimeoutOutOfRange { given } => {
+                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                    .detail(format!(
+                        "timeout_ms is {given}; it is a number of milliseconds from 1 to {}.",
+                        crate::fence::MAX_TIMEOUT_MS
+                    ))
+                    .hint("The default is five minutes: SELECT citus_block_writes_for_backup(300000);")
+            }
+            FenceError::RestorePointName => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .detail("PostgreSQL takes names of 1 to 63 bytes for restore points.")
+                .hint("For example: SELECT * FROM citus_backup_restore_point('nightly');"),
+            FenceError::WalLevel => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .hint("wal_level must be set to \"replica\" or \"logical\" at server start."),
+            FenceError::NotPreloaded => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("The block lives in shared memory that is set up when the server starts.")
+                    .hint("Add citus_fence to shared_preload_libraries, after citus, and restart the server.")
+            }
+            FenceError::InRecovery => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("This server is a standby or still recovering; it holds no write back.")
+                .hint("Call the function on the coordinator's primary."),
+            FenceError::Starting => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("Another session has begun a block of this database and waits for its locks.")
+                .hint(format!("See: SELECT * FROM citus_backup_block_status(); to give it up: {UNBLOCK}")),
+            FenceError::Active => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The block of this database is held by a background worker.")
+                .hint(format!("See: SELECT * FROM citus_backup_block_status(); to release it: {UNBLOCK}")),
+            FenceError::Releasing => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The block of this database lets go of its locks.")
+                .hint(format!("To wait for it: {UNBLOCK}")),
+            FenceError::PreviousFailed { what } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("It ended with: {what}. Backups taken under it may be inconsistent."))
+                    .hint(format!("To clear the error: {UNBLOCK}"))
+            }
+            FenceError::TooManyBlocks { max } => {
+                Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+                    .detail(format!("citus_fence.max_blocks is {max}, and that many databases have a block."))
+                    .hint("Release a block in another database, or raise citus_fence.max_blocks and restart the server.")
+            }
+            FenceError::NoWorkerSlot => Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
+                .detail("All of max_worker_processes are in use.")
+                .hint("Raise max_worker_processes and restart the server, or wait until other background workers have ended."),
+            FenceError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("Its background worker ended without a word; its locks went with it.")
+                .hint("See the server's log for the reason, then try again."),
+            FenceError::WorkerNotConnected { why } => {
+                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+                let again = "then try again.";
+                match why {
+                    Some(why) => report
+                        .detail(*why)
+                        .hint(format!("Let the extension's owner connect to this database, {again}")),
+                    None => report.hint(format!("See the server's log for the reason, {again}")),
+                }
+            }
+            FenceError::WorkerSilent => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("It did not start, or stands still; the block has been given up.")
+                    .hint("See the server's log and whether the postmaster responds, then try again.")
+            }
+            FenceError::ReleasedWhileStarting => Report::new(ERRCODE_QUERY_CANCELED, message)
+                .detail("Another session called citus_unblock_writes_for_backup().")
+                .hint("Begin again: SELECT citus_block_writes_for_backup();"),
+            FenceError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
+            FenceError::TooManyNodes { count, max } => {
+                Report::new(ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
+                    .detail(format!("pg_dist_node has {count} primaries; citus_fence.max_nodes is {max}."))
+                    .hint(format!("Set citus_fence.max_nodes to at least {count} and restart the coordinator."))
+            }
+            FenceError::NoDescriptors { count } => {
+                Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
+                    .detail(format!("{count} connections are needed; the server lends out a third of its file descriptors."))
+                    .hint("Raise max_files_per_process and the operating system's limit, and restart the server.")
+            }
+            FenceError::Remote(remote) => Report::from(remote),
+            FenceError::Catalog(catalog) => Report::from(catalog),
+            FenceError::LocksNotHeld { after_ms, last, blockers } => {
+                let report = Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message);
+                let mut detail = format!("The last attempt ended with: {last}.");
+                for blocker in blockers {
+                    detail.push_str(&format!(" In the way: {blocker}."));
+                }
+                report.detail(detail).hint(format!(
+                    "End the sessions in the way or wait for them, then try again; citus_fence.acquire_timeout \
+                     ({after_ms} ms here) is how long a call tries, citus_fence.lock_timeout bounds each attempt.",
+                ))
+            }
+            FenceError::TooLittleTime { last, .. } => Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
+                .detail(format!(
+                    "That is the smaller of timeout_ms and citus_fence.acquire_timeout, and too short to \
+                     tell whether a node is in trouble. It ended with: {last}."
+                ))
+                .hint("Give it a second or more: SELECT citus_block_writes_for_backup(300000);"),
+            FenceError::NodesChanged => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .hint("Try again once no node is being added or removed."),
+            FenceError::Expired { timeout_ms } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("Its timeout of {timeout_ms} ms was reached."))
+                    .hint("Give citus_block_writes_for_backup a longer timeout_ms, or move the deadline with citus_extend_backup_block(timeout_ms) while the block is active.")
+            }
+            FenceError::NoGate { .. } => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The extension citus_fence is not there, or another one than this.")
+                .hint("Install it on that node and preload it, or SET citus_fence.block_mode = '2pc'."),
+            FenceError::Unconfirmed { node } => Report::new(ERRCODE_WARNING, message)
+                .detail(format!("{node}. Its locks end when it notices that the session is closed."))
+                .hint("See pg_locks on that node."),
+            FenceError::Terminated => Report::new(ERRCODE_ADMIN_SHUTDOWN, message)
+                .detail("The background worker was terminated by an administrator or by the server's shutdown."),
+            FenceError::NoBlock => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The function works on the active block of this database.")
+                .hint("Begin one: SELECT citus_block_writes_for_backup();"),
+            FenceError::Local(report) => report.clone(),
+        }
+    }
+}
+
+impl From<Report> for FenceError {
+    fn from(report: Report) -> Self {
+        Self::Local(report)
+    }
 }

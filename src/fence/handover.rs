@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::HOLDER_NAME;
 use super::error::FenceError;
 use super::state::{Terms, Token};
-use crate::catalog::{self, Access, Dialer, Node};
+use crate::citus::{self, Access, Dialer, Node};
 use crate::guc;
 use crate::pg::shmem::Slots;
 use remote::Target;
@@ -29,8 +29,8 @@ pub struct Handover {
 impl Handover {
     /// As of now, in a transaction.
     pub fn read(terms: &Terms) -> Result<Self, FenceError> {
-        catalog::fence_relations()?;
-        let nodes = catalog::nodes()?;
+        citus::fence_relations()?;
+        let nodes = citus::nodes()?;
         let access = Access::read(Dialer {
             role: pg_sys::Oid::from(terms.owner),
             application_name: HOLDER_NAME.to_owned(),
@@ -49,7 +49,7 @@ impl Handover {
 
 /// The nodes that are reached over the network: all but this one.
 pub fn remote_nodes(nodes: &[Node]) -> impl Iterator<Item = &Node> {
-    nodes.iter().filter(|node| node.groupid != catalog::COORDINATOR_GROUP)
+    nodes.iter().filter(|node| node.groupid != citus::COORDINATOR_GROUP)
 }
 
 /// What lies in a slot, and for which block.
@@ -118,7 +118,7 @@ pub fn take(token: Token) -> Option<Handover> {
 #[cfg(test)]
 mod tests {
     use super::Handover;
-    use crate::catalog::Node;
+    use crate::citus::Node;
     use remote::{ConnParams, NodeLabel, Target};
 
     #[test]

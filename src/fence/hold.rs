@@ -23,7 +23,7 @@ use super::error::FenceError;
 use super::party::{Party, parse_lsn};
 use super::state::{Block, Errand, Failure};
 use super::statements;
-use crate::catalog::{self, Access, Dialer};
+use crate::citus::{self, Access, Dialer};
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::interrupts;
@@ -119,7 +119,7 @@ impl DeadlockSearch {
             application_name: HELPER_NAME.to_owned(),
             connect_timeout: CONNECT_BOUND,
         };
-        if !catalog::is_citus() {
+        if !citus::is_citus() {
             return idle;
         }
         let loopback = match Access::read(dialer).loopback() {

@@ -8,7 +8,7 @@ use super::control::NodeRow;
 use super::error::FenceError;
 use super::statements;
 use super::text::Text;
-use crate::catalog::Node;
+use crate::citus::Node;
 use remote::{
     Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, ResultSet, Session, Target,
     Waiter, connect_all, run_all,
@@ -436,7 +436,7 @@ pub fn describe_blocker(node: &str, pid: i32, user: &str, age: i64, what: &str) 
 fn is_passing_remote(error: &RemoteError) -> bool {
     match error {
         RemoteError::Timeout { .. } => true,
-        other => other.sqlstate().and_then(crate::errors::parse_sqlstate).is_some_and(is_passing),
+        other => other.sqlstate().and_then(crate::report::parse_sqlstate).is_some_and(is_passing),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Scripted nodes that answer what the fence asks, for the tests of its parts.
 
 use super::attempt::{Barrier, Failed, Home};
-use crate::catalog::Node;
+use crate::citus::Node;
 use remote::script::{Incoming, Script, note};
 use remote::{PqResult, ResultSet};
 

@@ -22,20 +22,11 @@
 //! ended and another has begun in its place, an old token opens nothing.
 
 use super::text::Text;
+pub use crate::pg::process::ProcessId;
+use crate::report::pack_sqlstate;
 
 /// A moment, in microseconds as PostgreSQL's `timestamptz` counts them.
 pub type Moment = i64;
-
-/// A server process, by its place in the array of processes *and* its pid: a recycled pid in another
-/// place, or a place with another pid, is another process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct ProcessId {
-    /// Index in the server's array of processes.
-    pub place: i32,
-    /// Operating system's number.
-    pub pid: i32,
-}
 
 /// Shown to act for one particular block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +105,7 @@ pub struct Terms {
     pub owner: u32,
 }
 
-/// 55000, in the server's packed form: six bits a digit, the first one lowest.
-const OBJECT_NOT_IN_PREREQUISITE_STATE: i32 = 5 | 5 << 6;
+const OBJECT_NOT_IN_PREREQUISITE_STATE: i32 = pack_sqlstate(b"55000");
 
 /// An error on its way from the worker to a caller.
 #[derive(Clone, Copy, Debug)]

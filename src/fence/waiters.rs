@@ -9,7 +9,7 @@ use super::error::FenceError;
 use super::state::Moment;
 use super::wait_graph::{self, Session as GraphSession};
 use super::{HELPER_NAME, statements};
-use crate::catalog::{Access, Dialer};
+use crate::citus::{Access, Dialer};
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
 use crate::pg::wait::interruptible;

@@ -25,11 +25,11 @@ use super::hold::{self, DeadlockSearch, End};
 use super::let_go::let_go;
 use super::party::Party;
 use super::state::{Block, Failure, State, Token};
-use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::interrupts;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::worker::{self, Handle, Spec};
+use crate::report::Report;
 use remote::RemoteError;
 use remote::Waiter;
 

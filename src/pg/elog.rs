@@ -3,7 +3,7 @@
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use crate::errors::Report;
+use crate::report::Report;
 
 /// Raises the report as an ERROR.  A SQLSTATE from another server that PostgreSQL itself has no name for
 /// becomes XX000.

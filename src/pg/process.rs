@@ -2,7 +2,16 @@
 
 use pgrx::pg_sys;
 
-use crate::fence::state::ProcessId;
+/// A server process, by its place in the array of processes *and* its pid: a recycled pid in another
+/// place, or a place with another pid, is another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessId {
+    /// Index in the server's array of processes.
+    pub place: i32,
+    /// Operating system's number.
+    pub pid: i32,
+}
 
 /// The process that runs this.
 pub fn me() -> ProcessId {

@@ -33,10 +33,10 @@ mod tests {
     fn this_process_is_alive_and_others_with_its_pid_are_not() {
         let me = process::me();
         assert!(process::is_alive(me));
-        assert!(!process::is_alive(crate::fence::state::ProcessId { place: me.place + 1, ..me }));
-        assert!(!process::is_alive(crate::fence::state::ProcessId { place: -1, ..me }));
-        assert!(!process::is_alive(crate::fence::state::ProcessId { place: i32::MAX, ..me }));
-        assert!(!process::is_alive(crate::fence::state::ProcessId { pid: 0, ..me }));
+        assert!(!process::is_alive(process::ProcessId { place: me.place + 1, ..me }));
+        assert!(!process::is_alive(process::ProcessId { place: -1, ..me }));
+        assert!(!process::is_alive(process::ProcessId { place: i32::MAX, ..me }));
+        assert!(!process::is_alive(process::ProcessId { pid: 0, ..me }));
     }
 
     #[pg_test]

@@ -5,7 +5,9 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard};
+use pgrx::{PgTryBuilder, pg_guard};
+
+use crate::report::Report;
 
 /// A worker that was registered.
 pub struct Handle(*mut pg_sys::BackgroundWorkerHandle);
@@ -149,35 +151,22 @@ pub extern "C-unwind" fn citus_fence_backup_worker(argument: pg_sys::Datum) {
     crate::fence::run_worker(argument.value() as i32, extra());
 }
 
-/// An error that this server raised and somebody caught.
-#[derive(Clone, Debug)]
-pub struct Caught {
-    /// Its code.
-    pub sqlstate: PgSqlErrorCode,
-    /// Its message.
-    pub message: String,
-    /// Its detail.
-    pub detail: Option<String>,
-    /// Its hint.
-    pub hint: Option<String>,
-}
-
 /// Runs `body` and catches whatever error it raises.  The transaction it ran in must be aborted
 /// afterwards: only that lets go of what the error left behind, lightweight locks included.
-pub fn catch<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
+pub fn catch<R>(body: impl FnOnce() -> R) -> Result<R, Report> {
     PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
         .catch_others(|error| Err(caught(&error)))
         .catch_rust_panic(|error| Err(caught(&error)))
         .execute()
 }
 
-fn caught(error: &CaughtError) -> Caught {
+fn caught(error: &CaughtError) -> Report {
     let report = match error {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. } => report,
     };
-    Caught {
+    Report {
         sqlstate: report.sql_error_code(),
         message: report.message().to_owned(),
         detail: report.detail().map(str::to_owned),

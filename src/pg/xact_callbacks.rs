@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::elog;
-use crate::errors::Report;
+use crate::report::Report;
 
 /// What is called when a transaction of this process ends.
 #[derive(Clone, Copy)]

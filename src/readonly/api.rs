@@ -8,10 +8,10 @@ use pgrx::{default, name, pg_extern, search_path};
 
 use super::error::GateError;
 use super::switch;
-use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::gate_area::{AREA, NodeState};
 use crate::pg::types::Lsn;
+use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]

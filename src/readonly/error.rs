@@ -1,6 +1,10 @@
 //! What can go wrong with the gate and with a read-only node.
 
-/// One variant per kind; [`crate::errors`] gives each its SQLSTATE, detail and hint.
+use pgrx::PgSqlErrorCode;
+
+use crate::report::Report;
+
+/// One variant per kind; each has its SQLSTATE, detail and hint below.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum GateError {
     /// An argument that must not be null is.
@@ -87,4 +91,92 @@ pub enum GateError {
         /// The operating system's reason.
         why: String,
     },
+}
+
+/// How many prepared transactions a message names.
+const MOST_NAMES: usize = 20;
+
+impl From<&GateError> for Report {
+    fn from(error: &GateError) -> Self {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        match error {
+            GateError::NullArgument { argument } => {
+                Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message)
+                    .hint(format!("Give a value for {argument}, or leave it out where it has a default."))
+            }
+            GateError::UnknownGate { .. } => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("The gates are \"client\" and \"internal\"."),
+            GateError::NotSuperuser { .. } => Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+                .hint("Call it as a superuser."),
+            GateError::NotPreloaded => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("Writers pass the gate only where the server was started with the library.")
+                    .hint(
+                        "Add citus_fence to shared_preload_libraries, behind citus if that is there, \
+                         and restart the server.",
+                    )
+            }
+            GateError::LoadOrder => Report::new(ERRCODE_CONFIG_FILE_ERROR, message)
+                .detail(
+                    "A writer has to be turned away before Citus commits any part of its transaction on \
+                     another node.",
+                )
+                .hint("Set shared_preload_libraries = 'citus,citus_fence', and start the server again."),
+            GateError::InRecovery { .. } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("A standby is read-only as it is.")
+                    .hint("Call it on the primary, or on this server after: SELECT pg_promote();")
+            }
+            GateError::HasWritten { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
+                .detail("It deals with the transactions that have written, and its own is one of them.")
+                .hint("Commit or roll back first, and call it again."),
+            GateError::ReadOnly { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
+                .hint("To let this node write again, as a superuser: SELECT alter_system_read_write();"),
+            GateError::ClosedBySelf { .. } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("A transaction that closes a gate for others does not pass it either.")
+                    .hint("End the transaction, which opens the gate, and write in another.")
+            }
+            GateError::NotClosed { prepared, .. } => {
+                let report = Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message);
+                if prepared.is_empty() {
+                    report.hint("To see who is in the way: SELECT * FROM citus_fence.gate_blockers;")
+                } else {
+                    report
+                        .detail(format!(
+                            "Among those in the way are prepared transactions: {}.",
+                            prepared.join(", ")
+                        ))
+                        .hint(
+                            "Commit or roll them back (on a Citus coordinator: SELECT \
+                             recover_prepared_transactions();), and see: \
+                             SELECT * FROM citus_fence.gate_blockers;",
+                        )
+                }
+            }
+            GateError::Prepared { gids } => {
+                let shown = gids.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+                let more = if gids.len() > MOST_NAMES { ", …" } else { "" };
+                Report::new(ERRCODE_OBJECT_IN_USE, message)
+                    .detail(format!(
+                        "There are {}: {shown}{more}. No session ended them within \
+                         citus_fence.lock_timeout.",
+                        gids.len()
+                    ))
+                    .hint("Use COMMIT PREPARED or ROLLBACK PREPARED, or have Citus do so: SELECT recover_prepared_transactions(); on the node that began them. The system is still read-write.")
+            }
+            GateError::Look { .. } => Report::new(ERRCODE_INTERNAL_ERROR, message)
+                .detail("The state is not changed."),
+            GateError::Deadlock { pid } => Report::new(ERRCODE_T_R_DEADLOCK_DETECTED, message)
+                .detail(format!(
+                    "It is waited for until it ends, but process {pid} needs a lock that this \
+                     transaction holds."
+                ))
+                .hint("Call the function in a transaction of its own."),
+            GateError::File { .. } => Report::new(ERRCODE_IO_ERROR, message)
+                .detail("The state has to survive a restart, so it is not changed.")
+                .hint("Check the data directory's file system, and call the function again."),
+        }
+    }
 }

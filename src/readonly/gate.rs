@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 
 use super::error::GateError;
 use super::policy::{Gate, gate_of_session};
-use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::gate_lock as lock;
@@ -21,6 +20,7 @@ use crate::pg::interrupts;
 use crate::pg::session::{self, Kind};
 use crate::pg::text_sql;
 use crate::pg::xact_callbacks as xact;
+use crate::report::Report;
 
 thread_local! {
     /// The transaction (by its number in this process; 0: none) that has passed.  It keeps the lock to its

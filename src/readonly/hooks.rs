@@ -5,12 +5,12 @@ use std::ffi::CStr;
 use super::error::GateError;
 use super::gate;
 use super::policy::{Plan, Utility, Verdict};
-use crate::errors::Report;
 use crate::pg::elog;
 use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::session;
 use crate::pg::statement::Statement;
 use crate::pg::xact_callbacks::{self, GateCallbacks};
+use crate::report::Report;
 
 /// What a session in the way of a switch says when it ends.
 pub const VICTIM_MESSAGE: &CStr = c"system is now read only";

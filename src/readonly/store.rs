@@ -10,11 +10,11 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::error::GateError;
 use super::state_file::{Judgement, Record, Surroundings, judge};
-use crate::errors::Report;
 use crate::pg::control_file::{self, fsync_is_on};
 use crate::pg::elog;
 use crate::pg::gate_area::{AREA, Node};
 use crate::pg::ident;
+use crate::report::Report;
 
 /// Every process of the server works in the data directory.
 pub const FILE: &str = "citus_fence.read_only";

@@ -21,13 +21,13 @@ use super::error::GateError;
 use super::gate;
 use super::state_file::Record;
 use super::store;
-use crate::errors::Report;
 use crate::guc;
 use crate::pg::gate_area::{AREA, MarkedProcess, Node, NodeState};
 use crate::pg::gate_lock::{self, Holder, SwitchLock};
 use crate::pg::wait::interruptible;
 use crate::pg::xact_callbacks as xact;
 use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, victim, wal, worker};
+use crate::report::Report;
 use remote::Waiter;
 
 /// Whether the node refuses writers; recovery counts.

@@ -5,12 +5,12 @@ use pgrx::{name, pg_extern, search_path};
 
 use super::nodes::Nodes;
 use super::{ClusterError, switch};
-use crate::catalog;
-use crate::errors::Report;
+use crate::citus;
 use crate::fence::parse_lsn;
 use crate::pg::elog;
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
+use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
@@ -39,7 +39,7 @@ fn citus_cluster_read_only_status() -> TableIterator<
         name!(error, Option<String>),
     ),
 > {
-    or_raise(catalog::require_coordinator().map_err(ClusterError::from));
+    or_raise(citus::require_coordinator().map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read());
     let replies = switch::ask_all(
         &mut interruptible(),

@@ -1,11 +1,14 @@
 //! What can go wrong with switching the cluster.
 
-use crate::catalog::CatalogError;
+use pgrx::PgSqlErrorCode;
+
+use crate::citus::CatalogError;
 use crate::fence::error::FenceError;
 use crate::readonly::error::GateError;
+use crate::report::Report;
 use remote::RemoteError;
 
-/// One variant per kind; [`crate::errors`] gives each its SQLSTATE, detail and hint.
+/// One variant per kind; each has its SQLSTATE, detail and hint below.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClusterError {
     /// This node's own part.
@@ -67,5 +70,52 @@ impl From<RemoteError> for ClusterError {
 impl From<CatalogError> for ClusterError {
     fn from(error: CatalogError) -> Self {
         FenceError::from(error).into()
+    }
+}
+
+impl From<&ClusterError> for Report {
+    fn from(error: &ClusterError) -> Self {
+        let message = error.to_string();
+        match error {
+            ClusterError::Gate(error) => error.into(),
+            ClusterError::Fence(error) => error.into(),
+            ClusterError::WritersInTheWay { last, blockers, .. } => {
+                let mut detail = format!("The last attempt ended with: {last}.");
+                if !blockers.is_empty() {
+                    detail.push_str(&format!(" In the way: {}.", blockers.join("; ")));
+                }
+                Report::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, message)
+                    .detail(detail)
+                    .hint("End what is in the way, or raise citus_fence.acquire_timeout. Nothing has been switched.")
+            }
+            ClusterError::NoGate { .. } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("The extension citus_fence is not there, or another one than this.")
+                    .hint("Install it on that node, and preload it.")
+            }
+            ClusterError::NotSwitched { why, .. } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("{why}. All other nodes have been switched back."))
+                    .hint("Once the node is well: SELECT citus_set_cluster_read_only();")
+            }
+            ClusterError::HalfWay { nodes } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("Not switched: {}.", nodes.join("; ")))
+                    .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_only() or citus_set_cluster_read_write() again once these nodes answer.")
+            }
+            ClusterError::NotAllOpened { nodes } => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(format!("Not switched: {}.", nodes.join("; ")))
+                    .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_write() again once these nodes answer.")
+            }
+            ClusterError::UnderBlock => Report::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message)
+                .detail("Transactions wait for the block to end, and the switch would wait for them.")
+                .hint("See citus_backup_block_status(); to end the block: SELECT citus_unblock_writes_for_backup();"),
+            ClusterError::CoordinatorReadOnly => {
+                Report::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
+                    .detail("That the cluster is to be read only must be written down here first.")
+                    .hint("Let it write first: SELECT alter_system_read_write();")
+            }
+        }
     }
 }

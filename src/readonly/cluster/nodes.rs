@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::ClusterError;
-use crate::catalog::{self, Access, CatalogError, Dialer, Node};
+use crate::citus::{self, Access, CatalogError, Dialer, Node};
 use crate::fence::HELPER_NAME;
 use crate::fence::error::FenceError;
 use crate::guc;
@@ -52,9 +52,9 @@ impl Nodes {
 
 /// This node, then the others.
 fn list() -> Result<Vec<Node>, CatalogError> {
-    let primaries = catalog::nodes()?;
-    let mut list = vec![catalog::this_node(&primaries)];
-    list.extend(primaries.into_iter().filter(|node| node.groupid != catalog::COORDINATOR_GROUP));
+    let primaries = citus::nodes()?;
+    let mut list = vec![citus::this_node(&primaries)];
+    list.extend(primaries.into_iter().filter(|node| node.groupid != citus::COORDINATOR_GROUP));
     Ok(list)
 }
 

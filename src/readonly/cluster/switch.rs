@@ -7,14 +7,14 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use super::close::{ClosedGates, close_gates};
 use super::nodes::{Nodes, connect_timeout};
 use super::{ClusterError, intent};
-use crate::catalog;
-use crate::errors::Report;
+use crate::citus;
 use crate::fence::let_go::let_go;
 use crate::fence::statements;
 use crate::pg::interrupts;
 use crate::pg::wait::interruptible;
 use crate::pg::{elog, lock};
 use crate::readonly::switch::require_switchable;
+use crate::report::Report;
 use remote::{
     Command, Deadline, RemoteError, Reply, Session, Waiter, cancel_and_drain, connect_all, run_all,
 };
@@ -37,7 +37,7 @@ const OPEN: Question = Question {
 
 fn usable(function: &'static str) -> Result<lock::ErrandLock, ClusterError> {
     require_switchable(function)?;
-    catalog::require_coordinator()?;
+    citus::require_coordinator()?;
     // Held to the end of the call: one switch at a time.
     Ok(lock::ErrandLock::acquire())
 }

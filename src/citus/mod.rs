@@ -5,44 +5,15 @@
 //! Everything here runs inside a transaction of a backend, as a role that may read the tables.
 
 mod connection;
+mod error;
 mod node;
+mod session_error;
 
 pub use connection::{Access, Dialer};
+pub use error::CatalogError;
 pub use node::{Node, local_group, nodes, this_node};
 
 use crate::pg::lock;
-
-/// What can go wrong with the catalog.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// Neither Citus nor the embedded catalog is in this database.
-    #[error("this database has no Citus catalog")]
-    Missing,
-    /// The function works on the coordinator only.
-    #[error("this node is not the coordinator")]
-    NotCoordinator {
-        /// Where the coordinator is, as far as this node knows.
-        coordinator: Option<String>,
-    },
-    /// Connection parameters that libpq cannot read.
-    #[error("invalid connection parameters in {place} for {node}: {error}")]
-    BadConnInfo {
-        /// The setting or table they stand in.
-        place: &'static str,
-        /// The node they are for.
-        node: String,
-        /// What is wrong; never the text itself.
-        error: String,
-    },
-    /// A query on the tables failed in a way that raised no error of its own.
-    #[error("could not read {table}: {error}")]
-    Read {
-        /// The table.
-        table: &'static str,
-        /// What the query interface says.
-        error: String,
-    },
-}
 
 /// The relations that a fence locks.
 #[derive(Clone, Copy, Debug)]
