@@ -4,10 +4,13 @@
 
 #![deny(unsafe_code)]
 
+mod block;
 mod citus;
 mod embedded;
 mod fence;
 mod guc;
+#[cfg(test)]
+mod model;
 #[allow(unsafe_code)]
 mod pg;
 mod readonly;
@@ -21,12 +24,16 @@ mod magic {
 }
 
 static SHARED: &[&dyn pg::shmem::SharedArea] =
-    &[&fence::CONTROL, &fence::HANDOVERS, &readonly::Memory];
+    &[&block::CONTROL, &block::HANDOVERS, &readonly::Memory];
+
+/// Operations that exclude each other.
+static UNDER_WAY: &[fence::under_way::Look] = &[block::under_way];
 
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
+    fence::under_way::wire(UNDER_WAY);
     guc::define(preloading);
     embedded::init();
     if preloading {

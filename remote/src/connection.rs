@@ -54,7 +54,10 @@ pub struct Session<C: Pq = LibPq> {
 
 impl<C: Pq> Session<C> {
     /// Takes over a connection that has just been made and is in non-blocking mode.
-    pub(super) fn established(node: NodeLabel, params: ConnParams, conn: C) -> Self {
+    pub(super) fn established(node: NodeLabel, mut params: ConnParams, conn: C) -> Self {
+        if let Some(place) = conn.place() {
+            params.keep_address(place);
+        }
         Self { node, params, link: Link::Idle(conn), server_pid: None }
     }
 
@@ -63,7 +66,8 @@ impl<C: Pq> Session<C> {
         &self.node
     }
 
-    /// The parameters it was connected with: what a second connection to the same place needs.
+    /// What a second connection to the same place needs: the parameters it was connected with, and the address
+    /// that it has come to, so that no name is looked up again.
     pub fn params(&self) -> &ConnParams {
         &self.params
     }

@@ -2,11 +2,13 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ffi;
+use crate::pq::Place;
 
 /// What a secret looks like in anything a human may read.
 const MASK: &str = "****";
@@ -63,6 +65,40 @@ impl ConnParams {
     /// The value of a keyword. May be a secret: not for messages.
     pub fn get(&self, keyword: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
+    }
+
+    /// Where a connection with these parameters has come to: later ones go to the same address, and look no name
+    /// up.  The name stays, for certificates and .pgpass.
+    pub(super) fn keep_address(&mut self, place: Place) {
+        self.set("host", place.host).set("hostaddr", place.address).set("port", place.port);
+    }
+
+    /// Looks the name of the host up, so that connecting does not.  Where that fails, connecting will say why.
+    /// Nothing bounds the look-up: for moments at which nobody waits.
+    pub fn find_addresses(&mut self) {
+        let (Some(host), Some(port)) = (self.get("host"), self.get("port")) else { return };
+        let is_name = !host.contains(['/', ',']) && !host.is_empty();
+        let (Ok(port), true, None) = (port.parse::<u16>(), is_name, self.get("hostaddr")) else {
+            return;
+        };
+        let Ok(found) = (host, port).to_socket_addrs() else { return };
+        let addresses: Vec<String> = found.map(|address| address.ip().to_string()).collect();
+        if !addresses.is_empty() {
+            // A name for each address: libpq asks for lists of the same length, and tries one after the other.
+            let names = vec![host; addresses.len()].join(",");
+            self.set("host", names).set("hostaddr", addresses.join(","));
+        }
+    }
+
+    /// Takes over the address that a connection with those parameters has come to, if it is known.
+    pub fn keep_address_of(&mut self, other: &Self) {
+        if other.get("hostaddr").is_some() {
+            for keyword in ["host", "hostaddr", "port"] {
+                if let Some(value) = other.get(keyword) {
+                    self.set(keyword, value);
+                }
+            }
+        }
     }
 
     /// Sets everything a connection string (`key=value …` or a URI) says, over what is there.

@@ -18,7 +18,7 @@ use libpq_sys as pq;
 
 use crate::conninfo::ConnParams;
 use crate::pq::{
-    ConnStatus, Flush, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, Flush, Place, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 use crate::reply::ResultSet;
@@ -160,6 +160,15 @@ impl Pq for LibPq {
     fn backend_pid(&self) -> i32 {
         // SAFETY: see the head of the file.
         unsafe { pq::PQbackendPID(self.conn.as_ptr()) }
+    }
+
+    fn place(&self) -> Option<Place> {
+        let conn = self.conn.as_ptr();
+        // SAFETY: see the head of the file; libpq keeps all three for as long as the connection.
+        let [host, address, port] =
+            unsafe { [text(pq::PQhost(conn)), text(pq::PQhostaddr(conn)), text(pq::PQport(conn))] };
+        let address = address.filter(|address| !address.is_empty())?;
+        Some(Place { host: host?, address, port: port? })
     }
 
     fn set_nonblocking(&mut self) -> Result<(), PqFailure> {

@@ -79,7 +79,7 @@ pub use ffi::LibPq;
 pub use node::NodeLabel;
 pub use poll::PollWaiter;
 pub use pq::{
-    ConnStatus, Flush, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, Flush, Place, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 pub use reply::{Command, Reply, ResultSet};

@@ -151,6 +151,17 @@ pub enum StartError {
     NoMemory,
 }
 
+/// Where a connection has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The name that it was asked for by.
+    pub host: String,
+    /// The address.
+    pub address: String,
+    /// The port.
+    pub port: String,
+}
+
 /// One libpq connection. Dropping it is `PQfinish`, which does not block.
 ///
 /// The methods are libpq's functions, with the same duties: never `get_result` while `is_busy`,
@@ -173,6 +184,8 @@ pub trait Pq: Sized {
     fn transaction_status(&self) -> TransactionStatus;
     /// `PQbackendPID`: the process at the other end, which may be a pooler's invention.
     fn backend_pid(&self) -> i32;
+    /// `PQhost`, `PQhostaddr` and `PQport`: which of the possible places this is; none for a Unix socket.
+    fn place(&self) -> Option<Place>;
     /// `PQsetnonblocking(1)`.
     fn set_nonblocking(&mut self) -> Result<(), PqFailure>;
     /// `PQsendQuery`: the simple protocol, several statements allowed.

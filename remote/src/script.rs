@@ -471,6 +471,11 @@ impl Pq for ScriptPq {
         self.0.borrow().pid
     }
 
+    fn place(&self) -> Option<Place> {
+        let host = self.0.borrow().host.clone();
+        Some(Place { address: format!("address of {host}"), host, port: "5432".into() })
+    }
+
     fn set_nonblocking(&mut self) -> Result<(), PqFailure> {
         self.0.borrow_mut().nonblocking = true;
         Ok(())

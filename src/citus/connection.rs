@@ -48,6 +48,21 @@ pub struct Dialer {
     pub connect_timeout: Duration,
 }
 
+/// `application_name` of sessions that look or help and hold nothing.
+pub const HELPER_NAME: &str = "citus_fence helper";
+
+/// The role that the extension's own sessions act as: its owner.
+pub fn own_role() -> pg_sys::Oid {
+    pg::lock::extension_owner(c"citus_fence").unwrap_or_else(pg::ident::current_role)
+}
+
+impl Dialer {
+    /// For sessions that look or help.
+    pub fn helper(connect_timeout: Duration) -> Self {
+        Self { role: own_role(), application_name: HELPER_NAME.to_owned(), connect_timeout }
+    }
+}
+
 /// Node that `pg_dist_authinfo` uses for "every node".
 const EVERY_NODE: i32 = 0;
 /// Node that `pg_dist_authinfo` uses for connections of a node to itself.

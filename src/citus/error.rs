@@ -16,6 +16,9 @@ pub enum CatalogError {
         /// Where the coordinator is, as far as this node knows.
         coordinator: Option<String>,
     },
+    /// Somebody keeps a table of the catalog to himself.
+    #[error("could not read the tables of the cluster's nodes because they are locked")]
+    Locked,
     /// Connection parameters that libpq cannot read.
     #[error("invalid connection parameters in {place} for {node}: {error}")]
     BadConnInfo {
@@ -55,6 +58,12 @@ impl From<&CatalogError> for Report {
                         .hint("Connect to the coordinator and call the function there."),
                 }
             }
+            CatalogError::Locked => Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
+                .detail("Another session holds an ACCESS EXCLUSIVE lock on a pg_dist_* table.")
+                .hint(
+                    "See who: SELECT pid, relation::regclass FROM pg_locks WHERE mode = \
+                     'AccessExclusiveLock' AND relation::regclass::text LIKE 'pg_dist_%';",
+                ),
             CatalogError::BadConnInfo { .. } => {
                 Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
                     "Correct citus_fence.node_conninfo, citus.node_conninfo, or the node's rows in \

@@ -6,12 +6,22 @@
 
 mod connection;
 mod error;
+mod global_pid;
 mod node;
+mod roster;
 mod session_error;
+mod settings;
 
-pub use connection::{Access, Dialer};
+pub use connection::{Access, Dialer, HELPER_NAME, own_role};
 pub use error::CatalogError;
+pub use global_pid::{global_pid, parse_global_pid};
 pub use node::{Node, local_group, nodes, this_node};
+pub use roster::Roster;
+pub use settings::deadlock_search_interval;
+
+use std::time::Duration;
+
+use remote::{Deadline, Pause, Waiter, pause};
 
 use crate::pg::lock;
 
@@ -36,12 +46,34 @@ pub fn fence_relations() -> Result<FenceRelations, CatalogError> {
     })
 }
 
-/// Whether what is read of the nodes and of how they are reached can be read without a wait.
-pub fn can_be_read() -> bool {
-    [c"pg_dist_node", c"pg_dist_authinfo", c"pg_dist_poolinfo"]
-        .into_iter()
-        .filter_map(lock::catalog_relation)
-        .all(lock::can_be_read)
+/// What is read of the nodes and of how they are reached.
+const TABLES: [&core::ffi::CStr; 4] =
+    [c"pg_dist_node", c"pg_dist_local_group", c"pg_dist_authinfo", c"pg_dist_poolinfo"];
+
+/// Reads the catalog, if that needs no wait: `None` while somebody keeps one of its tables to himself.
+pub fn read_now<R>(read: impl FnOnce() -> R) -> Option<R> {
+    let relations = TABLES.into_iter().filter_map(lock::catalog_relation);
+    let _readable = lock::Readable::try_all(relations)?;
+    Some(read())
+}
+
+/// The door through which sessions read the catalog: they wait no longer than `bound` for whoever keeps it to
+/// himself, and interrupts end that wait.
+pub fn read_within<W: Waiter, R>(
+    waiter: &mut W,
+    bound: Duration,
+    mut read: impl FnMut() -> R,
+) -> Result<R, CatalogError> {
+    const LOOK_AGAIN: Duration = Duration::from_millis(20);
+    let deadline = Deadline::after(waiter, bound);
+    loop {
+        if let Some(result) = read_now(&mut read) {
+            return Ok(result);
+        }
+        if deadline.expired(waiter) || pause(waiter, LOOK_AGAIN) == Pause::Stopped {
+            return Err(CatalogError::Locked);
+        }
+    }
 }
 
 /// Whether Citus itself is in this database, and not only its tables.

@@ -254,7 +254,7 @@ pub fn connection_targets(labels: &[NodeLabel], role: Oid) -> Result<Vec<Target>
     // Who serves whom, in the form that Citus has for it.
     let group = crate::citus::local_group()?;
     let own = crate::citus::nodes()?.into_iter().find(|node| node.groupid == group);
-    let global_pid = crate::fence::global_pid(own.map_or(0, |node| node.nodeid), me().pid);
+    let global_pid = crate::citus::global_pid(own.map_or(0, |node| node.nodeid), me().pid);
     let application_name = format!("{APPLICATION_NAME} gpid={global_pid}");
     let access = Access::read(Dialer { role, application_name, connect_timeout: CONNECT_LIMIT });
     Ok(labels.iter().map(|label| access.target(label.clone())).collect::<Result<Vec<_>, _>>()?)

@@ -1,87 +1,25 @@
-//! What can go wrong with a block.
+//! What can go wrong with a fence, whatever it is for.
 
-use crate::report::Report;
 use pgrx::PgSqlErrorCode;
+use remote::RemoteError;
 
 use crate::citus::CatalogError;
-use remote::RemoteError;
+use crate::report::Report;
 
 /// One variant per kind; each has its SQLSTATE, detail and hint below.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FenceError {
-    /// An argument that must not be null is.
-    #[error("{argument} must not be null")]
-    NullArgument {
-        /// Its name.
-        argument: &'static str,
-    },
-    /// A timeout outside its range.
-    #[error("timeout_ms is out of range")]
-    TimeoutOutOfRange {
-        /// What was given.
-        given: i32,
-    },
-    /// A restore point without a usable name.
-    #[error("invalid name for a restore point")]
-    RestorePointName,
-    /// Restore points need more WAL than the server writes.
-    #[error("WAL level not sufficient for creating a restore point")]
-    WalLevel,
-    /// No shared memory.
-    #[error("citus_fence must be loaded via shared_preload_libraries")]
-    NotPreloaded,
-    /// On a standby.
-    #[error("a backup block cannot be used during recovery")]
-    InRecovery,
-    /// There is a block already, in one of three states.
-    #[error("a backup block is already being started")]
-    Starting,
-    /// See [`FenceError::Starting`].
-    #[error("a backup block is already active")]
-    Active,
-    /// See [`FenceError::Starting`].
-    #[error("a backup block is being released")]
-    Releasing,
-    /// An uncleared error.
-    #[error("the previous backup block ended in an error")]
-    PreviousFailed {
-        /// The error's message.
-        what: String,
-    },
-    /// Every slot is taken by another database.
-    #[error("too many databases have a backup block")]
-    TooManyBlocks {
-        /// `citus_fence.max_blocks`.
-        max: usize,
-    },
-    /// No background worker could be registered.
-    #[error("could not start the background worker of the backup block")]
-    NoWorkerSlot,
-    /// The worker is gone.
-    #[error("the backup block was lost")]
-    WorkerVanished,
-    /// The worker's own session was refused by this server.
-    #[error("the background worker of the backup block could not connect to the database")]
-    WorkerNotConnected {
-        /// Why, as far as the catalog tells.
-        why: Option<&'static str>,
-    },
-    /// The worker neither started nor gave up in time.
-    #[error("the background worker of the backup block does not answer")]
-    WorkerSilent,
-    /// Somebody unblocked before the block was active.
-    #[error("the backup block was released while it was being started")]
-    ReleasedWhileStarting,
-    /// The requestor's client hung up.
-    #[error("connection to client lost")]
-    ClientGone,
-    /// More nodes than there are rows in shared memory.
-    #[error("too many nodes for a backup block")]
-    TooManyNodes {
-        /// Nodes there are.
-        count: usize,
-        /// Rows there are.
-        max: usize,
+    /// A node.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A node on which there is no gate to close.
+    #[error("{node} does not have the gate of citus_fence")]
+    NoGate {
+        /// The node.
+        node: String,
     },
     /// The server lends no more descriptors.
     #[error("not enough file descriptors to connect to all nodes")]
@@ -89,188 +27,9 @@ pub enum FenceError {
         /// Connections needed.
         count: usize,
     },
-    /// A node.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// The catalog.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// All attempts failed.
-    #[error("could not lock all nodes for the backup block within {after_ms} ms")]
-    LocksNotHeld {
-        /// How long it was tried.
-        after_ms: i32,
-        /// What the last attempt ended with.
-        last: String,
-        /// Who was in the way: node, pid, age, query.
-        blockers: Vec<String>,
-    },
-    /// The time was over before anything could be found out.
-    #[error("the backup block could not be started within {limit_ms} ms")]
-    TooLittleTime {
-        /// How long it was tried.
-        limit_ms: i32,
-        /// What it was at.
-        last: String,
-    },
-    /// The list of nodes changed between reading it and locking it.
-    #[error("the nodes of the cluster changed while they were being locked")]
-    NodesChanged,
-    /// Mode `all` on a node that has no gate.
-    #[error("{node} does not have the gate that block mode \"all\" closes")]
-    NoGate {
-        /// The node.
-        node: String,
-    },
-    /// The deadline of an active block.
-    #[error("the backup block expired")]
-    Expired {
-        /// Its timeout.
-        timeout_ms: i32,
-    },
-    /// A node did not answer to the release.
-    #[error("a node did not confirm the release of the backup block")]
-    Unconfirmed {
-        /// The node, and what happened instead.
-        node: String,
-    },
-    /// SIGTERM.
-    #[error("the background worker of the backup block was terminated")]
-    Terminated,
-    /// Nothing to act on.
-    #[error("there is no active backup block")]
-    NoBlock,
-    /// An error that this server raised in the worker.
+    /// An error that this server raised.
     #[error("{}", .0.message)]
     Local(Report),
-}
-
-impl From<&FenceError> for Report {
-    fn from(error: &FenceError) -> Self {
-        use PgSqlErrorCode::*;
-        let message = error.to_string();
-        const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup();";
-        match error {
-            FenceError::NullArgument { argument } => {
-                Report::new(ERRCODE_NULL_VALUE_NOT_ALLOWED, message)
-                    .detail(format!("The argument {argument} was given as null."))
-                    .hint("Give it a value, or leave it out where it has a default.")
-            }
-            FenceError::TimeoutOutOfRange { given } => {
-                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
-                    .detail(format!(
-                        "timeout_ms is {given}; it is a number of milliseconds from 1 to {}.",
-                        crate::fence::MAX_TIMEOUT_MS
-                    ))
-                    .hint("The default is five minutes: SELECT citus_block_writes_for_backup(300000);")
-            }
-            FenceError::RestorePointName => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
-                .detail("PostgreSQL takes names of 1 to 63 bytes for restore points.")
-                .hint("For example: SELECT * FROM citus_backup_restore_point('nightly');"),
-            FenceError::WalLevel => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .hint("wal_level must be set to \"replica\" or \"logical\" at server start."),
-            FenceError::NotPreloaded => {
-                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                    .detail("The block lives in shared memory that is set up when the server starts.")
-                    .hint("Add citus_fence to shared_preload_libraries, after citus, and restart the server.")
-            }
-            FenceError::InRecovery => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("This server is a standby or still recovering; it holds no write back.")
-                .hint("Call the function on the coordinator's primary."),
-            FenceError::Starting => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("Another session has begun a block of this database and waits for its locks.")
-                .hint(format!("See: SELECT * FROM citus_backup_block_status(); to give it up: {UNBLOCK}")),
-            FenceError::Active => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("The block of this database is held by a background worker.")
-                .hint(format!("See: SELECT * FROM citus_backup_block_status(); to release it: {UNBLOCK}")),
-            FenceError::Releasing => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("The block of this database lets go of its locks.")
-                .hint(format!("To wait for it: {UNBLOCK}")),
-            FenceError::PreviousFailed { what } => {
-                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                    .detail(format!("It ended with: {what}. Backups taken under it may be inconsistent."))
-                    .hint(format!("To clear the error: {UNBLOCK}"))
-            }
-            FenceError::TooManyBlocks { max } => {
-                Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
-                    .detail(format!("citus_fence.max_blocks is {max}, and that many databases have a block."))
-                    .hint("Release a block in another database, or raise citus_fence.max_blocks and restart the server.")
-            }
-            FenceError::NoWorkerSlot => Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
-                .detail("All of max_worker_processes are in use.")
-                .hint("Raise max_worker_processes and restart the server, or wait until other background workers have ended."),
-            FenceError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("Its background worker ended without a word; its locks went with it.")
-                .hint("See the server's log for the reason, then try again."),
-            FenceError::WorkerNotConnected { why } => {
-                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
-                let again = "then try again.";
-                match why {
-                    Some(why) => report
-                        .detail(*why)
-                        .hint(format!("Let the extension's owner connect to this database, {again}")),
-                    None => report.hint(format!("See the server's log for the reason, {again}")),
-                }
-            }
-            FenceError::WorkerSilent => {
-                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                    .detail("It did not start, or stands still; the block has been given up.")
-                    .hint("See the server's log and whether the postmaster responds, then try again.")
-            }
-            FenceError::ReleasedWhileStarting => Report::new(ERRCODE_QUERY_CANCELED, message)
-                .detail("Another session called citus_unblock_writes_for_backup().")
-                .hint("Begin again: SELECT citus_block_writes_for_backup();"),
-            FenceError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
-            FenceError::TooManyNodes { count, max } => {
-                Report::new(ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
-                    .detail(format!("pg_dist_node has {count} primaries; citus_fence.max_nodes is {max}."))
-                    .hint(format!("Set citus_fence.max_nodes to at least {count} and restart the coordinator."))
-            }
-            FenceError::NoDescriptors { count } => {
-                Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
-                    .detail(format!("{count} connections are needed; the server lends out a third of its file descriptors."))
-                    .hint("Raise max_files_per_process and the operating system's limit, and restart the server.")
-            }
-            FenceError::Remote(remote) => Report::from(remote),
-            FenceError::Catalog(catalog) => Report::from(catalog),
-            FenceError::LocksNotHeld { after_ms, last, blockers } => {
-                let report = Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message);
-                let mut detail = format!("The last attempt ended with: {last}.");
-                for blocker in blockers {
-                    detail.push_str(&format!(" In the way: {blocker}."));
-                }
-                report.detail(detail).hint(format!(
-                    "End the sessions in the way or wait for them, then try again; citus_fence.acquire_timeout \
-                     ({after_ms} ms here) is how long a call tries, citus_fence.lock_timeout bounds each attempt.",
-                ))
-            }
-            FenceError::TooLittleTime { last, .. } => Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
-                .detail(format!(
-                    "That is the smaller of timeout_ms and citus_fence.acquire_timeout, and too short to \
-                     tell whether a node is in trouble. It ended with: {last}."
-                ))
-                .hint("Give it a second or more: SELECT citus_block_writes_for_backup(300000);"),
-            FenceError::NodesChanged => Report::new(ERRCODE_OBJECT_IN_USE, message)
-                .hint("Try again once no node is being added or removed."),
-            FenceError::Expired { timeout_ms } => {
-                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                    .detail(format!("Its timeout of {timeout_ms} ms was reached."))
-                    .hint("Give citus_block_writes_for_backup a longer timeout_ms, or move the deadline with citus_extend_backup_block(timeout_ms) while the block is active.")
-            }
-            FenceError::NoGate { .. } => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("The extension citus_fence is not there, or another one than this.")
-                .hint("Install it on that node and preload it, or SET citus_fence.block_mode = '2pc'."),
-            FenceError::Unconfirmed { node } => Report::new(ERRCODE_WARNING, message)
-                .detail(format!("{node}. Its locks end when it notices that the session is closed."))
-                .hint("See pg_locks on that node."),
-            FenceError::Terminated => Report::new(ERRCODE_ADMIN_SHUTDOWN, message)
-                .detail("The background worker was terminated by an administrator or by the server's shutdown."),
-            FenceError::NoBlock => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .detail("The function works on the active block of this database.")
-                .hint("Begin one: SELECT citus_block_writes_for_backup();"),
-            FenceError::Local(report) => report.clone(),
-        }
-    }
 }
 
 impl From<Report> for FenceError {
@@ -278,3 +37,95 @@ impl From<Report> for FenceError {
         Self::Local(report)
     }
 }
+
+impl From<&FenceError> for Report {
+    fn from(error: &FenceError) -> Self {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        match error {
+            FenceError::Remote(remote) => Report::from(remote),
+            FenceError::Catalog(catalog) => Report::from(catalog),
+            FenceError::NoGate { .. } => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("The extension citus_fence is not there, or another one than this.")
+                .hint("Install it on that node, and preload it."),
+            FenceError::NoDescriptors { count } => {
+                Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
+                    .detail(format!("{count} connections are needed; the server lends out a third of its file descriptors."))
+                    .hint("Raise max_files_per_process and the operating system's limit, and restart the server.")
+            }
+            FenceError::Local(report) => report.clone(),
+        }
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug)]
+pub enum Failed {
+    /// The waiter was told to stop.
+    Stopped,
+    /// Another attempt would fail the same way.
+    ForGood(FenceError),
+    /// Somebody was in the way, or the cluster changed: let go and try again.
+    ForNow(Reason),
+}
+
+impl<E: Into<FenceError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::ForGood(error.into())
+    }
+}
+
+impl Failed {
+    /// A failed exchange with a node that another attempt would not mend.
+    pub fn of_node(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Stopped { .. } => Self::Stopped,
+            other => other.into(),
+        }
+    }
+
+    /// Nobody in particular was in the way.
+    pub fn for_now(what: impl Into<String>) -> Self {
+        Self::ForNow(Reason { what: what.into(), blockers: vec![], tells: false })
+    }
+
+    /// Likewise, and what is said of it tells all.
+    pub fn because(what: impl Into<String>) -> Self {
+        Self::ForNow(Reason { what: what.into(), blockers: vec![], tells: true })
+    }
+}
+
+/// What an attempt ended with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// In its own words.
+    pub what: String,
+    /// Who was in the way: node, pid, age, query.
+    pub blockers: Vec<String>,
+    /// Whether the words say what stood in the way, and not merely that the time was over.
+    pub tells: bool,
+}
+
+/// What another attempt may not meet: no lock in time, a deadlock, a serialization failure, a statement cancelled
+/// by its own time-out.
+pub fn is_passing(sqlstate: PgSqlErrorCode) -> bool {
+    use PgSqlErrorCode::*;
+    matches!(
+        sqlstate,
+        ERRCODE_LOCK_NOT_AVAILABLE
+            | ERRCODE_T_R_DEADLOCK_DETECTED
+            | ERRCODE_T_R_SERIALIZATION_FAILURE
+            | ERRCODE_QUERY_CANCELED
+    )
+}
+
+/// The same of an answer of a node, or of one that did not come.
+pub fn is_passing_remote(error: &RemoteError) -> bool {
+    match error {
+        RemoteError::Timeout { .. } => true,
+        other => other.sqlstate().and_then(crate::report::parse_sqlstate).is_some_and(is_passing),
+    }
+}
+
+/// What an attempt that finds other nodes than it began with ends with.
+pub const NODES_CHANGED: &str = "the nodes of the cluster changed while they were being locked";

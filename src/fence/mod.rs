@@ -1,43 +1,18 @@
-//! The fence as operators use it: a block of two-phase writes on every node, for backups.
-//!
-//! A call begins a block in shared memory ([`control`]) and starts a background worker ([`worker`]),
-//! which takes the locks ([`acquire`]) and holds them ([`hold`]) until somebody asks for the release,
-//! the deadline passes or a node is lost.  [`state`] has the picture of the states.
+//! The mechanism on which everything stands that needs all nodes at one moment: a list of steps ([`steps`]) that
+//! one engine ([`engine`]) runs over the nodes ([`party`]), attempt after attempt ([`retry`]), and one way to let
+//! go ([`let_go`]).  It knows nothing of what the moment is for.
 
-pub mod api;
+pub mod blockers;
+pub mod engine;
 pub mod error;
-pub mod handover;
-pub mod state;
-pub mod text;
-
-mod acquire;
-pub mod attempt;
-mod control;
-mod hold;
 pub mod let_go;
-#[cfg(test)]
-mod model;
 pub mod party;
-pub mod reason;
 pub mod recovery;
+pub mod retry;
 #[cfg(test)]
 mod scripted;
 pub mod statements;
-mod wait_graph;
-mod waiters;
-mod worker;
+pub mod steps;
+pub mod under_way;
 
-pub use api::{is_held, owner};
-pub use control::{CONTROL, NodeRow};
-pub use handover::HANDOVERS;
-pub use party::parse_lsn;
-pub use wait_graph::global_pid;
-pub use worker::run_worker;
-
-/// Longest life of a block, in milliseconds: 30 minutes.
-pub const MAX_TIMEOUT_MS: i32 = 1_800_000;
-
-/// `application_name` of the sessions that hold locks.
-pub const HOLDER_NAME: &str = "citus_fence backup block";
-/// `application_name` of sessions that look or help and hold nothing.
-pub const HELPER_NAME: &str = "citus_fence helper";
+pub use error::FenceError;

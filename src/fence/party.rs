@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use super::attempt::{Barrier, Failed};
-use super::control::NodeRow;
-use super::error::FenceError;
+use super::blockers::{self, describe_all, names_prepared};
+use super::error::{Failed, FenceError, is_passing_remote};
 use super::statements;
-use super::text::Text;
+use super::steps::Barrier;
 use crate::citus::Node;
+use crate::pg::types::Lsn;
 use remote::{
-    Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, ResultSet, Session, Target,
+    Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, Session, SessionState, Target,
     Waiter, connect_all, run_all,
 };
 
@@ -44,22 +44,23 @@ impl<C: Pq> Member<C> {
             wal_lsn: 0,
         }
     }
+}
 
-    /// Its row of the manifest, where the locks of the coordinator were taken at that time.
-    fn row(&self, locked_here_at: i64) -> NodeRow {
-        NodeRow {
-            nodeid: self.node.nodeid,
-            groupid: self.node.groupid,
-            host: Text::new(&self.node.host),
-            port: self.node.port,
-            backend_pid: self.pid,
-            locked_at: locked_here_at + self.locked_after.as_micros() as i64,
-            system_identifier: self.system_identifier,
-            timeline: self.timeline,
-            wal_lsn: self.wal_lsn,
-            restore_lsn: 0,
-        }
-    }
+/// What there is to tell of a node that takes part.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Its row of the catalog.
+    pub node: &'a Node,
+    /// The process that holds its locks.
+    pub pid: i32,
+    /// Of its data directory.
+    pub system_identifier: u64,
+    /// That it writes.
+    pub timeline: u32,
+    /// When it had its locks, from when they were asked for.
+    pub locked_after: Duration,
+    /// Up to where its WAL was on disk after that.
+    pub wal_lsn: u64,
 }
 
 /// Who gave no lock, because somebody was in the way or it was too slow, by its place in the party.
@@ -85,21 +86,25 @@ impl<C: Pq> Default for Party<C> {
 }
 
 impl<C: Pq> Party<C> {
-    /// The sessions, one per node, in the order of [`Self::rows`].
+    /// The sessions, one per node, in the order of [`Self::parts`].
     pub fn sessions(&mut self) -> Vec<&mut Session<C>> {
         self.members.iter_mut().map(|member| &mut member.session).collect()
     }
 
-    /// Rows of the manifest; the coordinator's own locks were taken at that time.
-    pub fn rows(&self, locked_here_at: i64) -> impl Iterator<Item = NodeRow> {
-        self.members.iter().map(move |member| member.row(locked_here_at))
+    /// Whether a node is still at something.
+    pub fn is_busy(&self) -> bool {
+        self.members.iter().any(|member| member.session.state() == SessionState::Busy)
     }
 
-    /// Where the nodes are and how they were reached.
-    pub fn targets(&self) -> impl Iterator<Item = Target> {
-        self.members.iter().map(|member| Target {
-            node: member.session.node().clone(),
-            params: member.session.params().clone(),
+    /// What there is to tell of each of them.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.members.iter().map(|member| Part {
+            node: &member.node,
+            pid: member.pid,
+            system_identifier: member.system_identifier,
+            timeline: member.timeline,
+            locked_after: member.locked_after,
+            wal_lsn: member.wal_lsn,
         })
     }
 
@@ -155,18 +160,18 @@ impl<C: Pq> Party<C> {
         waiter: &mut W,
         deadline: Deadline,
     ) -> Result<Vec<String>, Failed> {
-        let look = |_| Command::new("look for commands on their way", statements::IN_STEPS);
+        let look = |_| Command::new("look for commands on their way", blockers::IN_STEPS);
         let mut found = Vec::new();
         for reply in run_all(waiter, &mut self.sessions(), look, deadline) {
             let reply = match reply {
                 Ok(reply) => reply,
                 Err(error) if is_passing_remote(&error) => {
-                    return Err(Failed::ForNow { what: error.to_string(), blockers: vec![] });
+                    return Err(Failed::for_now(error.to_string()));
                 }
-                Err(error) => return Err(Failed::from_remote(error)),
+                Err(error) => return Err(Failed::of_node(error)),
             };
             let node = reply.node.to_string();
-            found.extend(describe_blockers(&node, reply.last_set()?));
+            found.extend(describe_all(&node, reply.last_set()?));
         }
         Ok(found)
     }
@@ -181,7 +186,7 @@ impl<C: Pq> Party<C> {
         let sql = statements::set_idle_timeout(idle_timeout_ms);
         let set = |_| Command::new("bound of the attempt", sql.as_str());
         let replies = run_all(waiter, &mut self.sessions(), set, deadline);
-        replies.into_iter().try_for_each(|reply| reply.map(drop)).map_err(Failed::from_remote)
+        replies.into_iter().try_for_each(|reply| reply.map(drop)).map_err(Failed::of_node)
     }
 
     /// The node that took longest to give its locks, and how long.
@@ -213,7 +218,7 @@ impl<C: Pq> Party<C> {
             match reply {
                 Ok(reply) => self.members[index].note_lock(&reply),
                 Err(error) if is_passing_remote(&error) => refused.push((index, error)),
-                Err(error) => for_good = for_good.or(Some(Failed::from_remote(error))),
+                Err(error) => for_good = for_good.or(Some(Failed::of_node(error))),
             }
         }
         if let Some(failed) = for_good {
@@ -233,7 +238,7 @@ impl<C: Pq> Party<C> {
         refused: &[(usize, RemoteError)],
     ) -> Vec<String> {
         let deadline = Deadline::after(waiter, Duration::from_secs(2));
-        let look = statements::look_for_blockers();
+        let look = blockers::look();
         let command = |index: usize| {
             if refused.iter().any(|(position, _)| *position == index) {
                 Command::new("look for blockers", look.as_str())
@@ -243,7 +248,7 @@ impl<C: Pq> Party<C> {
         };
         // Who is still at the lock, having run into our own deadline, takes no command now.
         let replies = run_all(waiter, &mut self.sessions(), command, deadline);
-        let mut blockers = Vec::new();
+        let mut found = Vec::new();
         for (index, error) in refused {
             let Some(Ok(reply)) = replies.get(*index) else { continue };
             let Ok(set) = reply.last_set() else { continue };
@@ -252,21 +257,16 @@ impl<C: Pq> Party<C> {
             // would show it; and by now others may have passed, who were not in the way.
             let is_of_gate = error.sqlstate() == Some("55P03") && !names_prepared(set);
             if let (true, Some(detail)) = (is_of_gate || set.rows.is_empty(), error.detail()) {
-                blockers.push(format!("on {node}: {detail}"));
+                found.push(format!("on {node}: {detail}"));
             }
-            blockers.extend(describe_blockers(&node, set));
+            found.extend(describe_all(&node, set));
         }
-        blockers
+        found
     }
 
     /// Whether nodes may have been given the time of a whole hold.
     pub fn hold_begun(&self) -> bool {
         self.hold_begun
-    }
-
-    /// How many sessions more it takes to bring every node's WAL to disk.
-    pub fn helpers_to_flush(&self) -> usize {
-        self.members.iter().filter(|member| !member.can_flush).count()
     }
 
     /// Brings every node's WAL to disk, and has the hold begin: from here on a node that hears nothing
@@ -290,7 +290,7 @@ impl<C: Pq> Party<C> {
         let mut helpers = connect_all(waiter, &targets, deadline)
             .into_iter()
             .collect::<Result<Vec<Session<C>>, RemoteError>>()
-            .map_err(Failed::from_remote)?;
+            .map_err(Failed::of_node)?;
         let hold = statements::set_idle_timeout(idle_timeout_ms);
         let flush = statements::flush(idle_timeout_ms);
         let flush_by_commit = statements::flush_by_commit();
@@ -315,25 +315,14 @@ impl<C: Pq> Party<C> {
         self.hold_begun = true;
         let mut replies = run_all(waiter, &mut sessions, flush, deadline).into_iter();
         for (member, reply) in self.members.iter_mut().zip(&mut replies) {
-            reply.and_then(|reply| member.note_flush(&reply)).map_err(Failed::from_remote)?;
+            reply.and_then(|reply| member.note_flush(&reply)).map_err(Failed::of_node)?;
         }
-        replies.try_for_each(|reply| reply.map(drop)).map_err(Failed::from_remote)
+        replies.try_for_each(|reply| reply.map(drop)).map_err(Failed::of_node)
     }
 
     /// Inactive nodes that do not take part, and why.
     pub fn absent(&self) -> &[String] {
         &self.absent
-    }
-
-    /// The sentence that names the nodes which do not take part.
-    pub fn warning(&self) -> String {
-        if self.absent.is_empty() {
-            return String::new();
-        }
-        format!(
-            "inactive nodes that do not answer are not under the backup block: {}",
-            self.absent.join("; ")
-        )
     }
 }
 
@@ -368,7 +357,7 @@ impl<C: Pq> Member<C> {
         };
         self.system_identifier = identifier as u64;
         self.timeline = timeline as u32;
-        let lsn = set.value(0, "lsn").and_then(parse_lsn);
+        let lsn = set.value(0, "lsn").and_then(Lsn::parse).map(|lsn| lsn.0);
         self.wal_lsn = lsn.ok_or_else(|| reply.unexpected("no WAL position"))?;
         Ok(())
     }
@@ -377,78 +366,5 @@ impl<C: Pq> Member<C> {
     fn note_lock(&mut self, reply: &Reply) {
         self.locked_after = reply.took;
         self.waited += reply.took;
-    }
-}
-
-/// `16/B374D848` as a number.
-pub fn parse_lsn(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    let high = u64::from(u32::from_str_radix(high, 16).ok()?);
-    let low = u64::from(u32::from_str_radix(low, 16).ok()?);
-    Some(high << 32 | low)
-}
-
-impl Failed {
-    fn from_remote(error: RemoteError) -> Self {
-        match error {
-            RemoteError::Stopped { .. } => Failed::Stopped,
-            other => Failed::ForGood(other.into()),
-        }
-    }
-}
-
-/// Errors that another attempt may not meet: no lock in time, a deadlock, a serialization failure, a
-/// statement cancelled by its own timeout.
-pub fn is_passing(sqlstate: pgrx::PgSqlErrorCode) -> bool {
-    use pgrx::PgSqlErrorCode::*;
-    matches!(
-        sqlstate,
-        ERRCODE_LOCK_NOT_AVAILABLE
-            | ERRCODE_T_R_DEADLOCK_DETECTED
-            | ERRCODE_T_R_SERIALIZATION_FAILURE
-            | ERRCODE_QUERY_CANCELED
-    )
-}
-
-/// Rows of [`statements::look_for_blockers`] and the like.
-fn describe_blockers(node: &str, set: &ResultSet) -> Vec<String> {
-    let describe = |row| {
-        let text = |column| set.value(row, column).unwrap_or_default();
-        let number = |column| text(column).parse::<i64>().unwrap_or_default();
-        describe_blocker(node, number("pid") as i32, text("usename"), number("age"), text("what"))
-    };
-    (0..set.rows.len()).map(describe).collect()
-}
-
-/// Whether a prepared transaction is among them, which has no process.
-fn names_prepared(blockers: &ResultSet) -> bool {
-    (0..blockers.rows.len()).any(|row| blockers.value(row, "pid") == Some("0"))
-}
-
-pub fn describe_blocker(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {
-    if pid == 0 {
-        format!("on {node}, {what} of {user} for {age} s")
-    } else {
-        format!("on {node}, process {pid} of {user} for {age} s ({what})")
-    }
-}
-
-fn is_passing_remote(error: &RemoteError) -> bool {
-    match error {
-        RemoteError::Timeout { .. } => true,
-        other => other.sqlstate().and_then(crate::report::parse_sqlstate).is_some_and(is_passing),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_lsn;
-
-    #[test]
-    fn positions_are_read_as_the_server_writes_them() {
-        assert_eq!(parse_lsn("16/B374D848"), Some(0x16_B374_D848));
-        assert_eq!(parse_lsn("0/0"), Some(0));
-        assert_eq!(parse_lsn("16B374D848"), None);
-        assert_eq!(parse_lsn("1/100000000"), None);
     }
 }

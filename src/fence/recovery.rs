@@ -2,8 +2,9 @@
 
 use super::party::GRACE;
 use super::statements;
-use crate::pg::elog;
-use remote::{Command, Deadline, RemoteError, Session, Target, Waiter, connect_all, run_all};
+use remote::{
+    Command, Deadline, LibPq, Pq, RemoteError, Session, Target, Waiter, connect_all, run_all,
+};
 
 /// The waiter was told to stop.
 pub struct Stopped;
@@ -15,30 +16,35 @@ pub fn finish_in_doubt<W: Waiter>(
     waiter: &mut W,
     targets: &[Target],
     deadline: Deadline,
+    mut log: impl FnMut(&str),
 ) -> Result<(), Stopped> {
-    let mut helpers = Helpers::connect(waiter, targets, deadline)?;
-    helpers.finish_in_doubt(waiter, deadline).map(drop)
+    let mut helpers = Helpers::<LibPq>::connect(waiter, targets, deadline, &mut log)?;
+    helpers.finish_in_doubt(waiter, deadline, &mut log).map(drop)
 }
 
 /// Sessions that are there before they are needed.
-pub struct Helpers(Vec<Session>);
+pub struct Helpers<C: Pq = LibPq>(Vec<Session<C>>);
 
-impl Helpers {
+impl<C: Pq> Helpers<C> {
+    /// None are needed.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// One per node that answers.
     pub fn connect<W: Waiter>(
         waiter: &mut W,
         targets: &[Target],
         deadline: Deadline,
+        mut log: impl FnMut(&str),
     ) -> Result<Self, Stopped> {
-        let mut sessions: Vec<Session> = Vec::with_capacity(targets.len());
+        let mut sessions: Vec<Session<C>> = Vec::with_capacity(targets.len());
         for session in connect_all(waiter, targets, deadline) {
             match session {
                 Ok(session) => sessions.push(session),
                 Err(RemoteError::Stopped { .. }) => return Err(Stopped),
                 Err(error) => {
-                    elog::log(&format!(
-                        "citus_fence: no recovery before the next attempt: {error}"
-                    ));
+                    log(&format!("citus_fence: no recovery before the next attempt: {error}"));
                 }
             }
         }
@@ -51,10 +57,11 @@ impl Helpers {
         &mut self,
         waiter: &mut W,
         deadline: Deadline,
+        mut log: impl FnMut(&str),
     ) -> Result<Option<RemoteError>, Stopped> {
         let left = deadline.remaining(waiter);
         let sql = statements::recover(left.as_millis() as i64);
-        let mut open: Vec<&mut Session> = self.0.iter_mut().collect();
+        let mut open: Vec<&mut Session<C>> = self.0.iter_mut().collect();
         let recover = |_| Command::new("recovery of prepared transactions", sql.as_str());
         // The node gives up by itself.
         let deadline = Deadline::after(waiter, left + GRACE);
@@ -64,7 +71,7 @@ impl Helpers {
                 Ok(_) => {}
                 Err(RemoteError::Stopped { .. }) => return Err(Stopped),
                 Err(error) => {
-                    elog::log(&format!("citus_fence: {error}"));
+                    log(&format!("citus_fence: {error}"));
                     if matches!(error, RemoteError::Timeout { .. }) {
                         at_it = Some(error);
                     }

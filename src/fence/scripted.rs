@@ -1,6 +1,8 @@
 //! Scripted nodes that answer what the fence asks, for the tests of its parts.
 
-use super::attempt::{Barrier, Failed, Home};
+use super::engine::Home;
+use super::error::Failed;
+use super::steps::Barrier;
 use crate::citus::Node;
 use remote::script::{Incoming, Script, note};
 use remote::{PqResult, ResultSet};
@@ -69,15 +71,11 @@ pub struct ScriptHome {
 }
 
 impl Home for ScriptHome {
-    fn reserve(&mut self, _connections: usize) -> Result<(), Failed> {
-        Ok(())
-    }
-
     fn begin(&mut self) {
         note("home: begin");
     }
 
-    fn lock(&mut self, barrier: Barrier, _bound: std::time::Duration) -> Result<(), Failed> {
+    fn close(&mut self, barrier: Barrier, _bound: std::time::Duration) -> Result<(), Failed> {
         note(&format!("home: lock {barrier:?}"));
         Ok(())
     }
@@ -93,5 +91,9 @@ impl Home for ScriptHome {
 
     fn flush(&mut self) {
         note("home: flush");
+    }
+
+    fn log(&mut self, line: &str) {
+        note(&format!("home: log {line}"));
     }
 }

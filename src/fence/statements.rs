@@ -6,8 +6,7 @@
 //! Everything is set with `SET LOCAL`, inside the transaction that holds the locks: behind a pooler in
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
-use super::attempt::Barrier;
-use remote::TransactionStatus;
+use super::steps::Barrier;
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
 /// look at a catalog takes milliseconds that nobody should wait for under a lock.  A lock that conflicts
@@ -146,23 +145,6 @@ pub fn flush_by_commit() -> String {
 /// Ends the transaction, and with it the locks.
 pub const ROLLBACK: &str = "ROLLBACK";
 
-/// A restore point, in a subtransaction: should it fail, the locks stay.  The wait for the answer
-/// begins anew, so the node's own end of the hold is set again.
-pub fn restore_point(name: &str, idle_timeout_ms: i64) -> String {
-    let name = name.replace('\\', "\\\\").replace('\'', "''");
-    format!(
-        "SAVEPOINT citus_fence_errand;\
-         SELECT pg_catalog.pg_create_restore_point(E'{name}') AS lsn;\
-         RELEASE SAVEPOINT citus_fence_errand;\
-         {}",
-        set_idle_timeout(idle_timeout_ms)
-    )
-}
-
-/// Undoes a failed errand.
-pub const ERRAND_FAILED: &str = "ROLLBACK TO SAVEPOINT citus_fence_errand;\
-     RELEASE SAVEPOINT citus_fence_errand";
-
 /// Gives the node's own end of the hold a new time.
 pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
     format!("SET LOCAL idle_in_transaction_session_timeout = {idle_timeout_ms}")
@@ -205,90 +187,9 @@ pub fn recover(bound_ms: i64) -> String {
     )
 }
 
-/// Citus' own look for distributed deadlocks, in a new helper transaction in place of the last one.
-pub fn check_deadlocks(status: TransactionStatus, idle_timeout_ms: i64) -> String {
-    let end = match status {
-        TransactionStatus::Idle => "",
-        TransactionStatus::Active
-        | TransactionStatus::InTransaction
-        | TransactionStatus::InError
-        | TransactionStatus::Unknown => "ROLLBACK;",
-    };
-    format!(
-        "{end}{}; SELECT pg_catalog.check_distributed_deadlocks()",
-        begin_helper(idle_timeout_ms)
-    )
-}
-
-/// Sessions that wait for a lock, each with whom it waits for, sessions that serve transactions begun on
-/// other nodes, and those that may have begun them: all that are at work.
-pub fn look_for_waiters() -> String {
-    format!(
-        "{}; SELECT a.pid, a.application_name, \
-                CASE WHEN a.wait_event_type = 'Lock' \
-                     THEN pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(a.pid), ',') END, \
-                a.usename::text, \
-                (SELECT ((extract(epoch FROM min(l.waitstart)) - 946684800) * 1000000)::int8 \
-                   FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted), \
-                a.query \
-           FROM pg_catalog.pg_stat_activity a \
-          WHERE a.datname = pg_catalog.current_database() \
-            AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%' \
-                 OR a.state = 'active') \
-            AND a.pid <> pg_catalog.pg_backend_pid() \
-          ORDER BY 5 NULLS LAST, 1",
-        begin_helper(HELPER_IDLE_MS)
-    )
-}
-
-/// Looks for blockers in a transaction of its own, in place of the one that failed.
-pub fn look_for_blockers() -> String {
-    format!("ROLLBACK; {}; {BLOCKERS}", begin_helper(HELPER_IDLE_MS))
-}
-
-/// Who is in the middle of a command that commits on its way, in this database.
-pub const IN_STEPS: &str = "SELECT a.pid, a.usename::text, \
-            greatest(0, extract(epoch FROM clock_timestamp() - a.query_start))::int8 AS age, \
-            a.state || ': ' || left(regexp_replace(a.query, E'\\\\s+', ' ', 'g'), 120) AS what \
-       FROM citus_fence.commands_in_steps() s \
-       JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid \
-      WHERE a.datname = pg_catalog.current_database()";
-
-/// The same on this node, in a transaction whose search_path is safe.
-pub fn local_blockers() -> &'static str {
-    BLOCKERS
-}
-
-/// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables or on a gate
-/// (whose locks have the numbers of relations that there are not) has to wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
-const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
-            coalesce(a.usename::text, p.owner::text, '') AS usename, \
-            greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
-            CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
-                 ELSE coalesce(a.state || ': ', '') \
-                      || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
-       FROM pg_catalog.pg_locks l \
-       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-       LEFT JOIN pg_catalog.pg_locks x \
-              ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction \
-             AND x.locktype = 'transactionid' AND x.granted \
-       LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid \
-      WHERE l.granted AND l.locktype = 'relation' \
-        AND l.database = (SELECT oid FROM pg_catalog.pg_database \
-                           WHERE datname = pg_catalog.current_database()) \
-        AND (l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
-                             WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
-                               AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction')) \
-             OR l.relation IN (9997, 9998)) \
-        AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', \
-                       'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
-        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
-      ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST \
-      LIMIT 3";
-
 #[cfg(test)]
 mod tests {
-    use super::{is_ours, parse_milliseconds, restore_point, settle};
+    use super::{is_ours, parse_milliseconds, settle};
 
     #[test]
     fn only_a_function_in_c_is_ours() {
@@ -311,11 +212,5 @@ mod tests {
         assert_eq!(settle(150_020, "1s"), "SET LOCAL deadlock_timeout = 900;");
         assert_eq!(settle(150_020, "1ms"), "SET LOCAL deadlock_timeout = 1;");
         assert!(settle(170_000, "1s").starts_with("SET LOCAL transaction_timeout = 0;"));
-    }
-
-    #[test]
-    fn names_cannot_leave_their_quotes() {
-        let sql = restore_point(r"it's \'; DROP", 1);
-        assert!(sql.contains(r"(E'it''s \\''; DROP')"), "{sql}");
     }
 }

@@ -114,23 +114,23 @@ pub fn heed_cancels() {
     }
 }
 
-/// While it lives, cancels and termination of this session wait.
-pub struct Held(());
+/// While it lives, cancels of this session wait; a termination does not.
+pub struct CancelsHeld(());
 
-impl Held {
+impl CancelsHeld {
     /// Holds them off.  Keep it short: what runs meanwhile must be bounded.
     pub fn begin() -> Self {
         // SAFETY: a counter of this process; the counterpart is in Drop.
-        unsafe { pg_sys::InterruptHoldoffCount += 1 }
+        unsafe { pg_sys::QueryCancelHoldoffCount += 1 }
         Self(())
     }
 }
 
-impl Drop for Held {
+impl Drop for CancelsHeld {
     fn drop(&mut self) {
         // SAFETY: counted up in begin().  An ERROR has set the counter to 0.
         unsafe {
-            pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1);
+            pg_sys::QueryCancelHoldoffCount = pg_sys::QueryCancelHoldoffCount.saturating_sub(1);
         }
     }
 }

@@ -76,18 +76,37 @@ pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// Whether nobody keeps readers from a relation right now.
-pub fn can_be_read(relation: pg_sys::Oid) -> bool {
-    const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: any number may be locked; the caller runs in a transaction, and what is taken is given back.
-    unsafe {
-        let is_free = pg_sys::ConditionalLockRelationOid(relation, READ);
-        if is_free {
-            pg_sys::UnlockRelationOid(relation, READ);
+/// Relations that can be read while this lives, whoever asks for them meanwhile.
+pub struct Readable(Vec<pg_sys::Oid>);
+
+impl Readable {
+    /// If nobody keeps readers from any of them right now.
+    pub fn try_all(relations: impl Iterator<Item = pg_sys::Oid>) -> Option<Self> {
+        let mut readable = Self(Vec::new());
+        for relation in relations {
+            // SAFETY: any number may be locked; the caller runs in a transaction.
+            if !unsafe { pg_sys::ConditionalLockRelationOid(relation, READ) } {
+                return None;
+            }
+            readable.0.push(relation);
         }
-        is_free
+        Some(readable)
     }
 }
+
+impl Drop for Readable {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort that follows releases the locks.
+        if !std::thread::panicking() {
+            for relation in &self.0 {
+                // SAFETY: taken in try_all(), in the same transaction.
+                unsafe { pg_sys::UnlockRelationOid(*relation, READ) }
+            }
+        }
+    }
+}
+
+const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// The extension of that name, or `None`.
 pub fn extension(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {

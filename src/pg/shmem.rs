@@ -23,11 +23,11 @@ pub trait SharedArea: Sync {
 pub unsafe trait Shareable: Copy + 'static {}
 
 // SAFETY: numbers, enums and byte arrays; no pointers.
-unsafe impl Shareable for crate::fence::state::Block {}
+unsafe impl Shareable for crate::block::state::Block {}
 // SAFETY: as above.
-unsafe impl Shareable for crate::fence::NodeRow {}
+unsafe impl Shareable for crate::block::NodeRow {}
 // SAFETY: numbers.
-unsafe impl Shareable for crate::fence::handover::Head {}
+unsafe impl Shareable for crate::block::HandoverHead {}
 // SAFETY: a number.
 unsafe impl Shareable for u8 {}
 

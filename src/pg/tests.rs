@@ -11,7 +11,7 @@ mod tests {
 
     fn lsn(query: &str) -> u64 {
         let text = Spi::get_one::<String>(query).expect("a query").expect("a position");
-        crate::fence::parse_lsn(&text).expect("a position")
+        crate::pg::types::Lsn::parse(&text).expect("a position").0
     }
 
     #[pg_test]

@@ -2,11 +2,13 @@
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_guard};
 
+use super::interrupts;
 use crate::report::Report;
 
 /// A worker that was registered.
@@ -148,7 +150,7 @@ unsafe extern "C-unwind" fn call_back(_code: i32, callback: pg_sys::Datum) {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn citus_fence_backup_worker(argument: pg_sys::Datum) {
-    crate::fence::run_worker(argument.value() as i32, extra());
+    crate::block::run_worker(argument.value() as i32, extra());
 }
 
 /// Runs `body` and catches whatever error it raises.  The transaction it ran in must be aborted
@@ -217,6 +219,19 @@ impl Transaction {
         }
     }
 
+    /// Bounds the waits for locks that come next.
+    pub fn set_lock_timeout(&self, bound: Duration) {
+        let ms = bound.as_millis().clamp(1, i32::MAX as u128);
+        self.set_local(c"lock_timeout", &ms.to_string());
+    }
+
+    /// Runs `body` in it: no wait for a lock lasts longer than `bound`, and a cancel or a termination of the worker
+    /// ends it.  After an error only dropping the transaction is left to do.
+    pub fn bounded<R>(&self, bound: Duration, body: impl FnOnce() -> R) -> Result<R, Report> {
+        self.set_lock_timeout(bound);
+        catch(|| interrupts::cancellable(body))
+    }
+
     /// Runs `body` in it, under a snapshot taken now, so that its queries see everything committed so far,
     /// whichever isolation level is the default.
     pub fn with_latest_snapshot<R>(&self, body: impl FnOnce() -> R) -> R {
@@ -234,6 +249,13 @@ impl Drop for Transaction {
         // SAFETY: aborts whatever is open, or does nothing.
         unsafe { pg_sys::AbortOutOfAnyTransaction() }
     }
+}
+
+/// Forgets the snapshot that catalogs were last read with.  It would be taken anew by itself; kept, it holds back
+/// what vacuum may remove.
+pub fn forget_snapshot() {
+    // SAFETY: only drops what this process holds, and nothing is being read.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() }
 }
 
 /// Tells `pg_stat_activity` what this worker does.

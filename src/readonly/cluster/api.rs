@@ -3,10 +3,8 @@
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, search_path};
 
-use super::nodes::Nodes;
+use super::nodes::{Nodes, require_coordinator};
 use super::{ClusterError, switch};
-use crate::citus;
-use crate::fence::parse_lsn;
 use crate::pg::elog;
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
@@ -39,19 +37,23 @@ fn citus_cluster_read_only_status() -> TableIterator<
         name!(error, Option<String>),
     ),
 > {
-    or_raise(citus::require_coordinator().map_err(ClusterError::from));
-    let nodes = or_raise(Nodes::read());
+    let mut waiter = interruptible();
+    or_raise(require_coordinator(&mut waiter).map_err(ClusterError::from));
+    let nodes = or_raise(Nodes::read(&mut waiter));
+    let by = switch::answer_by(&waiter);
     let replies = switch::ask_all(
-        &mut interruptible(),
-        &nodes,
+        &mut waiter,
+        &nodes.roster,
         &switch::Question {
             name: "look at the node's state",
             sql: "SELECT state, read_only_lsn FROM citus_fence.node_gate()",
         },
+        by,
     );
     let rows: Vec<_> = nodes
-        .list
-        .into_iter()
+        .roster
+        .nodes()
+        .iter()
         .zip(replies)
         .map(|(node, reply)| {
             let (state, lsn, error) = match reply {
@@ -66,10 +68,10 @@ fn citus_cluster_read_only_status() -> TableIterator<
             (
                 (node.nodeid != 0).then_some(node.nodeid),
                 node.groupid,
-                node.host,
+                node.host.clone(),
                 node.port,
                 state,
-                lsn.as_deref().and_then(parse_lsn).map(Lsn),
+                lsn.as_deref().and_then(Lsn::parse),
                 error,
             )
         })

@@ -3,7 +3,8 @@
 use pgrx::PgSqlErrorCode;
 
 use crate::citus::CatalogError;
-use crate::fence::error::FenceError;
+use crate::fence::FenceError;
+use crate::fence::under_way::UnderWay;
 use crate::readonly::error::GateError;
 use crate::report::Report;
 use remote::RemoteError;
@@ -16,7 +17,7 @@ pub enum ClusterError {
     Gate(#[from] GateError),
     /// What closing the gates has in common with a backup block.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Fence(FenceError),
     /// The gates could not be closed in time.
     #[error("could not hold back all writers of the cluster within {after_ms} ms")]
     WritersInTheWay {
@@ -53,12 +54,32 @@ pub enum ClusterError {
         /// The nodes, and why.
         nodes: Vec<String>,
     },
-    /// The nodes could not finish what is in doubt, and no writer ends: all wait for the block.
-    #[error("cannot make the cluster read only while a backup block is held")]
-    UnderBlock,
+    /// The nodes could not finish what is in doubt, and no writer ends: all wait for the other operation.
+    #[error("cannot make the cluster read only while {}", .0.what)]
+    UnderWay(UnderWay),
+    /// The switch failed and was taken back, but for its note.
+    #[error("{first}")]
+    NoteLeft {
+        /// Why it failed.
+        first: Box<ClusterError>,
+        /// Why the note is left.
+        why: String,
+    },
+    /// The caller's client is gone.
+    #[error("connection to client lost")]
+    ClientGone,
     /// The coordinator itself was switched to read-only, so that nothing can be written down.
     #[error("the coordinator is read only by itself")]
     CoordinatorReadOnly,
+}
+
+impl From<FenceError> for ClusterError {
+    fn from(error: FenceError) -> Self {
+        match error {
+            FenceError::NoGate { node } => Self::NoGate { node },
+            other => Self::Fence(other),
+        }
+    }
 }
 
 impl From<RemoteError> for ClusterError {
@@ -108,9 +129,22 @@ impl From<&ClusterError> for Report {
                     .detail(format!("Not switched: {}.", nodes.join("; ")))
                     .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_write() again once these nodes answer.")
             }
-            ClusterError::UnderBlock => Report::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message)
-                .detail("Transactions wait for the block to end, and the switch would wait for them.")
-                .hint("See citus_backup_block_status(); to end the block: SELECT citus_unblock_writes_for_backup();"),
+            ClusterError::UnderWay(other) => {
+                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message)
+                    .detail("Transactions wait for it to end, and the switch would wait for them.")
+                    .hint(other.hint)
+            }
+            ClusterError::NoteLeft { first, why } => {
+                let mut report = Report::from(&**first);
+                let detail = report.detail.take().map_or_else(String::new, |text| text + " ");
+                let note = "The note on this node that the cluster is to be read only could not be \
+                            taken away, so citus_cluster_read_only_status() shows a switch that was \
+                            interrupted";
+                report.detail(format!("{detail}{note}: {why}."))
+            }
+            ClusterError::ClientGone => {
+                Report::new(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, message)
+            }
             ClusterError::CoordinatorReadOnly => {
                 Report::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                     .detail("That the cluster is to be read only must be written down here first.")

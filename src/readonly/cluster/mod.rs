@@ -5,7 +5,7 @@
 //! A node that refuses COMMIT PREPARED while the coordinator has committed would cut a transaction in
 //! half.  So no node refuses anything before all nodes hold their writers back: the clients' gates are
 //! closed on all nodes, what is left prepared is finished, and the internal gates are closed, which
-//! prepared transactions would keep open ([`close`]).  From then on nobody is in the middle of a write
+//! prepared transactions would keep open ([`hold_back`]).  From then on nobody is in the middle of a write
 //! anywhere, and the nodes are switched one by one behind closed gates ([`switch`]).
 //!
 //! # After a crash
@@ -18,7 +18,7 @@
 pub mod api;
 pub mod error;
 
-mod close;
+mod hold_back;
 mod intent;
 mod nodes;
 mod switch;

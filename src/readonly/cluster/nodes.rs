@@ -5,57 +5,50 @@
 
 use std::time::Duration;
 
+use remote::Waiter;
+
 use super::ClusterError;
-use crate::citus::{self, Access, CatalogError, Dialer, Node};
-use crate::fence::HELPER_NAME;
-use crate::fence::error::FenceError;
+use crate::citus::{self, CatalogError, Dialer, Roster};
+use crate::fence::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
-use remote::Target;
 
-/// All nodes, this one first.
+/// All nodes, this one first, and room for connections to them.
 pub struct Nodes {
-    /// Rows of the catalog; this node's is made up where it has none.
-    pub list: Vec<Node>,
-    /// Where they are reached.
-    pub targets: Vec<Target>,
+    /// Who they are and where they are reached.
+    pub roster: Roster,
     _descriptors: ReservedDescriptors,
 }
 
 impl Nodes {
     /// Reads them, as they are now.
-    pub fn read() -> Result<Self, ClusterError> {
-        let owner = crate::fence::owner();
-        let dialer = Dialer {
-            role: owner,
-            application_name: HELPER_NAME.to_owned(),
-            connect_timeout: connect_timeout(),
-        };
-        let list = list()?;
-        let access = Access::read(dialer);
-        let mut targets = vec![access.loopback()?];
-        for node in &list[1..] {
-            targets.push(access.target(node.label())?);
-        }
-        // One for the session that holds the gates, one for a helper.
-        let count = 2 * targets.len();
-        let descriptors =
-            ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
-        Ok(Self { list, targets, _descriptors: descriptors })
+    pub fn read<W: Waiter>(waiter: &mut W) -> Result<Self, ClusterError> {
+        citus::read_within(waiter, catalog_bound(), read)?
     }
 
-    /// Whether they are still all there are.
-    pub fn are_the_same(&self) -> Result<bool, CatalogError> {
-        Ok(list()? == self.list)
+    /// The same without a wait: `None` while somebody keeps the catalog to himself.
+    pub fn read_now() -> Option<Result<Self, ClusterError>> {
+        citus::read_now(read)
     }
 }
 
-/// This node, then the others.
-fn list() -> Result<Vec<Node>, CatalogError> {
-    let primaries = citus::nodes()?;
-    let mut list = vec![citus::this_node(&primaries)];
-    list.extend(primaries.into_iter().filter(|node| node.groupid != citus::COORDINATOR_GROUP));
-    Ok(list)
+fn read() -> Result<Nodes, ClusterError> {
+    let roster = Roster::read(Dialer::helper(connect_timeout()))?;
+    // One for the session that holds the gates, one for a helper.
+    let count = 2 * roster.nodes().len();
+    let descriptors =
+        ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+    Ok(Nodes { roster, _descriptors: descriptors })
+}
+
+/// An error unless this node is the coordinator.
+pub fn require_coordinator<W: Waiter>(waiter: &mut W) -> Result<(), CatalogError> {
+    citus::read_within(waiter, catalog_bound(), citus::require_coordinator)?
+}
+
+/// How long a call waits for whoever keeps the catalog to himself.
+fn catalog_bound() -> Duration {
+    Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64)
 }
 
 /// Bound on connecting to all nodes.

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::close::{ClosedGates, close_gates};
-use super::nodes::{Nodes, connect_timeout};
+use super::hold_back::{ClosedGates, close_gates};
+use super::nodes::{Nodes, connect_timeout, require_coordinator};
 use super::{ClusterError, intent};
-use crate::citus;
+use crate::citus::Roster;
 use crate::fence::let_go::let_go;
-use crate::fence::statements;
+use crate::fence::{statements, under_way};
 use crate::pg::interrupts;
 use crate::pg::wait::interruptible;
 use crate::pg::{elog, lock};
@@ -21,6 +21,8 @@ use remote::{
 
 /// What the nodes may take to be switched, all at once.
 const SWITCH_BOUND: Duration = Duration::from_secs(10);
+/// What it may take to switch them back, connecting included.
+const UNDO_BOUND: Duration = Duration::from_secs(15);
 /// What it may take to break that off.
 const CANCEL_BOUND: Duration = Duration::from_secs(2);
 
@@ -35,21 +37,24 @@ const OPEN: Question = Question {
     sql: "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()",
 };
 
-fn usable(function: &'static str) -> Result<lock::ErrandLock, ClusterError> {
+fn usable<W: Waiter>(
+    waiter: &mut W,
+    function: &'static str,
+) -> Result<lock::ErrandLock, ClusterError> {
     require_switchable(function)?;
-    citus::require_coordinator()?;
+    require_coordinator(waiter)?;
     // Held to the end of the call: one switch at a time.
     Ok(lock::ErrandLock::acquire())
 }
 
 /// Makes every node of the cluster read-only.
 pub fn read_only() -> Result<(), ClusterError> {
-    let _one_at_a_time = usable("citus_set_cluster_read_only()")?;
-    if crate::fence::is_held() {
-        return Err(ClusterError::UnderBlock);
+    let mut waiter = interruptible();
+    let _one_at_a_time = usable(&mut waiter, "citus_set_cluster_read_only()")?;
+    if let Some(other) = under_way::look() {
+        return Err(ClusterError::UnderWay(other));
     }
     let started = Instant::now();
-    let mut waiter = interruptible();
     let was_interrupted = with_home(&mut waiter, |waiter, home, deadline| {
         let was_interrupted = intent::is_written(waiter, home, deadline)?;
         if !was_interrupted {
@@ -66,13 +71,15 @@ pub fn read_only() -> Result<(), ClusterError> {
             ));
             Ok(())
         }
-        Err(error) => {
-            // Everything was taken back, unless the error says so, or an earlier switch was.
-            if !was_interrupted && !matches!(error, ClusterError::HalfWay { .. }) {
-                with_home(&mut waiter, intent::remove)?;
+        // Something was not taken back, or an earlier switch was not.
+        Err(error @ ClusterError::HalfWay { .. }) => Err(error),
+        Err(error) if was_interrupted => Err(error),
+        Err(error) => match with_home(&mut waiter, intent::remove) {
+            Ok(()) => Err(error),
+            Err(left) => {
+                Err(ClusterError::NoteLeft { first: Box::new(error), why: left.to_string() })
             }
-            Err(error)
-        }
+        },
     }
 }
 
@@ -80,8 +87,9 @@ pub fn read_only() -> Result<(), ClusterError> {
 fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, ClusterError> {
     let ClosedGates { mut party, nodes } = gates;
     warn_of_absent(party.absent());
-    // Short and bounded; a cancel in the middle would leave some nodes switched and some not.
-    let _held = interrupts::Held::begin();
+    // Bounded; a cancel in the middle would leave some nodes switched and some not.  A termination does, and the
+    // note of the switch then says so to whoever looks.
+    let _held = interrupts::CancelsHeld::begin();
     let mut sessions = party.sessions();
     let count = sessions.len();
     // This node last: as long as it writes, what is written down can be taken away.
@@ -99,7 +107,8 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     drop(sessions);
     // An answer that did not come says nothing about what was done: all are switched back, over sessions
     // of their own, as some of these may be lost.
-    let left = open_all(waiter, &nodes);
+    let undo_by = Deadline::after(waiter, UNDO_BOUND);
+    let left = open_all(waiter, &nodes.roster, undo_by);
     let_go(waiter, &mut party);
     if left.is_empty() {
         let node = first.node().to_string();
@@ -136,23 +145,27 @@ fn run<W: Waiter>(
 
 /// Lets every node of the cluster write.
 pub fn read_write() -> Result<(), ClusterError> {
-    let _one_at_a_time = usable("citus_set_cluster_read_write()")?;
     let mut waiter = interruptible();
-    let nodes = Nodes::read()?;
-    let left = open_all(&mut waiter, &nodes);
+    let _one_at_a_time = usable(&mut waiter, "citus_set_cluster_read_write()")?;
+    let nodes = Nodes::read(&mut waiter)?;
+    let open_by = answer_by(&waiter);
+    let left = open_all(&mut waiter, &nodes.roster, open_by);
     if !left.is_empty() {
         return Err(ClusterError::NotAllOpened { nodes: left });
     }
     with_home(&mut waiter, intent::remove)?;
-    elog::log(&format!("citus_fence: the cluster is read-write: {} nodes", nodes.list.len()));
+    elog::log(&format!(
+        "citus_fence: the cluster is read-write: {} nodes",
+        nodes.roster.nodes().len()
+    ));
     Ok(())
 }
 
 /// Lets all nodes write that answer; of the others, those that are active, and why.  A writer that finds some
 /// of them open and some not is refused before it has prepared anything anywhere.
-fn open_all<W: Waiter>(waiter: &mut W, nodes: &Nodes) -> Vec<String> {
+fn open_all<W: Waiter>(waiter: &mut W, roster: &Roster, by: Deadline) -> Vec<String> {
     let (mut left, mut absent) = (Vec::new(), Vec::new());
-    for (node, reply) in nodes.list.iter().zip(ask_all(waiter, nodes, &OPEN)) {
+    for (node, reply) in roster.nodes().iter().zip(ask_all(waiter, roster, &OPEN, by)) {
         if let Err(error) = reply {
             let list = if node.active { &mut left } else { &mut absent };
             list.push(error.to_string());
@@ -171,6 +184,11 @@ fn warn_of_absent(absent: &[String]) {
     }
 }
 
+/// By when all of them are to have answered.
+pub fn answer_by(waiter: &impl Waiter) -> Deadline {
+    Deadline::after(waiter, connect_timeout() + 2 * SWITCH_BOUND)
+}
+
 /// What all nodes are asked; it takes a function of this extension.
 pub struct Question {
     /// What messages call it.
@@ -185,12 +203,13 @@ pub struct Question {
 /// a schema could have put a function of his own in its place, so that is looked at before it is called.
 pub fn ask_all<W: Waiter>(
     waiter: &mut W,
-    nodes: &Nodes,
+    roster: &Roster,
     question: &Question,
+    by: Deadline,
 ) -> Vec<Result<Reply, ClusterError>> {
-    let deadline = Deadline::after(waiter, connect_timeout());
+    let deadline = Deadline::after(waiter, connect_timeout()).earlier(by);
     let mut sessions: Vec<Result<Session, Unanswered>> =
-        connect_all(waiter, &nodes.targets, deadline)
+        connect_all(waiter, roster.targets(), deadline)
             .into_iter()
             .map(|session| session.map_err(Unanswered::Remote))
             .collect();
@@ -203,7 +222,7 @@ pub fn ask_all<W: Waiter>(
         let definition = reply.sets.iter().find_map(|set| set.value(0, "definition"));
         statements::is_ours(definition)
     };
-    let looked = run_on_open(waiter, &mut sessions, question.name, &look);
+    let looked = run_on_open(waiter, &mut sessions, question.name, &look, by);
     for (session, reply) in sessions.iter_mut().zip(looked) {
         match reply {
             Some(Ok(reply)) if is_ours(&reply) => {}
@@ -212,11 +231,11 @@ pub fn ask_all<W: Waiter>(
             None => {}
         }
     }
-    let replies = run_on_open(waiter, &mut sessions, question.name, question.sql);
+    let replies = run_on_open(waiter, &mut sessions, question.name, question.sql, by);
     sessions
         .into_iter()
         .zip(replies)
-        .zip(&nodes.list)
+        .zip(roster.nodes())
         .map(|((session, reply), node)| match (session, reply) {
             (_, Some(reply)) => reply.map_err(ClusterError::from),
             (Err(Unanswered::Remote(error)), None) => Err(error.into()),
@@ -237,8 +256,9 @@ fn run_on_open<W: Waiter>(
     sessions: &mut [Result<Session, Unanswered>],
     name: &'static str,
     sql: &str,
+    by: Deadline,
 ) -> Vec<Option<Result<Reply, RemoteError>>> {
-    let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    let deadline = Deadline::after(waiter, SWITCH_BOUND).earlier(by);
     let mut open: Vec<&mut Session> =
         sessions.iter_mut().filter_map(|session| session.as_mut().ok()).collect();
     let mut replies = run_all(waiter, &mut open, |_| Command::new(name, sql), deadline).into_iter();
@@ -250,9 +270,9 @@ fn with_home<W: Waiter, R>(
     waiter: &mut W,
     body: impl FnOnce(&mut W, &mut Session, Deadline) -> Result<R, ClusterError>,
 ) -> Result<R, ClusterError> {
-    let nodes = Nodes::read()?;
+    let nodes = Nodes::read(waiter)?;
     let deadline = Deadline::after(waiter, connect_timeout());
-    let mut home = connect_all(waiter, &nodes.targets[..1], deadline).remove(0)?;
+    let mut home = connect_all(waiter, &nodes.roster.targets()[..1], deadline).remove(0)?;
     let deadline = Deadline::after(waiter, SWITCH_BOUND);
     body(waiter, &mut home, deadline)
 }

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use pgrx::pg_sys;
+use remote::{Command, Deadline, Reply, Session, Target, connect_all, run_all};
 
 use super::control::NodeRow;
-use super::error::FenceError;
+use super::error::BlockError;
 use super::state::Moment;
+use super::statements;
 use super::wait_graph::{self, Session as GraphSession};
-use super::{HELPER_NAME, statements};
-use crate::citus::{Access, Dialer};
+use crate::citus::{self, Dialer, Node, Roster};
+use crate::fence::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
 use crate::pg::wait::interruptible;
-use remote::{Command, Deadline, NodeLabel, Reply, Session, Target, connect_all, run_all};
 
 /// A session that waits.
 #[derive(Clone)]
@@ -37,15 +37,13 @@ pub struct WaitingSession {
 /// Asks every node of the manifest, as the extension's owner: the caller may not be allowed to see
 /// other roles' queries, nor to read how nodes are reached.  What a query says is for those who were
 /// granted the function.
-pub fn find(manifest: &[NodeRow], owner: pg_sys::Oid) -> Result<Vec<WaitingSession>, FenceError> {
+pub fn find(manifest: &[NodeRow]) -> Result<Vec<WaitingSession>, BlockError> {
     let connect_timeout = Duration::from_millis(guc::CONNECT_TIMEOUT.get() as u64);
-    let dialer = Dialer { role: owner, application_name: HELPER_NAME.to_owned(), connect_timeout };
-    let access = Access::read(dialer);
-    let mut targets: Vec<Target> = vec![access.loopback()?];
-    for row in &manifest[1..] {
-        let label = NodeLabel::new(row.nodeid, row.host.as_str(), row.port);
-        targets.push(access.target(label)?);
-    }
+    let roster = Roster::read(Dialer::helper(connect_timeout))?;
+    let under_block = |node: &Node| manifest.iter().any(|row| row.nodeid == node.nodeid);
+    let others = roster.others().iter().zip(roster.other_targets());
+    let others = others.filter(|(node, _)| under_block(node)).map(|(_, target)| target);
+    let targets: Vec<Target> = roster.targets().iter().take(1).chain(others).cloned().collect();
     let _descriptors = ReservedDescriptors::acquire(targets.len())
         .ok_or(FenceError::NoDescriptors { count: targets.len() })?;
     let mut waiter = interruptible();
@@ -78,16 +76,16 @@ fn read(
     number: usize,
     node: &NodeRow,
     reply: &Reply,
-) -> Result<Vec<(GraphSession, WaitingSession)>, FenceError> {
+) -> Result<Vec<(GraphSession, WaitingSession)>, BlockError> {
     let rows = &reply.last_set()?.rows;
     let sessions = rows.iter().filter_map(|row| {
         let [pid, application_name, blockers, user, since, query] = row.as_slice() else {
             return None;
         };
         let pid: i32 = pid.as_ref()?.parse().ok()?;
-        let served = application_name.as_deref().and_then(wait_graph::parse_global_pid);
+        let served = application_name.as_deref().and_then(citus::parse_global_pid);
         let blockers = blockers.as_deref().unwrap_or_default();
-        let own_global_pid = wait_graph::global_pid(node.nodeid, pid);
+        let own_global_pid = citus::global_pid(node.nodeid, pid);
         let vertex = GraphSession {
             node: number,
             pid,

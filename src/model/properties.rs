@@ -8,7 +8,7 @@ use super::slot::ticks;
 use super::worker::{Local, Phase};
 use super::world::World;
 use super::writers::Away;
-use crate::fence::state::State;
+use crate::block::state::State;
 
 /// What must always hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

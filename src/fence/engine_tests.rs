@@ -2,18 +2,29 @@
 
 use std::time::Duration;
 
-use super::{Bounds, Failed, Story};
+use super::{Bounds, Failed, Others, Reason, Silence, Step, Story};
 use crate::citus::Node;
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
 use crate::fence::scripted::{ScriptHome, answer, answer_with, host, nodes, well};
-use crate::fence::state::Mode;
+use crate::fence::steps::Barrier::{ClientGate, InternalGate, Tables};
 use remote::script::{Script, ScriptPq, ScriptWaiter, hangs, ms, node, open_connections, sent};
 use remote::{Connecting, Deadline, Target, Waiter};
 
 const NODES: usize = 1000;
 
-/// An attempt, from its first connection on.
+/// What holds two-phase commits back.
+const TABLES: &[Step] = &[Step::Close(Tables), Step::SameNodes, Step::Flush];
+/// What holds every write back.
+const GATES: &[Step] = &[
+    Step::Close(ClientGate),
+    Step::Close(InternalGate),
+    Step::Close(Tables),
+    Step::SameNodes,
+    Step::Flush,
+];
+
+/// An attempt to hold two-phase commits back, from its first connection on.
 fn attempt(
     waiter: &mut ScriptWaiter,
     home: &mut ScriptHome,
@@ -22,17 +33,30 @@ fn attempt(
     targets: &[Target],
     bounds: &Bounds,
 ) -> Result<Story, Failed> {
+    run(TABLES, waiter, home, party, nodes, targets, bounds)
+}
+
+/// The same with another list of steps.
+fn run(
+    steps: &[Step],
+    waiter: &mut ScriptWaiter,
+    home: &mut ScriptHome,
+    party: &mut Party<ScriptPq>,
+    nodes: &[Node],
+    targets: &[Target],
+    bounds: &Bounds,
+) -> Result<Story, Failed> {
     let connecting = Connecting::start(waiter, targets, bounds.deadline);
-    super::attempt(waiter, home, party, nodes, connecting, bounds)
+    let others = Others { nodes, connecting, in_doubt: &[] };
+    super::attempt(waiter, steps, home, party, others, bounds)
 }
 
 fn bounds(waiter: &ScriptWaiter) -> Bounds {
     Bounds {
-        mode: Mode::TwoPhase,
         deadline: Deadline::after(waiter, ms(30_000)),
         connect_timeout: ms(3000),
         lock_timeout: ms(1000),
-        idle_timeout_ms: 305_000,
+        silence: Silence::HoldMs(305_000),
     }
 }
 
@@ -85,8 +109,8 @@ fn time_follows_the_slowest_node_step_by_step() {
     let both = connect.iter().zip(&begin).map(|(connect, begin)| connect + begin);
     assert_eq!(story.beginning, slowest(&both.collect::<Vec<u64>>()));
     assert_eq!(story.locking, slowest(&lock));
-    assert_eq!(story.flushing, slowest(&flush));
-    assert_eq!(party.rows(0).count(), NODES);
+    assert_eq!(story.finishing, slowest(&flush));
+    assert_eq!(party.parts().count(), NODES);
     assert_eq!(open_connections(), NODES);
 
     let before = waiter.now();
@@ -121,9 +145,10 @@ fn gates_are_closed_from_the_outside_in() {
     let targets = targets((0..5).map(|_| well(10)));
     let mut waiter = ScriptWaiter::default();
     let mut party = Party::<ScriptPq>::default();
-    let bounds = Bounds { mode: Mode::All, lock_timeout: ms(5000), ..bounds(&waiter) };
+    let bounds = Bounds { lock_timeout: ms(5000), ..bounds(&waiter) };
     let mut home = ScriptHome::default();
-    attempt(&mut waiter, &mut home, &mut party, &nodes(5), &targets, &bounds).unwrap();
+    let list = nodes(5);
+    run(GATES, &mut waiter, &mut home, &mut party, &list, &targets, &bounds).unwrap();
     let done = sent();
     const CLIENT: &str = "lock_gate('client')";
     const INTERNAL: &str = "lock_gate('internal')";
@@ -169,8 +194,8 @@ fn an_inactive_node_that_is_dead_is_left_out_and_named() {
     let bounds = bounds(&waiter);
     let mut home = ScriptHome::default();
     attempt(&mut waiter, &mut home, &mut party, &list, &targets, &bounds).unwrap();
-    assert_eq!(party.rows(0).count(), 2);
-    assert!(party.warning().contains(&host(1)), "{}", party.warning());
+    assert_eq!(party.parts().count(), 2);
+    assert!(party.absent().join("; ").contains(&host(1)), "{:?}", party.absent());
 }
 
 /// A node that is well until it is asked for its lock, which never comes.
@@ -190,7 +215,7 @@ fn a_lock_that_does_not_come_ends_the_attempt_everywhere() {
     let mut home = ScriptHome::default();
     let before = waiter.now();
     let failed = attempt(&mut waiter, &mut home, &mut party, &nodes(8), &targets, &bounds);
-    let Err(Failed::ForNow { what, .. }) = failed else { panic!("{failed:?}") };
+    let Err(Failed::ForNow(Reason { what, .. })) = failed else { panic!("{failed:?}") };
     assert!(what.contains("stuck"), "{what}");
     assert!(waiter.now() - before < bounds.lock_timeout + ms(500));
     assert!(last(&sent(), LOCK) < first(&sent(), "home: let go"));
@@ -211,7 +236,7 @@ fn a_node_that_comes_or_goes_fails_the_attempt() {
     let bounds = bounds(&waiter);
     let mut home = ScriptHome { nodes_change: true };
     let failed = attempt(&mut waiter, &mut home, &mut party, &nodes(3), &targets, &bounds);
-    assert!(matches!(failed, Err(Failed::ForNow { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(Failed::ForNow(_))), "{failed:?}");
     assert_eq!(count(&sent(), FLUSH), 0);
     assert!(let_go(&mut waiter, &mut party).is_empty());
     assert_eq!(count(&sent(), ": ROLLBACK"), 3);

@@ -18,20 +18,22 @@
 
 use std::cell::Cell;
 
+use remote::{RemoteError, Waiter};
+
 use super::acquire::{self, HeldFence, Lead};
 use super::control::Owner;
-use super::error::FenceError;
-use super::hold::{self, DeadlockSearch, End};
-use super::let_go::let_go;
-use super::party::Party;
+use super::deadlocks::DeadlockSearch;
+use super::error::BlockError;
+use super::hold::{self, End};
 use super::state::{Block, Failure, State, Token};
+use crate::fence::FenceError;
+use crate::fence::let_go::let_go;
+use crate::fence::party::Party;
 use crate::pg::elog;
 use crate::pg::interrupts;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::worker::{self, Handle, Spec};
 use crate::report::Report;
-use remote::RemoteError;
-use remote::Waiter;
 
 thread_local! {
     /// The block this process holds, for the exit callback.
@@ -63,7 +65,8 @@ pub fn run_worker(slot: i32, generation: u64) {
     worker::before_exit(on_exit);
     // The nodes fork their processes while this one gets its session.
     let lead = Lead::first(token, &block.terms);
-    worker::connect(block.database, block.terms.owner);
+    // Whoever keeps a catalog of the server's to himself does not make this worker deaf to its end.
+    interrupts::cancellable(|| worker::connect(block.database, block.terms.owner));
     IS_CONNECTED.set(true);
     worker::report_activity("citus_fence backup block");
     // Out here, so that an ERROR that unwinds through `run` leaves the sessions to be let go in order.
@@ -75,7 +78,7 @@ pub fn run_worker(slot: i32, generation: u64) {
             // Should this fail too, closing the sessions has to do.
             let _ = worker::catch(|| let_go(&mut BackendWaiter::new(|| false), &mut party));
             abort_all();
-            let error = FenceError::from(error);
+            let error = BlockError::from(FenceError::from(error));
             log_end(&block, &format!("failed: {error}"));
             owner.fail(Failure::from(&error));
         }
@@ -99,9 +102,9 @@ fn abort_all() {
 fn on_exit() {
     if let Some(owner) = OWNER.take() {
         let error = if IS_CONNECTED.get() {
-            FenceError::WorkerVanished
+            BlockError::WorkerVanished
         } else {
-            FenceError::WorkerNotConnected { why: None }
+            BlockError::WorkerNotConnected { why: None }
         };
         owner.fail(Failure::from(&error));
     }
@@ -116,7 +119,7 @@ fn run(owner: &Owner, block: &Block, lead: Option<Lead>, party: &mut Party) {
     ));
     let started = std::time::Instant::now();
     let mut unconfirmed = Vec::new();
-    let held = match acquire::acquire(owner, party, block, lead, &mut unconfirmed) {
+    let (held, attempts) = match acquire::acquire(owner, party, block, lead, &mut unconfirmed) {
         Ok(held) => held,
         Err(error) => return ended(owner, block, party, Err(error), &unconfirmed),
     };
@@ -124,17 +127,21 @@ fn run(owner: &Owner, block: &Block, lead: Option<Lead>, party: &mut Party) {
         drop(held);
         return ended(owner, block, party, Err(error), &unconfirmed);
     }
-    log_active(&held, started.elapsed());
+    log_active(&held, attempts, started.elapsed());
     // Closed last, when all is said: nobody waits for that.
-    let mut search = DeadlockSearch::begin(party, &held.local, block);
+    let mut search = DeadlockSearch::begin(&held.roster, party);
     let end = hold::hold(owner, party, &mut search);
     owner.begin_release();
+    if party.is_busy() {
+        // It takes another session each to cancel what they are at.
+        search.close();
+    }
     drop(held);
     // Whoever did not confirm the end of an attempt has given its locks to a later one.
     ended(owner, block, party, end, &[]);
 }
 
-fn log_active(held: &HeldFence, took: std::time::Duration) {
+fn log_active(held: &HeldFence, attempts: u32, took: std::time::Duration) {
     let slowest = match &held.story.slowest {
         Some((node, waited_ms)) => format!(", slowest node {node} with {waited_ms} ms"),
         None => String::new(),
@@ -146,10 +153,10 @@ fn log_active(held: &HeldFence, took: std::time::Duration) {
          {:.1} ms, {:.2} ms from first to last lock, flushing {:.1} ms{slowest})",
         held.rows.len(),
         ms(took),
-        held.attempts,
+        attempts,
         ms(story.beginning),
         ms(story.locking),
-        ms(story.flushing),
+        ms(story.finishing),
     ));
     if !held.warning.is_empty() {
         elog::log(&format!("citus_fence: {}", held.warning));
@@ -162,7 +169,7 @@ fn ended(
     owner: &Owner,
     block: &Block,
     party: &mut Party,
-    end: Result<End, FenceError>,
+    end: Result<End, BlockError>,
     unconfirmed: &[RemoteError],
 ) {
     let silent = let_go(&mut BackendWaiter::new(|| false), party);
@@ -171,7 +178,7 @@ fn ended(
     }
     let confirmed = || match silent.first() {
         None => Failure::NONE,
-        Some(error) => Failure::from(&FenceError::Unconfirmed { node: error.to_string() }),
+        Some(error) => Failure::from(&BlockError::Unconfirmed { node: error.to_string() }),
     };
     match end {
         Ok(End::Asked) => {
@@ -182,10 +189,10 @@ fn ended(
             let timeout_ms =
                 owner.read().map_or(block.terms.timeout_ms, |now| now.terms.timeout_ms);
             log_end(block, "expired");
-            owner.finish(Failure::from(&FenceError::Expired { timeout_ms }));
+            owner.finish(Failure::from(&BlockError::Expired { timeout_ms }));
         }
         // Whoever asked knows, and the requestor is told by its own call.
-        Err(FenceError::ReleasedWhileStarting) => {
+        Err(BlockError::ReleasedWhileStarting) => {
             log_end(block, "given up while it was being started");
             owner.finish(confirmed());
         }

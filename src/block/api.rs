@@ -9,12 +9,13 @@ use pgrx::iter::TableIterator;
 use pgrx::{default, name, pg_extern, pg_sys, search_path};
 
 use super::control::{self, CONTROL};
-use super::error::FenceError;
-use super::handover::{Handover, Offer};
+use super::error::BlockError;
+use super::handover::{self, Offer};
 use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
 use super::text::Text;
 use super::{MAX_TIMEOUT_MS, waiters, worker};
 use crate::citus::{self, CatalogError};
+use crate::fence::under_way::UnderWay;
 use crate::guc;
 use crate::pg::elog;
 use crate::pg::ident;
@@ -46,7 +47,7 @@ fn citus_unblock_writes_for_backup() -> bool {
 #[search_path(pg_catalog, pg_temp)]
 fn citus_unblock_backup_block(block_start_time: Option<TimestampWithTimeZone>) -> bool {
     const ARGUMENT: &str = "block_start_time";
-    let start = or_raise(block_start_time.ok_or(FenceError::NullArgument { argument: ARGUMENT }));
+    let start = or_raise(block_start_time.ok_or(BlockError::NullArgument { argument: ARGUMENT }));
     or_raise(unblock(Some(start)))
 }
 
@@ -145,7 +146,7 @@ fn citus_backup_block_waiters() -> TableIterator<
     let rows: Vec<_> = if manifest.is_empty() {
         Vec::new()
     } else {
-        or_raise(waiters::find(&manifest, owner()))
+        or_raise(waiters::find(&manifest))
             .into_iter()
             .map(|waiter| {
                 (
@@ -194,7 +195,7 @@ fn citus_backup_restore_point(
     drop(one_at_a_time);
     if rows.is_empty() {
         // It was written, and then the block ended before anyone could read where.
-        or_raise(Err::<(), _>(FenceError::NoBlock));
+        or_raise(Err::<(), _>(BlockError::NoBlock));
     }
     TableIterator::new(rows)
 }
@@ -203,14 +204,14 @@ fn citus_backup_restore_point(
 #[pgrx::pg_schema]
 mod citus_fence {
     use super::{Lsn, TableIterator, ident, name, or_raise, wal};
-    use crate::fence::error::FenceError;
+    use crate::block::error::BlockError;
     use pgrx::{pg_extern, search_path};
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn flush_wal() -> Lsn {
         if ident::in_recovery() {
-            or_raise(Err::<(), _>(FenceError::InRecovery));
+            or_raise(Err::<(), _>(BlockError::InRecovery));
         }
         Lsn(wal::flush())
     }
@@ -222,7 +223,7 @@ mod citus_fence {
         (name!(lsn, Lsn), name!(system_identifier, i64), name!(timeline, i64)),
     > {
         if ident::in_recovery() {
-            or_raise(Err::<(), _>(FenceError::InRecovery));
+            or_raise(Err::<(), _>(BlockError::InRecovery));
         }
         crate::readonly::stay_closed();
         // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
@@ -234,7 +235,7 @@ mod citus_fence {
     }
 }
 
-fn or_raise<T>(result: Result<T, FenceError>) -> T {
+fn or_raise<T>(result: Result<T, BlockError>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => elog::raise(&Report::from(&error)),
@@ -260,17 +261,29 @@ fn error_text(failure: &Failure) -> Option<String> {
     })
 }
 
-fn require_preload() -> Result<(), FenceError> {
-    if CONTROL.is_ready() { Ok(()) } else { Err(FenceError::NotPreloaded) }
+fn require_preload() -> Result<(), BlockError> {
+    if CONTROL.is_ready() { Ok(()) } else { Err(BlockError::NotPreloaded) }
 }
 
 /// What every function that changes something asks for first.
-fn require_usable() -> Result<(), FenceError> {
+fn require_usable() -> Result<(), BlockError> {
     require_preload()?;
     if ident::in_recovery() {
-        return Err(FenceError::InRecovery);
+        return Err(BlockError::InRecovery);
     }
-    citus::require_coordinator().map_err(FenceError::from)
+    let bound = Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64);
+    citus::read_within(&mut interruptible(), bound, citus::require_coordinator)??;
+    Ok(())
+}
+
+/// The same for what acts on the block that there is.  Where there is one, this is the coordinator, and the
+/// catalog is not asked: whoever keeps it to himself keeps nobody from ending a block.
+fn require_usable_or_block() -> Result<(), BlockError> {
+    require_preload()?;
+    match control::look(database()) {
+        Some((_, block)) if block.state != State::Inactive => Ok(()),
+        Some(_) | None => require_usable(),
+    }
 }
 
 /// Who looks at another node's status must not take it for the cluster's.
@@ -278,7 +291,7 @@ fn notice_unless_coordinator() {
     let detail = if ident::in_recovery() {
         "This server is a standby.".to_owned()
     } else {
-        match citus::require_coordinator() {
+        match citus::read_now(citus::require_coordinator).unwrap_or(Ok(())) {
             Err(CatalogError::NotCoordinator { coordinator: Some(place) }) => {
                 format!("This node is a worker; the coordinator is {place}.")
             }
@@ -288,6 +301,7 @@ fn notice_unless_coordinator() {
             // Without a catalog there is no block on any node.
             Err(
                 CatalogError::Missing
+                | CatalogError::Locked
                 | CatalogError::BadConnInfo { .. }
                 | CatalogError::Read { .. },
             )
@@ -303,12 +317,12 @@ fn notice_unless_coordinator() {
 }
 
 /// A timeout argument, checked.
-fn timeout(timeout_ms: Option<i32>) -> Result<i32, FenceError> {
-    let given = timeout_ms.ok_or(FenceError::NullArgument { argument: "timeout_ms" })?;
+fn timeout(timeout_ms: Option<i32>) -> Result<i32, BlockError> {
+    let given = timeout_ms.ok_or(BlockError::NullArgument { argument: "timeout_ms" })?;
     if (1..=MAX_TIMEOUT_MS).contains(&given) {
         Ok(given)
     } else {
-        Err(FenceError::TimeoutOutOfRange { given })
+        Err(BlockError::TimeoutOutOfRange { given })
     }
 }
 
@@ -321,14 +335,16 @@ fn spi_one<T: pgrx::FromDatum + pgrx::IntoDatum>(query: &str) -> pgrx::spi::Resu
     })
 }
 
-/// Whether there is a block in this database.
-pub fn is_held() -> bool {
-    control::look(database()).is_some_and(|(_, block)| block.is_live())
-}
-
-/// The role that the extension's own sessions act as.
-pub fn owner() -> pg_sys::Oid {
-    lock::extension_owner(c"citus_fence").unwrap_or_else(ident::current_role)
+/// The block of this database as others see it who exclude it.
+pub fn under_way() -> Option<UnderWay> {
+    if !CONTROL.is_ready() {
+        return None;
+    }
+    let is_live = control::look(database()).is_some_and(|(_, block)| block.is_live());
+    is_live.then_some(UnderWay {
+        what: "a backup block is held",
+        hint: "See citus_backup_block_status(); to end the block: SELECT citus_unblock_writes_for_backup();",
+    })
 }
 
 /// How much later than the worker itself its requestor gives up: a worker may be at the last of its
@@ -375,7 +391,7 @@ fn on_exit() {
     }
 }
 
-fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
+fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
     require_usable()?;
     let terms = Terms {
@@ -387,14 +403,14 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
         acquire_timeout_ms: guc::ACQUIRE_TIMEOUT.get(),
         lock_timeout_ms: guc::LOCK_TIMEOUT.get(),
         connect_timeout_ms: guc::CONNECT_TIMEOUT.get(),
-        owner: owner().to_u32(),
+        owner: citus::own_role().to_u32(),
     };
     let token = control::begin(database(), terms)?;
     let pending = Pending::new(token);
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
-    let known = if citus::can_be_read() { Handover::read(&terms).ok() } else { None };
+    let known = citus::read_now(|| handover::read(&terms)).and_then(Result::ok);
     let _offer = known.map(|known| Offer::put(token, &known));
-    let handle = worker::start(token).ok_or(FenceError::NoWorkerSlot)?;
+    let handle = worker::start(token).ok_or(BlockError::NoWorkerSlot)?;
     let start_by = Deadline::after(
         &interruptible(),
         Duration::from_millis(terms.acquire_timeout_ms.min(timeout_ms) as u64) + START_GRACE,
@@ -407,14 +423,14 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
         if let Some(failure) = block.outcome(token.generation) {
             pending.told();
             if failure.message.as_str()
-                == (FenceError::WorkerNotConnected { why: None }).to_string()
+                == (BlockError::WorkerNotConnected { why: None }).to_string()
             {
-                return Err(FenceError::WorkerNotConnected { why: why_not_connected() });
+                return Err(BlockError::WorkerNotConnected { why: why_not_connected() });
             }
             if failure.is_some() {
                 elog::raise(&Report::from(&failure));
             }
-            return Err(FenceError::ReleasedWhileStarting);
+            return Err(BlockError::ReleasedWhileStarting);
         }
         if block.state == State::Active {
             pending.told();
@@ -427,15 +443,15 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, FenceError> {
             return Ok(true);
         }
         match status {
-            Status::Stopped => return Err(FenceError::WorkerVanished),
+            Status::Stopped => return Err(BlockError::WorkerVanished),
             Status::NotYetStarted | Status::Started | Status::PostmasterDied => {}
         }
         // The worker keeps its own time; this is for one that never came up, or stands still.
         if start_by.expired(&interruptible()) {
-            return Err(FenceError::WorkerSilent);
+            return Err(BlockError::WorkerSilent);
         }
         if wait_latch_or_client_gone(LOOK_AGAIN) {
-            return Err(FenceError::ClientGone);
+            return Err(BlockError::ClientGone);
         }
     }
 }
@@ -458,8 +474,8 @@ fn why_not_connected() -> Option<&'static str> {
 }
 
 /// Releases the block of this database, or only the one that began at `start`.
-fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, FenceError> {
-    require_usable()?;
+fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, BlockError> {
+    require_usable_or_block()?;
     let asked = control::ask_release(database(), start.map(Moment::from));
     warn_of_end("a backup block before this one ended by itself", &asked.earlier);
     match (asked.release, asked.token) {
@@ -502,7 +518,7 @@ fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, FenceError> {
     }
 }
 
-fn wait_for_end(token: Token, generation: u64) -> Result<Failure, FenceError> {
+fn wait_for_end(token: Token, generation: u64) -> Result<Failure, BlockError> {
     loop {
         let _listening = control::listen(token);
         // look() also clears a block whose worker is gone.
@@ -512,7 +528,7 @@ fn wait_for_end(token: Token, generation: u64) -> Result<Failure, FenceError> {
         }
         if wait_latch_or_client_gone(LOOK_AGAIN) {
             // The release has been asked for and takes its way without this session.
-            return Err(FenceError::ClientGone);
+            return Err(BlockError::ClientGone);
         }
     }
 }
@@ -552,23 +568,23 @@ fn warn(message: &str, detail: Option<String>) {
     elog::emit(pgrx::PgLogLevel::WARNING, &report);
 }
 
-fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, FenceError> {
+fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
-    require_usable()?;
+    require_usable_or_block()?;
     let _one_at_a_time = lock::ErrandLock::acquire();
     let block = run_errand(Errand::Extend(timeout_ms))?;
-    moment(block.expires_at).ok_or(FenceError::NoBlock)
+    moment(block.expires_at).ok_or(BlockError::NoBlock)
 }
 
 /// Writes a restore point.  The lock keeps others' errands off until the caller has read the answer.
-fn restore_point(name: Option<&str>) -> Result<lock::ErrandLock, FenceError> {
-    let name = name.ok_or(FenceError::NullArgument { argument: "name" })?;
+fn restore_point(name: Option<&str>) -> Result<lock::ErrandLock, BlockError> {
+    let name = name.ok_or(BlockError::NullArgument { argument: "name" })?;
     if name.is_empty() || name.len() > LONGEST_RESTORE_POINT_NAME {
-        return Err(FenceError::RestorePointName);
+        return Err(BlockError::RestorePointName);
     }
-    require_usable()?;
+    require_usable_or_block()?;
     if !wal::is_enough_for_recovery() {
-        return Err(FenceError::WalLevel);
+        return Err(BlockError::WalLevel);
     }
     let one_at_a_time = lock::ErrandLock::acquire();
     run_errand(Errand::RestorePoint(Text::new(name))).map(|_| one_at_a_time)
@@ -578,8 +594,8 @@ fn restore_point(name: Option<&str>) -> Result<lock::ErrandLock, FenceError> {
 const LONGEST_RESTORE_POINT_NAME: usize = pg_sys::MAXFNAMELEN as usize - 1;
 
 /// Has the worker of this database's block do something, and waits until it is done.
-fn run_errand(errand: Errand) -> Result<Block, FenceError> {
-    let (token, _) = control::look(database()).ok_or(FenceError::NoBlock)?;
+fn run_errand(errand: Errand) -> Result<Block, BlockError> {
+    let (token, _) = control::look(database()).ok_or(BlockError::NoBlock)?;
     let mut number = None;
     loop {
         let _listening = control::listen(token);
@@ -591,7 +607,7 @@ fn run_errand(errand: Errand) -> Result<Block, FenceError> {
             if failure.is_some() {
                 elog::raise(&Report::from(&failure));
             }
-            return Err(FenceError::NoBlock);
+            return Err(BlockError::NoBlock);
         }
         if number.is_some_and(|number| block.errands.done >= number) {
             if block.errands.done == number.unwrap_or_default() && block.errands.answer.is_some() {
@@ -601,7 +617,7 @@ fn run_errand(errand: Errand) -> Result<Block, FenceError> {
         }
         control::look(database());
         if wait_latch_or_client_gone(LOOK_AGAIN) {
-            return Err(FenceError::ClientGone);
+            return Err(BlockError::ClientGone);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::rules::{Rule, Rules};
 use super::slot::{Slot, ticks};
 use super::worker::{Phase, Worker};
 use super::writers::Writer;
-use crate::fence::state::State;
+use crate::block::state::State;
 
 /// Most of everything, in any size.
 pub const NODES: u8 = 3;

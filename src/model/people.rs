@@ -6,7 +6,7 @@ use super::slot;
 use super::worker::{Phase, Worker};
 use super::world::{Size, WRITERS, World};
 use super::writers::Image;
-use crate::fence::state::{Failure, Release, State};
+use crate::block::state::{Failure, Release, State};
 
 /// Where a caller of `citus_block_writes_for_backup` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@
 //! its caller needs and lets go.  Nothing between may raise an error or wait: the steps are plain
 //! code, waking a process sets a latch.
 
-use super::error::FenceError;
+use super::error::BlockError;
 use super::state::{
     Block, Errand, Failure, Moment, ProcessId, Refusal, Release, State, Terms, Token,
 };
@@ -76,8 +76,8 @@ impl From<Report> for Failure {
     }
 }
 
-impl From<&FenceError> for Failure {
-    fn from(error: &FenceError) -> Self {
+impl From<&BlockError> for Failure {
+    fn from(error: &BlockError) -> Self {
         Report::from(error).into()
     }
 }
@@ -94,7 +94,7 @@ impl From<&Failure> for Report {
 }
 
 /// Begins a block of this database, and registers the requestor.
-pub fn begin(database: u32, terms: Terms) -> Result<Token, FenceError> {
+pub fn begin(database: u32, terms: Terms) -> Result<Token, BlockError> {
     let mut refused = None;
     // Twice at most: a full table is looked through for databases that are gone, which takes a look
     // at the catalog and so cannot be done under the lock.
@@ -122,18 +122,18 @@ pub fn begin(database: u32, terms: Terms) -> Result<Token, FenceError> {
             }
         }
     }
-    Err(refused.unwrap_or(FenceError::TooManyBlocks { max: guc::MAX_BLOCKS.get() as usize }))
+    Err(refused.unwrap_or(BlockError::TooManyBlocks { max: guc::MAX_BLOCKS.get() as usize }))
 }
 
-fn refusal_error(refusal: Refusal, failure: &Failure) -> FenceError {
+fn refusal_error(refusal: Refusal, failure: &Failure) -> BlockError {
     match refusal {
-        Refusal::Starting => FenceError::Starting,
-        Refusal::Active => FenceError::Active,
-        Refusal::Releasing => FenceError::Releasing,
-        Refusal::Failed => FenceError::PreviousFailed { what: failure.message.as_str().to_owned() },
-        Refusal::ReleaseAsked => FenceError::ReleasedWhileStarting,
-        Refusal::NoBlock => FenceError::NoBlock,
-        Refusal::Stale => FenceError::WorkerVanished,
+        Refusal::Starting => BlockError::Starting,
+        Refusal::Active => BlockError::Active,
+        Refusal::Releasing => BlockError::Releasing,
+        Refusal::Failed => BlockError::PreviousFailed { what: failure.message.as_str().to_owned() },
+        Refusal::ReleaseAsked => BlockError::ReleasedWhileStarting,
+        Refusal::NoBlock => BlockError::NoBlock,
+        Refusal::Stale => BlockError::WorkerVanished,
     }
 }
 
@@ -323,7 +323,7 @@ pub fn ask_release(database: u32, start: Option<Moment>) -> Asked {
 }
 
 /// Posts an errand to the worker of the active block; `None` while another is under way.
-pub fn post(token: Token, errand: Errand) -> Result<Option<u64>, FenceError> {
+pub fn post(token: Token, errand: Errand) -> Result<Option<u64>, BlockError> {
     let mut control = CONTROL.lock();
     let block = control.slot(token.slot as usize);
     let posted = if block.generation == token.generation {
@@ -368,7 +368,7 @@ impl Owner {
     }
 
     /// starting → active, with the manifest.
-    pub fn activate(&self, rows: &[NodeRow], warning: &str) -> Result<(), FenceError> {
+    pub fn activate(&self, rows: &[NodeRow], warning: &str) -> Result<(), BlockError> {
         let mut control = CONTROL.lock();
         let slot = self.token.slot as usize;
         let count = rows.len().min(control.rows_per_slot());

@@ -5,7 +5,7 @@ use super::people::Ended;
 use super::rules::{Rule, Rules};
 use super::slot::{self, ticks};
 use super::world::{Size, World};
-use crate::fence::state::{Block, Failure, State};
+use crate::block::state::{Block, Failure, State};
 
 /// Where a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -465,7 +465,7 @@ impl World {
         &mut self,
         rules: Rules,
         life: u8,
-        end: impl FnOnce(&mut Block, u64, crate::fence::state::ProcessId),
+        end: impl FnOnce(&mut Block, u64, crate::block::state::ProcessId),
     ) {
         let generation = self.lives[usize::from(life)].generation.into();
         let has_rule = rules.has(Rule::OwnerUnderTheSameLock);

@@ -3,7 +3,7 @@
 //! Two things are claimed of it: no restored backup holds half a commit, and no lock outlives its
 //! owner's deadline; with them what makes them hold ([`properties`]).  Here every order of events is
 //! tried, by a model checker, over the very state machine that runs: a step of the control block is a
-//! call of [`Block`](super::state::Block)'s own function.  The rest is a model of `acquire.rs`,
+//! call of [`Block`](crate::block::state::Block)'s own function.  The rest is a model of the block's `acquire.rs`,
 //! `hold.rs`, `worker.rs`, `control.rs` and `api.rs`, a step of theirs being a step here.
 //!
 //! Each rule of the design can be taken out ([`rules`]); [`tests`] does so, one by one, and must find

@@ -2,7 +2,7 @@
 //! the model can differ.  Every step unpacks it, calls the very function that the server calls, and
 //! packs the result.
 
-use crate::fence::state::{Block, Errand, Errands, Failure, Mode, Moment, ProcessId, State, Terms};
+use crate::block::state::{Block, Errand, Errands, Failure, Mode, Moment, ProcessId, State, Terms};
 
 /// Lengths of time, in ticks.  A tick stands for the few seconds of a bound on one exchange.
 pub mod ticks {

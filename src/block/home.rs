@@ -1,0 +1,178 @@
+//! This node's own part in a block: the worker's transaction holds its locks, and spares a session.
+
+use std::time::{Duration, Instant};
+
+use super::control::NodeRow;
+use super::text::Text;
+use crate::citus::{self, Roster};
+use crate::fence::blockers;
+use crate::fence::engine::Home;
+use crate::fence::error::{Failed, FenceError, Reason, is_passing};
+use crate::fence::party::Part;
+use crate::fence::statements;
+use crate::fence::steps::Barrier;
+use crate::pg::clock::now;
+use crate::pg::worker::{self, Transaction};
+use crate::pg::{elog, guc, ident, interrupts, lock, process, wal};
+use crate::readonly::{Gate, close_gate, stay_closed};
+use crate::report::Report;
+
+/// This node, in one attempt.  Dropping it lets go.
+pub struct ThisNode<'a> {
+    roster: &'a Roster,
+    local: Option<Transaction>,
+    locked_at: i64,
+    wal_lsn: u64,
+}
+
+impl<'a> ThisNode<'a> {
+    /// It holds nothing yet.
+    pub fn new(roster: &'a Roster) -> Self {
+        Self { roster, local: None, locked_at: 0, wal_lsn: 0 }
+    }
+
+    /// When it had its locks.
+    pub fn locked_at(&self) -> i64 {
+        self.locked_at
+    }
+
+    /// Its row of the manifest.
+    pub fn row(&self) -> NodeRow {
+        let node = &self.roster.nodes()[0];
+        NodeRow {
+            nodeid: node.nodeid,
+            groupid: node.groupid,
+            host: Text::new(&node.host),
+            port: node.port,
+            backend_pid: process::me().pid,
+            locked_at: self.locked_at,
+            system_identifier: ident::system_identifier(),
+            timeline: wal::timeline(),
+            wal_lsn: self.wal_lsn,
+            restore_lsn: 0,
+        }
+    }
+
+    /// The transaction that holds its locks.
+    pub fn into_local(self) -> Result<Transaction, FenceError> {
+        self.local.ok_or_else(|| FenceError::Local(no_transaction()))
+    }
+}
+
+/// The engine begins a part before it uses it, so nobody sees this.
+fn no_transaction() -> Report {
+    Report::new(pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the attempt has no transaction here")
+}
+
+impl Home for ThisNode<'_> {
+    fn begin(&mut self) {
+        let local = Transaction::begin();
+        local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
+        self.local = Some(local);
+    }
+
+    fn close(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed> {
+        let Some(local) = &self.local else {
+            return Err(FenceError::Local(no_transaction()).into());
+        };
+        if let Err(error) = lock_here(local, barrier, bound) {
+            self.local = None;
+            return Err(blocked_here(error));
+        }
+        self.locked_at = now();
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        self.local = None;
+    }
+
+    /// Under the lock on `pg_dist_node`, so nobody can keep it from being read.
+    fn nodes_are_the_same(&mut self) -> Result<bool, Failed> {
+        Ok(self.roster.is_current()?)
+    }
+
+    fn flush(&mut self) {
+        stay_closed();
+        self.wal_lsn = wal::flush();
+    }
+
+    fn log(&mut self, line: &str) {
+        elog::log(line);
+    }
+}
+
+impl NodeRow {
+    /// Another node's row of the manifest, where the locks of this one were taken at that time.
+    pub fn of_part(part: &Part<'_>, locked_here_at: i64) -> Self {
+        Self {
+            nodeid: part.node.nodeid,
+            groupid: part.node.groupid,
+            host: Text::new(&part.node.host),
+            port: part.node.port,
+            backend_pid: part.pid,
+            locked_at: locked_here_at + part.locked_after.as_micros() as i64,
+            system_identifier: part.system_identifier,
+            timeline: part.timeline,
+            wal_lsn: part.wal_lsn,
+            restore_lsn: 0,
+        }
+    }
+}
+
+/// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
+/// the extension, and so the way to unblock, from being dropped.
+fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(), Report> {
+    let began = Instant::now();
+    let left = || bound.saturating_sub(began.elapsed());
+    let lock = |relation| {
+        local.set_lock_timeout(left());
+        lock::lock_relation_exclusive(relation);
+    };
+    // Who is in the way is looked for afterwards, on all barriers in one way.
+    let close = |gate| close_gate(gate, Vec::new).map_err(|error| Report::from(&error));
+    let locked = local.bounded(bound, || {
+        match barrier {
+            Barrier::ClientGate => close(Gate::Client)?,
+            Barrier::InternalGate => close(Gate::Internal)?,
+            Barrier::Tables => {
+                if let Some(extension) = lock::extension(c"citus_fence") {
+                    lock::keep_extension(extension);
+                }
+                let relations = citus::fence_relations().map_err(|error| Report::from(&error))?;
+                lock(relations.node);
+                lock(relations.partition);
+                lock(relations.transaction);
+            }
+        }
+        Ok(())
+    });
+    locked.flatten()
+}
+
+/// Just below the server's own, as a text with its unit; see [`statements::settle`].
+fn local_deadlock_timeout() -> String {
+    let server = guc::read_number("deadlock_timeout").unwrap_or(1000.0);
+    format!("{}ms", statements::below(server as i64))
+}
+
+/// What it means that this server did not let something be done.
+pub fn blocked_here(error: Report) -> Failed {
+    if interrupts::terminated() {
+        return Failed::Stopped;
+    }
+    if !is_passing(error.sqlstate) {
+        return FenceError::from(error).into();
+    }
+    let look = Transaction::begin();
+    let blockers = worker::catch(|| look.with_latest_snapshot(|| blockers::look_here("this node")))
+        .unwrap_or_default();
+    let blockers = match error.detail {
+        Some(detail) if blockers.is_empty() => {
+            vec![format!("on this node: {}", detail.trim_end_matches('.'))]
+        }
+        _ => blockers,
+    };
+    let tells = !blockers.is_empty();
+    Failed::ForNow(Reason { what: error.message, blockers, tells })
+}

@@ -1,0 +1,112 @@
+//! The nodes of the cluster as one reading of the catalog has them, each with how it is reached.
+
+use remote::{Session, Target};
+use serde::{Deserialize, Serialize};
+
+use super::{Access, COORDINATOR_GROUP, CatalogError, Dialer, Node, is_citus, nodes, this_node};
+
+/// All primaries, the coordinator, which is this server, first.  There are passwords in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roster {
+    nodes: Vec<Node>,
+    targets: Vec<Target>,
+    is_citus: bool,
+}
+
+impl Roster {
+    /// As of now, inside a transaction.
+    pub fn read(dialer: Dialer) -> Result<Self, CatalogError> {
+        let nodes = list()?;
+        let access = Access::read(dialer);
+        let mut targets = Vec::with_capacity(nodes.len());
+        targets.push(access.loopback()?);
+        for node in &nodes[1..] {
+            targets.push(access.target(node.label())?);
+        }
+        Ok(Self { nodes, targets, is_citus: is_citus() })
+    }
+
+    /// Rows of the catalog; this server's is made up where there is none.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Where they are reached, in the same order.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Whether Citus itself is in this database, and not only its tables.
+    pub fn is_citus(&self) -> bool {
+        self.is_citus
+    }
+
+    /// The nodes but for this server.
+    pub fn others(&self) -> &[Node] {
+        &self.nodes[1..]
+    }
+
+    /// Where those are reached.
+    pub fn other_targets(&self) -> &[Target] {
+        &self.targets[1..]
+    }
+
+    /// Whether they are still all there are.
+    pub fn is_current(&self) -> Result<bool, CatalogError> {
+        Ok(list()? == self.nodes)
+    }
+
+    /// Looks up now by which address this server reaches itself, so that nobody has to later.
+    pub fn find_own_address(&mut self) {
+        if let Some(own) = self.targets.first_mut() {
+            own.params.find_addresses();
+        }
+    }
+
+    /// Has later connections go where these sessions are, without another look at names: a look-up can take
+    /// any time, and nothing bounds it.
+    pub fn keep_addresses<'s>(&mut self, sessions: impl IntoIterator<Item = &'s Session>) {
+        for session in sessions {
+            let known = self.targets.iter_mut().find(|target| target.node == *session.node());
+            if let Some(target) = known {
+                target.params.keep_address_of(session.params());
+            }
+        }
+    }
+}
+
+/// This server, then the others.
+fn list() -> Result<Vec<Node>, CatalogError> {
+    let primaries = nodes()?;
+    let mut list = vec![this_node(&primaries)];
+    list.extend(primaries.into_iter().filter(|node| node.groupid != COORDINATOR_GROUP));
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Roster;
+    use crate::citus::Node;
+    use remote::{ConnParams, NodeLabel, Target};
+
+    #[test]
+    fn what_is_handed_over_comes_out_as_it_was() {
+        let node = |nodeid, active| Node {
+            nodeid,
+            groupid: nodeid,
+            host: "wörker \"1\"".into(),
+            port: 5433,
+            active,
+        };
+        let nodes = vec![node(1, true), node(2, false)];
+        let target = |node: &Node| {
+            let mut params = ConnParams::new();
+            params.set("host", &*node.host).set("password", "it's \\ secret");
+            Target { node: NodeLabel::new(node.nodeid, node.host.clone(), node.port), params }
+        };
+        let targets: Vec<Target> = nodes.iter().map(target).collect();
+        let roster = Roster { nodes, targets, is_citus: true };
+        let bytes = serde_json::to_vec(&roster).expect("bytes");
+        assert_eq!(serde_json::from_slice::<Roster>(&bytes).expect("the same"), roster);
+    }
+}

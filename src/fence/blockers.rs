@@ -1,0 +1,90 @@
+//! Who is in the way: by node, process, age and query.
+
+use remote::ResultSet;
+
+use super::statements::{HELPER_IDLE_MS, begin_helper};
+
+/// Looks for them in a transaction of its own, in place of the one that failed.
+pub fn look() -> String {
+    format!("ROLLBACK; {}; {BLOCKERS}", begin_helper(HELPER_IDLE_MS))
+}
+
+/// Who is in the middle of a command that commits on its way, in this database.
+pub const IN_STEPS: &str = "SELECT a.pid, a.usename::text, \
+            greatest(0, extract(epoch FROM clock_timestamp() - a.query_start))::int8 AS age, \
+            a.state || ': ' || left(regexp_replace(a.query, E'\\\\s+', ' ', 'g'), 120) AS what \
+       FROM citus_fence.commands_in_steps() s \
+       JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid \
+      WHERE a.datname = pg_catalog.current_database()";
+
+/// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables or on a gate
+/// (whose locks have the numbers of relations that there are not) has to wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
+const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
+            coalesce(a.usename::text, p.owner::text, '') AS usename, \
+            greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
+            CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
+                 ELSE coalesce(a.state || ': ', '') \
+                      || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
+       FROM pg_catalog.pg_locks l \
+       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+       LEFT JOIN pg_catalog.pg_locks x \
+              ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction \
+             AND x.locktype = 'transactionid' AND x.granted \
+       LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid \
+      WHERE l.granted AND l.locktype = 'relation' \
+        AND l.database = (SELECT oid FROM pg_catalog.pg_database \
+                           WHERE datname = pg_catalog.current_database()) \
+        AND (l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
+                             WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
+                               AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction', \
+                                                 'pg_dist_authinfo', 'pg_dist_poolinfo', 'pg_dist_local_group')) \
+             OR l.relation IN (9997, 9998)) \
+        AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', \
+                       'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
+      ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST \
+      LIMIT 3";
+
+/// The same on this node, in a transaction whose search_path is safe.
+pub fn look_here(node: &str) -> Vec<String> {
+    let look = || {
+        pgrx::Spi::connect(|client| {
+            let mut blockers = Vec::new();
+            for row in client.select(BLOCKERS, None, &[])? {
+                blockers.push(describe(
+                    node,
+                    row.get::<i32>(1)?.unwrap_or_default(),
+                    &row.get::<String>(2)?.unwrap_or_default(),
+                    row.get::<i64>(3)?.unwrap_or_default(),
+                    &row.get::<String>(4)?.unwrap_or_default(),
+                ));
+            }
+            Ok::<_, pgrx::spi::Error>(blockers)
+        })
+    };
+    look().unwrap_or_default()
+}
+
+/// Rows of [`look`] and the like.
+pub fn describe_all(node: &str, set: &ResultSet) -> Vec<String> {
+    let describe_row = |row| {
+        let text = |column| set.value(row, column).unwrap_or_default();
+        let number = |column| text(column).parse::<i64>().unwrap_or_default();
+        describe(node, number("pid") as i32, text("usename"), number("age"), text("what"))
+    };
+    (0..set.rows.len()).map(describe_row).collect()
+}
+
+/// Whether a prepared transaction is among them, which has no process.
+pub fn names_prepared(blockers: &ResultSet) -> bool {
+    (0..blockers.rows.len()).any(|row| blockers.value(row, "pid") == Some("0"))
+}
+
+/// One of them, in words.
+fn describe(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {
+    if pid == 0 {
+        format!("on {node}, {what} of {user} for {age} s")
+    } else {
+        format!("on {node}, process {pid} of {user} for {age} s ({what})")
+    }
+}
