@@ -4,10 +4,10 @@
 PG_CONFIG ?= pg_config
 export PG_CONFIG
 
-.PHONY: help deps build install test quick lint demo bench clean
+.PHONY: help deps build install test test-all quick lint demo bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 deps: ## install the packages and tools that are missing
 	@ci/deps
@@ -20,6 +20,9 @@ install: deps ## install the extension (optimised) into the PostgreSQL of PG_CON
 
 test: deps ## run every test: embedded catalog, and Citus where it is installed
 	@ci/test
+
+test-all: deps ## the same with whole matrices, and the other releases of PostgreSQL
+	@ci/test all
 
 quick: deps ## seconds: tests that need no server
 	@ci/test unit

@@ -30,6 +30,7 @@
 //! | --- | --- |
 //! | `binaries` | the PostgreSQL installation (`PG_CONFIG`) and running its programs |
 //! | `engine` | embedded or Citus, and which of them a test runs on (`CITUS_FENCE_ENGINE`) |
+//! | `extent` | whether a test runs the whole of its matrix (`CITUS_FENCE_TEST_ALL`) |
 //! | `server`, `talk`, `copies` | one server: start, stop, freeze, kill; connect and query; back up, copy, follow |
 //! | `settings`, `template`, `control_file`, `files` | what a server's data directory is made of |
 //! | `process`, `os_user` | its processes, and the user they run as |
@@ -56,6 +57,7 @@ mod control_file;
 mod copies;
 mod engine;
 mod error;
+mod extent;
 mod files;
 mod os_user;
 mod pgbench;
@@ -84,6 +86,7 @@ pub use connect::{ConnectParams, HOST};
 pub use copies::WalMethod;
 pub use engine::Engine;
 pub use error::{Error, Result, describe};
+pub use extent::whole_matrix;
 pub use nix::sys::signal::Signal;
 pub use pgbench::PgBench;
 pub use pooler::Pooler;
