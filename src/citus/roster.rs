@@ -18,11 +18,9 @@ impl Roster {
     pub fn read(dialer: Dialer) -> Result<Self, CatalogError> {
         let nodes = list()?;
         let access = Access::read(dialer);
-        let mut targets = Vec::with_capacity(nodes.len());
-        targets.push(access.loopback()?);
-        for node in &nodes[1..] {
-            targets.push(access.target(node.label())?);
-        }
+        let others = nodes[1..].iter().map(|node| access.target(node.label()));
+        let mut targets = others.collect::<Result<Vec<Target>, _>>()?;
+        targets.insert(0, access.loopback()?);
         Ok(Self { nodes, targets, is_citus: is_citus() })
     }
 
