@@ -100,3 +100,62 @@ fn what_is_prepared_in_another_database_is_named() {
         Ok(())
     });
 }
+
+/// What could not be switched is the error; that the note is left is told besides.
+#[test]
+fn a_note_that_cannot_be_taken_away_does_not_hide_why_the_switch_failed() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let mut in_the_way = cluster.connect(1)?;
+        in_the_way.batch_execute("BEGIN; CREATE TEMPORARY TABLE written (n int)").expect("a write");
+        let mut caller = cluster.connect(0)?;
+        caller.batch_execute("SET citus_fence.acquire_timeout = '3s'").expect("a setting");
+        let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
+        let noted = "SELECT count(*) FROM citus_fence.cluster_read_only";
+        wait_until("the note", PATIENCE, || {
+            (cluster.coordinator().query_value(noted).ok()? == "1").then_some(())
+        })?;
+        let mut keeper = cluster.connect(0)?;
+        let keep = "BEGIN; LOCK citus_fence.cluster_read_only IN SHARE MODE";
+        keeper.batch_execute(keep).expect("a lock");
+        let error = call.join().expect("a thread").expect_err("a switch with a writer in the way");
+        let told = words(&error);
+        assert!(told.starts_with("55P03 could not hold back all writers"), "{told}");
+        assert!(told.contains("could not be taken away"), "{told}");
+        keeper.batch_execute("ROLLBACK").expect("a rollback");
+        in_the_way.batch_execute("ROLLBACK").expect("a rollback");
+        cluster.coordinator().execute(READ_WRITE)?;
+        assert!(!all_write(&cluster)?, "no note is left");
+        Ok(())
+    });
+}
+
+/// A cancel would leave nodes that do not agree, and waits; a termination does not.
+#[test]
+fn a_caller_that_switches_can_be_terminated() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let node = cluster.node(1);
+        node.execute("CREATE DATABASE elsewhere")?;
+        let mut prepared = node.connect_params().database("elsewhere").connect()?;
+        let prepare = "BEGIN; CREATE TABLE own (n int); PREPARE TRANSACTION 'stays'";
+        prepared.batch_execute(prepare).expect("a prepared transaction");
+        // The node waits for it for as long as lock_timeout says, with the gates of all nodes closed.
+        let mut caller = cluster.connect(0)?;
+        let pid: i32 = caller.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
+        let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
+        wait_until("a node that is being switched", PATIENCE, || {
+            let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+            (state == "closing").then_some(())
+        })?;
+        let gone = format!("SELECT pg_terminate_backend({pid}, 2000)");
+        assert_eq!(cluster.coordinator().query_value(&gone)?, "t", "still there after two seconds");
+        assert!(call.join().expect("a thread").is_err());
+        prepared.batch_execute("ROLLBACK PREPARED 'stays'").expect("a rollback");
+        wait_until("a node that takes the function's word again", PATIENCE, || {
+            cluster.coordinator().execute(READ_WRITE).ok()
+        })?;
+        assert!(!all_write(&cluster)?, "no note is left");
+        Ok(())
+    });
+}
