@@ -143,8 +143,6 @@ pub fn base_params(
     application_name: &str,
     connect_timeout: Duration,
 ) -> ConnParams {
-    // The kernel applies this one to the first SYN as well: never less than the connect timeout.
-    let tcp_user_timeout = TCP_USER_TIMEOUT.max(connect_timeout).as_millis();
     let whole_seconds = connect_timeout.as_millis().div_ceil(1000).max(1);
     let mut params = ConnParams::new();
     params
@@ -155,11 +153,32 @@ pub fn base_params(
         .set("fallback_application_name", application_name)
         .set("client_encoding", "UTF8")
         .set("gssencmode", "disable")
-        .set("connect_timeout", whole_seconds.to_string())
+        .set("connect_timeout", whole_seconds.to_string());
+    set_keepalives(&mut params, connect_timeout);
+    params
+}
+
+/// The parameters that a *program's* sessions start from; merge what its user says over them.
+///
+/// Who, where and how is left to libpq, which asks the environment (`PG*`), the service file and
+/// .pgpass, as for psql; give such parameters [`NodeLabel::not_known`](crate::NodeLabel::not_known)
+/// as their label. Not for a server process, whose environment belongs to nobody: [`base_params`]
+/// is.
+pub fn program_params(application_name: &str, connect_timeout: Duration) -> ConnParams {
+    let mut params = ConnParams::new();
+    params.set("fallback_application_name", application_name).set("client_encoding", "UTF8");
+    set_keepalives(&mut params, connect_timeout);
+    params
+}
+
+/// Has the kernel notice a host that vanishes.
+fn set_keepalives(params: &mut ConnParams, connect_timeout: Duration) {
+    // The kernel applies this one to the first SYN as well: never less than the connect timeout.
+    let tcp_user_timeout = TCP_USER_TIMEOUT.max(connect_timeout).as_millis();
+    params
         .set("keepalives", "1")
         .set("keepalives_idle", KEEPALIVES_IDLE.to_string())
         .set("keepalives_interval", KEEPALIVES_INTERVAL.to_string())
         .set("keepalives_count", KEEPALIVES_COUNT.to_string())
         .set("tcp_user_timeout", tcp_user_timeout.to_string());
-    params
 }

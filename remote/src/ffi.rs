@@ -18,7 +18,7 @@ use libpq_sys as pq;
 
 use crate::conninfo::ConnParams;
 use crate::pq::{
-    ConnStatus, Flush, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 use crate::reply::ResultSet;
@@ -134,6 +134,18 @@ impl Pq for LibPq {
             CONNECTION_STARTED | CONNECTION_NEEDED => ConnStatus::Reaching,
             _ => ConnStatus::Answering,
         }
+    }
+
+    fn peer(&self) -> Option<Peer> {
+        let conn = self.conn.as_ptr();
+        // SAFETY: see the head of the file; the strings are copied.
+        let (host, address, port) =
+            unsafe { (text(pq::PQhost(conn)), text(pq::PQhostaddr(conn)), text(pq::PQport(conn))) };
+        Some(Peer {
+            host: host.filter(|host| !host.is_empty())?,
+            address: address.filter(|address| !address.is_empty()),
+            port: port?.parse().ok()?,
+        })
     }
 
     fn error_message(&self) -> String {

@@ -88,6 +88,18 @@ pub enum ConnStatus {
     Answering,
 }
 
+/// Where a connection goes, as libpq has found out from its parameters and its environment. Of
+/// several places, the one that is tried or was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// A name, an address, or the directory of a Unix socket.
+    pub host: String,
+    /// The address of it, where there is one and it is known yet.
+    pub address: Option<String>,
+    /// The port.
+    pub port: i32,
+}
+
 /// What a connection that is being made needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollStep {
@@ -165,6 +177,8 @@ pub trait Pq: Sized {
     fn socket(&self) -> Option<RawFd>;
     /// `PQstatus`.
     fn status(&self) -> ConnStatus;
+    /// `PQhost`, `PQhostaddr` and `PQport`; none where libpq does not get as far as to know.
+    fn peer(&self) -> Option<Peer>;
     /// `PQerrorMessage`, raw: several lines, for the caller to clean.
     fn error_message(&self) -> String;
     /// `PQconnectionNeedsPassword`: refused because there was no password to give.

@@ -449,6 +449,11 @@ impl Pq for ScriptPq {
         self.0.borrow().status
     }
 
+    fn peer(&self) -> Option<Peer> {
+        let host = self.0.borrow().host.clone();
+        (!host.is_empty()).then_some(Peer { host, address: None, port: 5432 })
+    }
+
     fn error_message(&self) -> String {
         self.0.borrow().message.clone()
     }
