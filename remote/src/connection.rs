@@ -54,10 +54,7 @@ pub struct Session<C: Pq = LibPq> {
 
 impl<C: Pq> Session<C> {
     /// Takes over a connection that has just been made and is in non-blocking mode.
-    pub(super) fn established(node: NodeLabel, mut params: ConnParams, conn: C) -> Self {
-        if let Some(place) = conn.place() {
-            params.keep_address(place);
-        }
+    pub(super) fn established(node: NodeLabel, params: ConnParams, conn: C) -> Self {
         Self { node, params, link: Link::Idle(conn), server_pid: None }
     }
 

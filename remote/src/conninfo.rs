@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ffi;
-use crate::pq::Place;
+use crate::pq::Peer;
 
 /// What a secret looks like in anything a human may read.
 const MASK: &str = "****";
@@ -67,10 +67,13 @@ impl ConnParams {
         self.0.iter().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
     }
 
-    /// Where a connection with these parameters has come to: later ones go to the same address, and look no name
-    /// up.  The name stays, for certificates and .pgpass.
-    pub(super) fn keep_address(&mut self, place: Place) {
-        self.set("host", place.host).set("hostaddr", place.address).set("port", place.port);
+    /// Pins the parameters to the place that was reached: a second connection, such as a cancel's, has to go
+    /// there and to none of the other places, and looks no name up.  The name stays, for certificates and .pgpass.
+    pub(super) fn keep_place(&mut self, peer: Peer) {
+        self.set("host", peer.host).set("port", peer.port.to_string());
+        if let Some(address) = peer.address {
+            self.set("hostaddr", address);
+        }
     }
 
     /// Looks the name of the host up, so that connecting does not.  Where that fails, connecting will say why.
@@ -179,8 +182,6 @@ pub fn base_params(
     application_name: &str,
     connect_timeout: Duration,
 ) -> ConnParams {
-    // The kernel applies this one to the first SYN as well: never less than the connect timeout.
-    let tcp_user_timeout = TCP_USER_TIMEOUT.max(connect_timeout).as_millis();
     let whole_seconds = connect_timeout.as_millis().div_ceil(1000).max(1);
     let mut params = ConnParams::new();
     params
@@ -191,11 +192,32 @@ pub fn base_params(
         .set("fallback_application_name", application_name)
         .set("client_encoding", "UTF8")
         .set("gssencmode", "disable")
-        .set("connect_timeout", whole_seconds.to_string())
+        .set("connect_timeout", whole_seconds.to_string());
+    set_keepalives(&mut params, connect_timeout);
+    params
+}
+
+/// The parameters that a *program's* sessions start from; merge what its user says over them.
+///
+/// Who, where and how is left to libpq, which asks the environment (`PG*`), the service file and
+/// .pgpass, as for psql; give such parameters [`NodeLabel::not_known`](crate::NodeLabel::not_known)
+/// as their label. Not for a server process, whose environment belongs to nobody: [`base_params`]
+/// is.
+pub fn program_params(application_name: &str, connect_timeout: Duration) -> ConnParams {
+    let mut params = ConnParams::new();
+    params.set("fallback_application_name", application_name).set("client_encoding", "UTF8");
+    set_keepalives(&mut params, connect_timeout);
+    params
+}
+
+/// Has the kernel notice a host that vanishes.
+fn set_keepalives(params: &mut ConnParams, connect_timeout: Duration) {
+    // The kernel applies this one to the first SYN as well: never less than the connect timeout.
+    let tcp_user_timeout = TCP_USER_TIMEOUT.max(connect_timeout).as_millis();
+    params
         .set("keepalives", "1")
         .set("keepalives_idle", KEEPALIVES_IDLE.to_string())
         .set("keepalives_interval", KEEPALIVES_INTERVAL.to_string())
         .set("keepalives_count", KEEPALIVES_COUNT.to_string())
         .set("tcp_user_timeout", tcp_user_timeout.to_string());
-    params
 }

@@ -11,7 +11,7 @@ use crate::drive::{DriveEnd, Task, drive};
 use crate::error::RemoteError;
 use crate::ffi::LibPq;
 use crate::node::NodeLabel;
-use crate::pq::{ConnStatus, PollStep, Pq, StartError};
+use crate::pq::{ConnStatus, Peer, PollStep, Pq, StartError};
 use crate::reply::{Command, Reply};
 use crate::text;
 use crate::wait::{Interest, Waiter};
@@ -121,6 +121,8 @@ pub fn run_all<'c, C: Pq, W: Waiter + ?Sized>(
 /// A connection that is being made.
 pub(super) struct ConnectTask<C: Pq> {
     target: Target,
+    /// The caller does not know the place: the label follows libpq.
+    place_is_libpqs: bool,
     stage: Stage<C>,
 }
 
@@ -135,7 +137,7 @@ enum Stage<C: Pq> {
 impl<C: Pq> ConnectTask<C> {
     /// Starts connecting, as far as that goes without waiting.
     pub(super) fn start(target: &Target) -> Self {
-        let mut task = Self { target: target.clone(), stage: Stage::Ended(None) };
+        let mut task = Self::not_started(target);
         match C::start(&target.params) {
             // libpq says to behave at first as if it had asked for writing.
             Ok(conn) if conn.status() != ConnStatus::Bad => task.wait(conn, false),
@@ -151,7 +153,8 @@ impl<C: Pq> ConnectTask<C> {
 
     /// A target that there was no time left to try.
     fn not_started(target: &Target) -> Self {
-        Self { target: target.clone(), stage: Stage::Ended(None) }
+        let place_is_libpqs = !target.node.is_known();
+        Self { target: target.clone(), place_is_libpqs, stage: Stage::Ended(None) }
     }
 
     /// Takes libpq's next step.
@@ -168,6 +171,7 @@ impl<C: Pq> ConnectTask<C> {
             PollStep::Failed => self.fail(&conn),
             PollStep::Ready => match conn.set_nonblocking() {
                 Ok(()) => {
+                    self.settle(&conn);
                     let Target { node, params } = self.target.clone();
                     self.end(Ok(Session::established(node, params, conn)));
                 }
@@ -223,6 +227,7 @@ impl<C: Pq> ConnectTask<C> {
 
     /// Waits for the socket, which may be another one than at the last step.
     fn wait(&mut self, conn: C, read: bool) {
+        self.learn_place(&conn);
         match conn.socket() {
             Some(socket) => {
                 let interest = Interest { socket, read, write: !read };
@@ -232,8 +237,27 @@ impl<C: Pq> ConnectTask<C> {
         }
     }
 
+    /// Learns from libpq where it goes, if the caller left that to libpq.
+    fn learn_place(&mut self, conn: &C) {
+        if !self.place_is_libpqs {
+            return;
+        }
+        if let Some(Peer { host, port, .. }) = conn.peer() {
+            self.target.node = NodeLabel { nodeid: self.target.node.nodeid, host, port };
+        }
+    }
+
+    /// The place that was reached is the place from now on.
+    fn settle(&mut self, conn: &C) {
+        self.learn_place(conn);
+        if let Some(peer) = conn.peer() {
+            self.target.params.keep_place(peer);
+        }
+    }
+
     /// Ends with the reason libpq gives.
     fn fail(&mut self, conn: &C) {
+        self.learn_place(conn);
         let Target { node, params } = &self.target;
         let (sqlstate, message) = text::connect_failure(&conn.error_message(), node, params);
         let refused = sqlstate.is_some_and(|code| code.is_refusal()) || conn.needs_password();

@@ -18,7 +18,7 @@ use libpq_sys as pq;
 
 use crate::conninfo::ConnParams;
 use crate::pq::{
-    ConnStatus, Flush, Place, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 use crate::reply::ResultSet;
@@ -136,6 +136,18 @@ impl Pq for LibPq {
         }
     }
 
+    fn peer(&self) -> Option<Peer> {
+        let conn = self.conn.as_ptr();
+        // SAFETY: see the head of the file; the strings are copied.
+        let (host, address, port) =
+            unsafe { (text(pq::PQhost(conn)), text(pq::PQhostaddr(conn)), text(pq::PQport(conn))) };
+        Some(Peer {
+            host: host.filter(|host| !host.is_empty())?,
+            address: address.filter(|address| !address.is_empty()),
+            port: port?.parse().ok()?,
+        })
+    }
+
     fn error_message(&self) -> String {
         // SAFETY: see the head of the file; the string is copied.
         unsafe { text(pq::PQerrorMessage(self.conn.as_ptr())) }.unwrap_or_default()
@@ -160,15 +172,6 @@ impl Pq for LibPq {
     fn backend_pid(&self) -> i32 {
         // SAFETY: see the head of the file.
         unsafe { pq::PQbackendPID(self.conn.as_ptr()) }
-    }
-
-    fn place(&self) -> Option<Place> {
-        let conn = self.conn.as_ptr();
-        // SAFETY: see the head of the file; libpq keeps all three for as long as the connection.
-        let [host, address, port] =
-            unsafe { [text(pq::PQhost(conn)), text(pq::PQhostaddr(conn)), text(pq::PQport(conn))] };
-        let address = address.filter(|address| !address.is_empty())?;
-        Some(Place { host: host?, address, port: port? })
     }
 
     fn set_nonblocking(&mut self) -> Result<(), PqFailure> {

@@ -17,8 +17,8 @@
 //!                                                      Idle again)
 //! ```
 //!
-//! 1. The caller makes [`ConnParams`] ([`base_params`], then what Citus' settings say), one
-//!    [`Target`] per node, and a [`Deadline`].
+//! 1. The caller makes [`ConnParams`] ([`base_params`], then what Citus' settings say; a program
+//!    [`program_params`], then what its user says), one [`Target`] per node, and a [`Deadline`].
 //! 2. [`connect_all`] starts every connection before it waits for the first; [`run_all`] sends
 //!    every command before it waits for the first answer; [`Connecting`] does both, each session at
 //!    its own pace. All give one result per node, in order.
@@ -71,7 +71,7 @@ mod tests;
 
 pub use cancel::{DrainEnd, cancel_and_drain};
 pub use connection::{Session, SessionState};
-pub use conninfo::{ConnInfoError, ConnParams, base_params};
+pub use conninfo::{ConnInfoError, ConnParams, base_params, program_params};
 pub use deadline::{Deadline, Pause, pause};
 pub use error::RemoteError;
 pub use fanout::{Begun, Connecting, Target, connect_all, run_all};
@@ -79,7 +79,7 @@ pub use ffi::LibPq;
 pub use node::NodeLabel;
 pub use poll::PollWaiter;
 pub use pq::{
-    ConnStatus, Flush, Place, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 pub use reply::{Command, Reply, ResultSet};

@@ -28,6 +28,17 @@ impl NodeLabel {
         Self { nodeid: None, host: host.into(), port }
     }
 
+    /// The label of a place that only libpq knows, from its environment or a service file: it
+    /// becomes known when libpq goes there.
+    pub fn not_known() -> Self {
+        Self { nodeid: None, host: String::new(), port: 0 }
+    }
+
+    /// Whether it is still that.
+    pub fn is_known(&self) -> bool {
+        !self.host.is_empty()
+    }
+
     /// `node 3 at 127.0.0.1:5433`, or only the place where no id is known: for details and hints,
     /// where an operator may want to look the node up in `pg_dist_node`.
     pub fn described(&self) -> String {
@@ -41,6 +52,9 @@ impl NodeLabel {
 impl fmt::Display for NodeLabel {
     /// `host:port`, an IPv6 address in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_known() {
+            return f.write_str("the server");
+        }
         let bare_ipv6 = self.host.contains(':') && !self.host.contains(['/', '[']);
         if bare_ipv6 {
             write!(f, "[{}]:{}", self.host, self.port)

@@ -88,6 +88,18 @@ pub enum ConnStatus {
     Answering,
 }
 
+/// Where a connection goes, as libpq has found out from its parameters and its environment. Of
+/// several places, the one that is tried or was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// A name, an address, or the directory of a Unix socket.
+    pub host: String,
+    /// The address of it, where there is one and it is known yet.
+    pub address: Option<String>,
+    /// The port.
+    pub port: i32,
+}
+
 /// What a connection that is being made needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollStep {
@@ -151,17 +163,6 @@ pub enum StartError {
     NoMemory,
 }
 
-/// Where a connection has come to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The name that it was asked for by.
-    pub host: String,
-    /// The address.
-    pub address: String,
-    /// The port.
-    pub port: String,
-}
-
 /// One libpq connection. Dropping it is `PQfinish`, which does not block.
 ///
 /// The methods are libpq's functions, with the same duties: never `get_result` while `is_busy`,
@@ -176,6 +177,8 @@ pub trait Pq: Sized {
     fn socket(&self) -> Option<RawFd>;
     /// `PQstatus`.
     fn status(&self) -> ConnStatus;
+    /// `PQhost`, `PQhostaddr` and `PQport`; none where libpq does not get as far as to know.
+    fn peer(&self) -> Option<Peer>;
     /// `PQerrorMessage`, raw: several lines, for the caller to clean.
     fn error_message(&self) -> String;
     /// `PQconnectionNeedsPassword`: refused because there was no password to give.
@@ -184,8 +187,6 @@ pub trait Pq: Sized {
     fn transaction_status(&self) -> TransactionStatus;
     /// `PQbackendPID`: the process at the other end, which may be a pooler's invention.
     fn backend_pid(&self) -> i32;
-    /// `PQhost`, `PQhostaddr` and `PQport`: which of the possible places this is; none for a Unix socket.
-    fn place(&self) -> Option<Place>;
     /// `PQsetnonblocking(1)`.
     fn set_nonblocking(&mut self) -> Result<(), PqFailure>;
     /// `PQsendQuery`: the simple protocol, several statements allowed.

@@ -198,6 +198,7 @@ struct World {
     last_socket: RawFd,
     last_pid: i32,
     sent: Vec<String>,
+    asked_for: Vec<String>,
 }
 
 thread_local! {
@@ -226,6 +227,11 @@ pub fn open_connections() -> usize {
 /// The commands sent so far, `host: sql`.
 pub fn sent() -> Vec<String> {
     world(|world| world.sent.clone())
+}
+
+/// Where the connections so far have been asked for: the address, or else the name.
+pub fn asked_for() -> Vec<String> {
+    world(|world| world.asked_for.clone())
 }
 
 /// Adds what somebody else does to the commands sent, so that their order can be told.
@@ -375,7 +381,9 @@ impl ScriptPq {
 impl Pq for ScriptPq {
     fn start(params: &ConnParams) -> Result<Self, StartError> {
         let host = params.get("host").unwrap_or_default().to_owned();
+        let place = params.get("hostaddr").unwrap_or(&host).to_owned();
         let (script, pid) = world(|world| {
+            world.asked_for.push(place);
             world.last_pid += 1;
             let script = world.scripts.get_mut(&host).and_then(VecDeque::pop_front);
             (script.expect("a connection that no script is for"), world.last_pid)
@@ -449,6 +457,12 @@ impl Pq for ScriptPq {
         self.0.borrow().status
     }
 
+    fn peer(&self) -> Option<Peer> {
+        let host = self.0.borrow().host.clone();
+        let address = Some(format!("address of {host}"));
+        (!host.is_empty()).then_some(Peer { host, address, port: 5432 })
+    }
+
     fn error_message(&self) -> String {
         self.0.borrow().message.clone()
     }
@@ -469,11 +483,6 @@ impl Pq for ScriptPq {
 
     fn backend_pid(&self) -> i32 {
         self.0.borrow().pid
-    }
-
-    fn place(&self) -> Option<Place> {
-        let host = self.0.borrow().host.clone();
-        Some(Place { address: format!("address of {host}"), host, port: "5432".into() })
     }
 
     fn set_nonblocking(&mut self) -> Result<(), PqFailure> {

@@ -104,6 +104,14 @@ fn a_cancel_that_fails() {
 }
 
 #[test]
+fn no_name_is_looked_up_for_a_cancel() {
+    let second = Script::connects(1).answers([rows(1)]);
+    let mut session = busy(Script::connects(1).cancellable(1), Some(second));
+    cancel(&mut session);
+    assert_eq!(asked_for(), ["n", "address of n"]);
+}
+
+#[test]
 fn a_cancel_that_is_not_answered() {
     let second = Script::connects(1).answers([hangs()]);
     let mut session = busy(Script::connects(1), Some(second));

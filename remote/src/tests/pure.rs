@@ -77,6 +77,16 @@ fn base_parameters() {
 }
 
 #[test]
+fn a_programs_parameters_leave_the_place_to_libpq() {
+    let params = program_params("app", ms(2500));
+    for left in ["host", "port", "user", "dbname", "password", "service", "sslmode", "gssencmode"] {
+        assert_eq!(params.get(left), None, "{left}");
+    }
+    assert_eq!(params.get("client_encoding"), Some("UTF8"));
+    assert_eq!(params.get("keepalives"), Some("1"));
+}
+
+#[test]
 fn labels() {
     assert_eq!(NodeLabel::new(3, "127.0.0.1", 5433).to_string(), "127.0.0.1:5433");
     assert_eq!(NodeLabel::new(3, "127.0.0.1", 5433).described(), "node 3 at 127.0.0.1:5433");

@@ -260,3 +260,32 @@ fn poll_waits_the_whole_timeout_and_can_be_stopped() {
     assert_eq!(waiter.wait(&[], PATIENCE), WaitEnd::Stopped);
     stopper.join().unwrap();
 }
+
+#[test]
+fn a_place_that_is_left_to_libpq_becomes_known() {
+    let (port, served) = server(welcome(&[ready()]), Vec::new());
+    let mut params = program_params("app", ms(1000));
+    // Two places, of which the first refuses: the one that was reached is named and kept.
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    params.set("host", "127.0.0.1,127.0.0.1").set("port", format!("{refusing},{port}"));
+    params.set("dbname", "d").set("user", "u").set("sslmode", "disable");
+    let target = Target { node: NodeLabel::not_known(), params };
+    assert_eq!(target.node.to_string(), "the server");
+    let mut waiter = PollWaiter::new();
+    let deadline = Deadline::after(&waiter, PATIENCE);
+    let session =
+        connect_all::<LibPq, _>(&mut waiter, std::slice::from_ref(&target), deadline).remove(0);
+    let session = session.expect("a session");
+    assert_eq!(session.node(), &NodeLabel::unregistered("127.0.0.1", i32::from(port)));
+    assert_eq!(session.params().get("port"), Some(port.to_string().as_str()));
+    assert_eq!(session.params().get("host"), Some("127.0.0.1"));
+    assert_eq!(session.params().get("hostaddr"), Some("127.0.0.1"));
+    served.join().unwrap();
+
+    // Where none is reached, the error names the last.
+    let mut nowhere = target;
+    nowhere.params.set("host", "127.0.0.1").set("port", refusing.to_string());
+    let refused = connect_all::<LibPq, _>(&mut waiter, &[nowhere], deadline).remove(0);
+    let error = refused.expect_err("a listener that has gone").to_string();
+    assert!(error.contains(&format!("could not connect to 127.0.0.1:{refusing}:")), "{error}");
+}
