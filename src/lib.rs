@@ -23,12 +23,15 @@ mod magic {
 static SHARED: &[&dyn pg::shmem::SharedArea] =
     &[&fence::CONTROL, &fence::HANDOVERS, &readonly::Memory];
 
+static WORKERS: &[&pg::worker::Worker] = &[&fence::WORKER];
+
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
     guc::define(preloading);
     embedded::init();
+    pg::worker::install(WORKERS);
     if preloading {
         pg::process::reserve_setting_prefix();
         pg::shmem::install(SHARED);

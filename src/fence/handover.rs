@@ -14,7 +14,7 @@ use super::error::FenceError;
 use super::state::{Terms, Token};
 use crate::citus::{self, Access, Dialer, Node};
 use crate::guc;
-use crate::pg::shmem::Slots;
+use crate::pg::shmem::{Slots, shareable};
 use remote::Target;
 
 /// The nodes, and where the remote ones among them are reached, passwords included.
@@ -59,6 +59,8 @@ pub struct Head {
     length: u32,
 }
 
+shareable! { Head }
+
 impl Head {
     const NOTHING: Self = Self { generation: 0, length: 0 };
 }
@@ -81,8 +83,9 @@ impl Offer {
     /// Puts it there; nothing where it does not fit.
     pub fn put(token: Token, handover: &Handover) -> Self {
         let bytes = serde_json::to_vec(handover).unwrap_or_default();
-        if bytes.len() <= ROOM {
-            let mut slots = HANDOVERS.lock();
+        if bytes.len() <= ROOM
+            && let Some(mut slots) = HANDOVERS.lock()
+        {
             slots.rows(token.slot as usize)[..bytes.len()].copy_from_slice(&bytes);
             *slots.slot(token.slot as usize) =
                 Head { generation: token.generation, length: bytes.len() as u32 };
@@ -100,7 +103,7 @@ impl Drop for Offer {
 /// Takes what was handed over for this block, if nobody has yet.
 pub fn take(token: Token) -> Option<Handover> {
     let mut bytes = Vec::with_capacity(ROOM);
-    let mut slots = HANDOVERS.lock();
+    let mut slots = HANDOVERS.lock()?;
     let head = std::mem::replace(slots.slot(token.slot as usize), Head::NOTHING);
     let is_ours = head.generation == token.generation;
     if is_ours {

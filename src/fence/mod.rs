@@ -28,11 +28,11 @@ mod waiters;
 mod worker;
 
 pub use api::{is_held, owner};
-pub use control::{CONTROL, NodeRow};
+pub use control::CONTROL;
 pub use handover::HANDOVERS;
 pub use party::parse_lsn;
 pub use wait_graph::global_pid;
-pub use worker::run_worker;
+pub use worker::WORKER;
 
 /// Longest life of a block, in milliseconds: 30 minutes.
 pub const MAX_TIMEOUT_MS: i32 = 1_800_000;

@@ -4,7 +4,9 @@
 pub mod clock;
 pub mod control_file;
 pub mod distribution;
+pub mod durable_file;
 pub mod elog;
+pub mod exit;
 pub mod fd;
 pub mod gate_area;
 pub mod gate_lock;

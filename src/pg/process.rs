@@ -34,6 +34,12 @@ fn my_place() -> i32 {
     unsafe { pg_sys::MyProcNumber }
 }
 
+/// Whether the server runs for `pg_upgrade`.
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: set at the server's start.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// Whether that very process is still attached to shared memory.
 pub fn is_alive(process: ProcessId) -> bool {
     entry(process).is_some()

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
-use pgrx::{PgTryBuilder, pg_guard, pg_sys};
+use pgrx::{PgTryBuilder, pg_sys};
 
 /// Kinds of processes that run transactions, as far as the gate tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,20 +86,6 @@ pub fn end_quietly() -> ! {
     // The bindings of PostgreSQL 18 do not say that it never returns.
     #[allow(unreachable_code)]
     std::process::abort()
-}
-
-/// Has `callback` run at the very end of this process, when its transaction is gone, and its place in
-/// the array of processes is not.
-pub fn at_exit(callback: fn()) {
-    // SAFETY: the trampoline lives as long as the library and turns the argument back into what it was.
-    unsafe { pg_sys::on_shmem_exit(Some(call_back), pg_sys::Datum::from(callback as usize)) }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn call_back(_code: i32, callback: pg_sys::Datum) {
-    // SAFETY: at_exit() made the argument from a function of this type.
-    let callback: fn() = unsafe { std::mem::transmute::<usize, fn()>(callback.value()) };
-    callback();
 }
 
 /// The number of this transaction among those of this process.

@@ -189,7 +189,7 @@ fn before_commit_of_process(node: &Node) {
     }
     if session::kind() == Kind::Apply && !xact::has_written() && !session::is_ending() {
         AREA.unmark_process();
-        node.wait_for_reopening();
+        AREA.wait_for_reopening(node);
         AREA.mark(Activity::Process);
         if node.state() == NodeState::ReadWrite {
             return;
