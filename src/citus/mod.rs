@@ -5,7 +5,9 @@
 //! Everything here runs inside a transaction of a backend, as a role that may read the tables.
 
 mod connection;
+pub mod daemon;
 mod error;
+pub mod library;
 mod node;
 mod session_error;
 
