@@ -32,7 +32,7 @@ pub enum BlockMode {
 
 /// Defines the settings.  The two that size shared memory exist only where the postmaster loads the
 /// library: PostgreSQL takes no such setting later.
-pub fn define(preloading: bool) {
+pub fn define(preloading: bool, is_read_only: fn() -> bool) {
     GucRegistry::define_int_guc(
         c"citus_fence.acquire_timeout",
         c"Longest time to bring all nodes under a backup block.",
@@ -105,6 +105,6 @@ pub fn define(preloading: bool) {
         c"citus_fence.system_is_read_only",
         c"Whether this node refuses writers.",
         c"Switched by alter_system_read_only() and alter_system_read_write(); on during recovery.",
-        crate::readonly::is_read_only,
+        is_read_only,
     );
 }

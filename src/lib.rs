@@ -16,6 +16,7 @@ mod pg;
 mod readonly;
 mod report;
 
+use pg::xact_callbacks::Turn;
 use pgrx::prelude::*;
 
 #[allow(unsafe_code)]
@@ -29,21 +30,37 @@ static SHARED: &[&dyn pg::shmem::SharedArea] =
 /// Operations that exclude each other.
 static UNDER_WAY: &[fence::under_way::Look] = &[block::under_way];
 
+static WORKERS: &[&pg::worker::Worker] = &[&block::WORKER];
+
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
     fence::under_way::wire(UNDER_WAY);
-    guc::define(preloading);
+    guc::define(preloading, readonly::is_read_only);
     embedded::init();
+    pg::worker::install(WORKERS);
     if preloading {
         pg::process::reserve_setting_prefix();
         pg::shmem::install(SHARED);
-        pg::hooks::install();
+        readonly::hooks::require_load_order();
+        pg::xact_callbacks::register(Turn::First, readonly::hooks::CALLBACKS);
+        pg::hooks::install(readonly::hooks::WATCH);
     }
 }
 
 pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    #[pg_test(error = "citus_fence must be loaded via shared_preload_libraries")]
+    fn without_the_preload_the_block_says_so() {
+        Spi::run("SELECT citus_block_writes_for_backup()").expect("an error");
+    }
+}
 
 /// What `cargo pgrx test` asks of the extension's root.
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The SQL functions of the backup fence.  Glue only: arguments are checked, the control block is
 //! asked, answers are waited for.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use pgrx::datum::TimestampWithTimeZone;
@@ -18,12 +17,13 @@ use crate::citus::{self, CatalogError};
 use crate::fence::under_way::UnderWay;
 use crate::guc;
 use crate::pg::elog;
+use crate::pg::exit::Undo;
 use crate::pg::ident;
 use crate::pg::lock;
 use crate::pg::types::Lsn;
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::wal;
-use crate::pg::worker::{Status, before_exit};
+use crate::pg::worker::Status;
 use crate::report::Report;
 use remote::Deadline;
 
@@ -351,45 +351,8 @@ pub fn under_way() -> Option<UnderWay> {
 /// bounded steps (connecting, letting go) when its time runs out.
 const START_GRACE: Duration = Duration::from_secs(15);
 
-thread_local! {
-    /// The block that this session has begun and not yet been told of.
-    static PENDING: Cell<Option<Token>> = const { Cell::new(None) };
-    /// Whether the exit callback has been registered.
-    static WATCHED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While it lives, every way out of this session gives the block up: an error drops it, and the end of
-/// the process (termination, FATAL) runs the callback.
-struct Pending(Token);
-
-impl Pending {
-    fn new(token: Token) -> Self {
-        PENDING.set(Some(token));
-        if !WATCHED.replace(true) {
-            before_exit(on_exit);
-        }
-        Self(token)
-    }
-
-    /// The caller is about to be told; the block lives on without it.
-    fn told(self) {
-        PENDING.set(None);
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if PENDING.take().is_some() {
-            control::abandon(self.0);
-        }
-    }
-}
-
-fn on_exit() {
-    if let Some(token) = PENDING.take() {
-        control::abandon(token);
-    }
-}
+/// The block that this session has begun and not yet been told of: every way out gives it up.
+static PENDING: Undo<Token> = Undo::new(control::abandon);
 
 fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
@@ -406,7 +369,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
         owner: citus::own_role().to_u32(),
     };
     let token = control::begin(database(), terms)?;
-    let pending = Pending::new(token);
+    let pending = PENDING.arm(token);
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
     let known = citus::read_now(|| handover::read(&terms)).and_then(Result::ok);
     let _offer = known.map(|known| Offer::put(token, &known));
@@ -421,7 +384,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
         let status = handle.status();
         let block = control::read(token);
         if let Some(failure) = block.outcome(token.generation) {
-            pending.told();
+            pending.done();
             if failure.message.as_str()
                 == (BlockError::WorkerNotConnected { why: None }).to_string()
             {
@@ -433,7 +396,7 @@ fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
             return Err(BlockError::ReleasedWhileStarting);
         }
         if block.state == State::Active {
-            pending.told();
+            pending.done();
             if let Some(warning) = block.warning.non_empty() {
                 elog::emit(
                     pgrx::PgLogLevel::WARNING,

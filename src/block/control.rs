@@ -11,8 +11,9 @@ use super::state::{
 use super::text::Text;
 use crate::guc;
 use crate::pg::clock::now;
+use crate::pg::elog;
 use crate::pg::process;
-use crate::pg::shmem::{Guard, Listening, Slots};
+use crate::pg::shmem::{Guard, Listening, Slots, shareable};
 use crate::report::Report;
 
 /// A row of the manifest: one node under the block.
@@ -61,6 +62,13 @@ impl NodeRow {
 pub static CONTROL: Slots<Block, NodeRow> =
     Slots::new(c"citus_fence", sizes, (Block::UNUSED, NodeRow::UNUSED));
 
+shareable! { Block, NodeRow }
+
+/// The lock.  Nobody comes here where the library was not preloaded; if somebody did, that is an error.
+fn lock() -> Guard<'static, Block, NodeRow> {
+    CONTROL.lock().unwrap_or_else(|| elog::raise(&Report::from(&BlockError::NotPreloaded)))
+}
+
 fn sizes() -> (usize, usize) {
     (guc::MAX_BLOCKS.get().max(1) as usize, guc::MAX_NODES.get().max(1) as usize)
 }
@@ -99,7 +107,7 @@ pub fn begin(database: u32, terms: Terms) -> Result<Token, BlockError> {
     // Twice at most: a full table is looked through for databases that are gone, which takes a look
     // at the catalog and so cannot be done under the lock.
     for round in 0..2 {
-        let mut control = CONTROL.lock();
+        let mut control = lock();
         reap(&mut control, database);
         let Some(slot) = choose(&mut control, database) else {
             drop(control);
@@ -187,11 +195,11 @@ fn reap(control: &mut Guard<'_, Block, NodeRow>, database: u32) {
 /// Clears errors that no session can clear any more.  True when a slot became free.
 fn clear_dropped_databases() -> bool {
     let mut failed = Vec::new();
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     let slots = control.len();
     drop(control);
     failed.reserve(slots);
-    control = CONTROL.lock();
+    control = lock();
     for slot in 0..slots {
         let block = control.slot(slot);
         if block.state == State::Error {
@@ -200,7 +208,7 @@ fn clear_dropped_databases() -> bool {
     }
     drop(control);
     failed.retain(|(_, _, database)| !crate::pg::ident::database_exists(*database));
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     for (slot, generation, _) in &failed {
         let block = control.slot(*slot);
         if block.generation == *generation && block.state == State::Error {
@@ -213,7 +221,7 @@ fn clear_dropped_databases() -> bool {
 
 /// A copy of the block of this database, if it has or had one, cleared of a worker that is gone.
 pub fn look(database: u32) -> Option<(Token, Block)> {
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     reap(&mut control, database);
     let slot = find(&mut control, database)?;
     let block = *control.slot(slot);
@@ -226,7 +234,7 @@ pub fn manifest(database: u32) -> Vec<NodeRow> {
         return Vec::new();
     };
     let mut rows = Vec::with_capacity(block.node_count as usize);
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     let slot = token.slot as usize;
     let current = *control.slot(slot);
     if current.generation == token.generation && current.state == State::Active {
@@ -239,7 +247,7 @@ pub fn manifest(database: u32) -> Vec<NodeRow> {
 
 /// A copy of the token's slot, whoever's block it holds now.
 pub fn read(token: Token) -> Block {
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     *control.slot(token.slot as usize)
 }
 
@@ -250,7 +258,7 @@ pub fn listen(token: Token) -> Listening {
 
 /// One step of a block under the lock; afterwards whoever waits for the slot is woken.
 fn step<R>(token: Token, act: impl FnOnce(&mut Block) -> R) -> R {
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     let result = act(control.slot(token.slot as usize));
     drop(control);
     CONTROL.notify(token.slot as usize);
@@ -285,7 +293,7 @@ pub struct Asked {
 
 /// Asks for the release of the block of this database: of any, or of the one that began at `start`.
 pub fn ask_release(database: u32, start: Option<Moment>) -> Asked {
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     reap(&mut control, database);
     let Some(slot) = find(&mut control, database) else {
         return Asked {
@@ -324,7 +332,7 @@ pub fn ask_release(database: u32, start: Option<Moment>) -> Asked {
 
 /// Posts an errand to the worker of the active block; `None` while another is under way.
 pub fn post(token: Token, errand: Errand) -> Result<Option<u64>, BlockError> {
-    let mut control = CONTROL.lock();
+    let mut control = lock();
     let block = control.slot(token.slot as usize);
     let posted = if block.generation == token.generation {
         block.post(errand)
@@ -369,7 +377,7 @@ impl Owner {
 
     /// starting → active, with the manifest.
     pub fn activate(&self, rows: &[NodeRow], warning: &str) -> Result<(), BlockError> {
-        let mut control = CONTROL.lock();
+        let mut control = lock();
         let slot = self.token.slot as usize;
         let count = rows.len().min(control.rows_per_slot());
         let block = control.slot(slot);
@@ -407,7 +415,7 @@ impl Owner {
 
     /// Notes the positions of a restore point in the manifest.
     pub fn note_restore_point(&self, positions: &[u64]) {
-        let mut control = CONTROL.lock();
+        let mut control = lock();
         for (row, position) in control.rows(self.token.slot as usize).iter_mut().zip(positions) {
             row.restore_lsn = *position;
         }

@@ -14,7 +14,7 @@ use super::state::{Terms, Token};
 use crate::citus::{self, Dialer, Roster};
 use crate::fence::FenceError;
 use crate::guc;
-use crate::pg::shmem::Slots;
+use crate::pg::shmem::{Slots, shareable};
 use crate::report::Report;
 
 /// The nodes as the catalog has them now, in a transaction.
@@ -40,6 +40,8 @@ pub struct Head {
     length: u32,
 }
 
+shareable! { Head }
+
 impl Head {
     const NOTHING: Self = Self { generation: 0, length: 0 };
 }
@@ -62,8 +64,9 @@ impl Offer {
     /// Puts it there; nothing where it does not fit.
     pub fn put(token: Token, roster: &Roster) -> Self {
         let bytes = serde_json::to_vec(roster).unwrap_or_default();
-        if bytes.len() <= ROOM {
-            let mut slots = HANDOVERS.lock();
+        if bytes.len() <= ROOM
+            && let Some(mut slots) = HANDOVERS.lock()
+        {
             slots.rows(token.slot as usize)[..bytes.len()].copy_from_slice(&bytes);
             *slots.slot(token.slot as usize) =
                 Head { generation: token.generation, length: bytes.len() as u32 };
@@ -81,7 +84,7 @@ impl Drop for Offer {
 /// Takes what was handed over for this block, if nobody has yet.
 pub fn take(token: Token) -> Option<Roster> {
     let mut bytes = Vec::with_capacity(ROOM);
-    let mut slots = HANDOVERS.lock();
+    let mut slots = HANDOVERS.lock()?;
     let head = std::mem::replace(slots.slot(token.slot as usize), Head::NOTHING);
     let is_ours = head.generation == token.generation;
     if is_ours {

@@ -20,9 +20,9 @@ mod waiters;
 mod worker;
 
 pub use api::under_way;
-pub use control::{CONTROL, NodeRow};
-pub use handover::{HANDOVERS, Head as HandoverHead};
-pub use worker::run_worker;
+pub use control::CONTROL;
+pub use handover::HANDOVERS;
+pub use worker::WORKER;
 
 /// Longest life of a block, in milliseconds: 30 minutes.
 pub const MAX_TIMEOUT_MS: i32 = 1_800_000;

@@ -30,23 +30,27 @@ use crate::fence::FenceError;
 use crate::fence::let_go::let_go;
 use crate::fence::party::Party;
 use crate::pg::elog;
+use crate::pg::exit::Undo;
 use crate::pg::interrupts;
 use crate::pg::wait::BackendWaiter;
-use crate::pg::worker::{self, Handle, Spec};
+use crate::pg::worker::{self, Handle, Spec, Worker};
 use crate::report::Report;
 
+/// The block this process holds, for its end.
+static OWNER: Undo<Owner> = Undo::new(on_exit);
+
 thread_local! {
-    /// The block this process holds, for the exit callback.
-    static OWNER: Cell<Option<Owner>> = const { Cell::new(None) };
     /// Whether it has connected to its database.
     static IS_CONNECTED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The worker that holds a block.
+pub static WORKER: Worker = Worker { kind: c"citus_fence backup block", run: run_worker };
+
 /// Registers the worker of a block that has been begun.
 pub fn start(token: Token) -> Option<Handle> {
     worker::register(&Spec {
-        function: c"citus_fence_backup_worker",
-        kind: c"citus_fence backup block",
+        worker: &WORKER,
         name: &format!("citus_fence backup block {}", crate::pg::ident::database_name()),
         argument: token.slot as i32,
         extra: token.generation,
@@ -54,15 +58,14 @@ pub fn start(token: Token) -> Option<Handle> {
 }
 
 /// What the new process does: it is given the slot and the generation of its block.
-pub fn run_worker(slot: i32, generation: u64) {
+fn run_worker(slot: i32, generation: u64) {
     interrupts::install_worker_handlers();
     let token = Token { slot: slot as u32, generation };
     let Some((owner, block)) = Owner::adopt(token) else {
         return;
     };
-    OWNER.set(Some(owner));
     // Before the session connects, so that it runs after the session's locks are gone.
-    worker::before_exit(on_exit);
+    OWNER.at_exit(owner);
     // The nodes fork their processes while this one gets its session.
     let lead = Lead::first(token, &block.terms);
     // Whoever keeps a catalog of the server's to himself does not make this worker deaf to its end.
@@ -83,7 +86,7 @@ pub fn run_worker(slot: i32, generation: u64) {
             owner.fail(Failure::from(&error));
         }
     }
-    OWNER.set(None);
+    OWNER.forget();
     // The sessions hold nothing any more; the ends of as many server processes would compete with the
     // caller that has just been woken.
     let _ = worker::catch(|| BackendWaiter::new(interrupts::terminated).wait(&[], LINGER));
@@ -99,15 +102,13 @@ fn abort_all() {
 }
 
 /// The process ends with its block still marked as held: after a FATAL error.
-fn on_exit() {
-    if let Some(owner) = OWNER.take() {
-        let error = if IS_CONNECTED.get() {
-            BlockError::WorkerVanished
-        } else {
-            BlockError::WorkerNotConnected { why: None }
-        };
-        owner.fail(Failure::from(&error));
-    }
+fn on_exit(owner: Owner) {
+    let error = if IS_CONNECTED.get() {
+        BlockError::WorkerVanished
+    } else {
+        BlockError::WorkerNotConnected { why: None }
+    };
+    owner.fail(Failure::from(&error));
 }
 
 fn run(owner: &Owner, block: &Block, lead: Option<Lead>, party: &mut Party) {

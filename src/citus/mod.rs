@@ -5,8 +5,10 @@
 //! Everything here runs inside a transaction of a backend, as a role that may read the tables.
 
 mod connection;
+pub mod daemon;
 mod error;
 mod global_pid;
+pub mod library;
 mod node;
 mod roster;
 mod session_error;

@@ -37,7 +37,7 @@ use crate::citus::{Access, Dialer};
 use crate::pg::process::me;
 use crate::pg::stoppable::{Stoppable, serve};
 use crate::pg::superuser::as_superuser;
-use crate::pg::xact_callbacks::{self as xact, XactCallbacks};
+use crate::pg::xact_callbacks::{self as xact, Turn, XactCallbacks, unfailing};
 use crate::pg::{elog, ident, text_sql};
 use crate::report::Report;
 use remote::{
@@ -131,7 +131,18 @@ pub fn run<'c>(
     if xact::in_subtransaction() {
         return Err(EmbeddedError::Subtransaction);
     }
-    xact::register(XactCallbacks { pre_commit, pre_prepare, committed, aborted });
+    // After the gate: the engine plays Citus.
+    xact::register(
+        Turn::Second,
+        XactCallbacks {
+            pre_commit,
+            pre_prepare,
+            committed: || unfailing(committed, || failed_after("commit")),
+            // Nothing is left to do: it has been refused before.
+            prepared: || {},
+            aborted: || unfailing(aborted, || failed_after("abort")),
+        },
+    );
     let role = ident::current_role();
     let links = join(peers, role)?;
     let results = stoppable(|state, waiter| {
@@ -444,6 +455,15 @@ fn pre_prepare() {
     if joined {
         or_raise(Err(EmbeddedError::LocalPrepare))
     }
+}
+
+/// What there is to say when the work after a commit or an abort fails in a way that nobody foresaw.
+fn failed_after(event: &str) -> Report {
+    Report::new(
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        format!("unexpected failure in the work on other nodes after a {event}"),
+    )
+    .hint("To finish what may be left: SELECT recover_prepared_transactions();")
 }
 
 /// After the local commit, under all its locks.

@@ -16,9 +16,3 @@ pub fn timeline() -> u32 {
         timeline.max(promoted)
     }
 }
-
-/// Whether the server honours `fsync`.
-pub fn fsync_is_on() -> bool {
-    // SAFETY: a setting, fixed while this runs.
-    unsafe { pg_sys::enableFsync }
-}

@@ -1,4 +1,4 @@
-//! How a value is hashed, and how a column is written down, in Citus' catalog.
+//! How a value is hashed by its type's own support, and how the server writes a column down.
 
 use std::ffi::{CStr, CString};
 
@@ -15,8 +15,7 @@ pub struct ColumnType {
     pub collation: pg_sys::Oid,
 }
 
-/// The hash that decides on the shard: by the type's own hash support function, of the value that
-/// the text stands for.  `None` if the type has none; an error is raised if the text is no such value.
+/// The hash by the type's own hash support function, of the value that the text stands for.  `None` if the type has none; an error is raised if the text is no such value.
 pub fn hash_text(column: ColumnType, text: &str) -> Option<i32> {
     let function = hash_function(column.oid)?;
     let text = CString::new(text).ok()?;
@@ -51,8 +50,7 @@ fn hash_function(type_oid: pg_sys::Oid) -> Option<*mut pg_sys::FmgrInfo> {
     }
 }
 
-/// The text of a reference to a column, as `pg_dist_partition.partkey` has it.  The server writes
-/// it, as the form differs between its versions.
+/// The text of a reference to a column.  The server writes it, as the form differs between its versions.
 pub fn column_reference(attnum: i16, column: ColumnType) -> String {
     // SAFETY: makes a node in the current memory context and writes it as a C string there.
     unsafe {

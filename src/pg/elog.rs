@@ -14,7 +14,8 @@ pub fn raise(report: &Report) -> ! {
 
 /// Sends the report to the client, or in a background worker to the log.
 pub fn emit(level: PgLogLevel, report: &Report) {
-    let mut error = ErrorReport::new(report.sqlstate, report.message.clone(), "citus_fence");
+    let mut error =
+        ErrorReport::new(report.sqlstate, report.message.clone(), env!("CARGO_PKG_NAME"));
     if let Some(detail) = &report.detail {
         error = error.set_detail(detail.clone());
     }

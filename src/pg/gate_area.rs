@@ -1,16 +1,11 @@
 //! The gate's shared memory: the node's state, counters, and a mark per process.  All of it is atomics,
 //! so nobody takes a lock to read the state.
 
-use std::cell::UnsafeCell;
-use std::mem::size_of;
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
-};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use pgrx::pg_sys;
-
+use super::exit::Undo;
 use super::process;
-use super::shmem::{SharedArea, with_new_memory};
+use super::shmem::{PerProcess, SharedArea, shareable};
 
 /// What the node does with writers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,19 +49,17 @@ pub enum Activity {
 /// The node's part.  On lines of the processor's cache that only switches and refusals write to, as every
 /// statement reads the state.
 #[repr(C, align(128))]
+#[derive(Default)]
 pub struct Node {
     state: AtomicU32,
     lsn: AtomicU64,
     since: AtomicI64,
     counters: Counters,
-    reopened: UnsafeCell<pg_sys::ConditionVariable>,
 }
-
-// SAFETY: atomics, and a condition variable that only the server's own functions touch.
-unsafe impl Sync for Node {}
 
 /// Counted since the server's start.
 #[repr(C, align(128))]
+#[derive(Default)]
 pub struct Counters {
     /// Writes refused because the node was read-only.
     pub refused: AtomicU64,
@@ -80,6 +73,7 @@ pub struct Counters {
 
 /// A process' part.
 #[repr(C)]
+#[derive(Default)]
 struct Slot {
     /// Bits of [`Activity`].
     activities: AtomicU32,
@@ -88,88 +82,67 @@ struct Slot {
     victim: AtomicI32,
 }
 
-/// Where the parts lie.
-pub struct GateArea {
-    node: AtomicPtr<Node>,
-    slots: AtomicPtr<Slot>,
-    count: AtomicU32,
-    disabled: AtomicBool,
-}
+shareable! { Node, Slot }
+
+/// Node and processes.
+pub struct GateArea(PerProcess<Node, Slot>);
 
 /// The one.
-pub static AREA: GateArea = GateArea {
-    node: AtomicPtr::new(std::ptr::null_mut()),
-    slots: AtomicPtr::new(std::ptr::null_mut()),
-    count: AtomicU32::new(0),
-    disabled: AtomicBool::new(false),
-};
+pub static AREA: GateArea = GateArea(PerProcess::new(c"citus_fence gate"));
+
+/// When this process has ended its transaction, and before its place in the array is given up.
+static LEFT: Undo<()> = Undo::at_the_very_end(|()| AREA.forget_me());
 
 impl SharedArea for GateArea {
     fn request(&self) {
-        // SAFETY: called from the shared memory request hook; the number of processes is settled by then.
-        unsafe {
-            pg_sys::RequestAddinShmemSpace(
-                size_of::<Node>() + slot_count() * size_of::<Slot>() + 512,
-            );
-        }
+        self.0.request();
     }
 
     fn startup(&self) {
-        let count = slot_count();
-        // SAFETY: called from the shared memory start-up hook; the structures have the sizes they are
-        // used with, zeroes are valid for all of them, and nobody sees them before they are filled.
-        unsafe {
-            let node = with_new_memory(c"citus_fence gate", size_of::<Node>(), |node| {
-                let node = node.cast::<Node>();
-                std::ptr::write_bytes(node, 0, 1);
-                pg_sys::ConditionVariableInit((*node).reopened.get());
-            });
-            let slots = with_new_memory(
-                c"citus_fence gate processes",
-                count * size_of::<Slot>(),
-                |slots| std::ptr::write_bytes(slots.cast::<Slot>(), 0, count),
-            );
-            self.slots.store(slots.cast(), Ordering::Relaxed);
-            self.count.store(count as u32, Ordering::Relaxed);
-            self.node.store(node.cast(), Ordering::Relaxed);
-            // An upgrade of the server must be able to write, whatever the copied directory says.
-            self.disabled.store(pg_sys::IsBinaryUpgrade, Ordering::Relaxed);
+        // An upgrade of the server must be able to write, whatever the copied directory says.
+        if !process::is_binary_upgrade() {
+            self.0.startup();
         }
     }
-}
-
-/// A slot per process that can run a transaction.
-fn slot_count() -> usize {
-    // SAFETY: settled before shared memory is asked for.
-    unsafe { pg_sys::MaxBackends.max(0) as usize }
 }
 
 impl GateArea {
     /// The node's part; `None` where the library was not preloaded, or must not interfere.
     pub fn node(&self) -> Option<&'static Node> {
-        if self.disabled.load(Ordering::Relaxed) {
-            return None;
-        }
-        // SAFETY: stored once the memory was filled, which lives as long as the server.
-        unsafe { self.node.load(Ordering::Relaxed).as_ref() }
+        self.0.server()
     }
 
     fn slot(&self, place: i32) -> Option<&'static Slot> {
-        let slots = self.slots.load(Ordering::Relaxed);
-        if slots.is_null() || place < 0 || place as u32 >= self.count.load(Ordering::Relaxed) {
-            return None;
-        }
-        // SAFETY: the index is checked; the memory lives as long as the server.
-        Some(unsafe { &*slots.add(place as usize) })
+        self.0.process(place)
     }
 
     fn my_slot(&self) -> Option<&'static Slot> {
         self.slot(process::me().place)
     }
 
+    fn forget_me(&self) {
+        if let Some(slot) = self.my_slot() {
+            slot.activities.store(0, Ordering::SeqCst);
+            slot.victim.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Lets writers pass again, and wakes the processes that wait for it.
+    pub fn reopen(&self) {
+        if let Some(node) = self.node() {
+            node.set_state(NodeState::ReadWrite);
+            self.0.wake();
+        }
+    }
+
+    /// Sleeps until the node lets writers pass.  Serves interrupts.
+    pub fn wait_for_reopening(&self, node: &Node) {
+        self.0.sleep_until(|| node.state() == NodeState::ReadWrite);
+    }
+
     /// Processes that are marked: pid and place.
     pub fn marked(&self) -> Vec<MarkedProcess> {
-        (0..self.count.load(Ordering::Relaxed) as i32)
+        (0..self.0.places())
             .filter_map(|place| {
                 let slot = self.slot(place)?;
                 let marked = slot.activities.load(Ordering::SeqCst) != 0;
@@ -280,21 +253,12 @@ pub struct MarkedProcess {
 /// Adds a bit to the slot of this process.  What a process left there that ended without a word does not
 /// count.
 fn set(slot: &Slot, activity: Activity) {
-    static WATCHED: AtomicBool = AtomicBool::new(false);
     let me = process::me().pid;
     if slot.pid.load(Ordering::SeqCst) != me {
         slot.activities.store(0, Ordering::SeqCst);
         slot.pid.store(me, Ordering::SeqCst);
     }
-    if !WATCHED.swap(true, Ordering::Relaxed) {
-        // After the transaction is aborted, and before the place in the array is given up.
-        super::session::at_exit(|| {
-            if let Some(slot) = AREA.my_slot() {
-                slot.activities.store(0, Ordering::SeqCst);
-                slot.victim.store(0, Ordering::SeqCst);
-            }
-        });
-    }
+    LEFT.at_exit(());
     slot.activities.fetch_or(activity as u32, Ordering::SeqCst);
 }
 
@@ -334,26 +298,5 @@ impl Node {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Lets writers pass again, and wakes the processes that wait for it.
-    pub fn reopen(&self) {
-        self.set_state(NodeState::ReadWrite);
-        // SAFETY: the condition variable was initialized, and lives as long as the server.
-        unsafe { pg_sys::ConditionVariableBroadcast(self.reopened.get()) }
-    }
-
-    /// Sleeps until the node lets writers pass.  Serves interrupts.
-    #[allow(clippy::let_unit_value, reason = "it has returned a bool since PostgreSQL 16")]
-    pub fn wait_for_reopening(&self) {
-        // SAFETY: as in reopen(); this process sleeps on nothing else meanwhile.  An ERROR out of the
-        // sleep cancels it in the abort.
-        unsafe {
-            pg_sys::ConditionVariablePrepareToSleep(self.reopened.get());
-            while self.state() != NodeState::ReadWrite {
-                pg_sys::ConditionVariableSleep(self.reopened.get(), pg_sys::PG_WAIT_EXTENSION);
-            }
-            let _ = pg_sys::ConditionVariableCancelSleep();
-        }
     }
 }

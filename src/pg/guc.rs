@@ -1,4 +1,4 @@
-//! Settings that belong to others (the server, Citus), read by name, and one that only shows a state.
+//! Settings that belong to others (the server, other libraries), read by name, and one that only shows a state.
 
 use std::ffi::{CStr, CString};
 use std::sync::OnceLock;
@@ -19,6 +19,20 @@ pub fn read(name: &str) -> Option<String> {
 /// The setting as a number, or `None` where it does not exist or is none.
 pub fn read_number(name: &str) -> Option<f64> {
     read(name)?.trim().parse().ok()
+}
+
+/// Sets a setting that otherwise only the configuration files set, in this process alone, or takes that back.
+/// What the files say goes on to be read underneath.
+pub fn set_over_files(name: &CStr, value: Option<&CStr>) {
+    // SAFETY: a C string, and another or null, which stands for what the files say; copied by the server.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.map_or(std::ptr::null(), CStr::as_ptr),
+            pg_sys::GucContext::PGC_SIGHUP,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
 }
 
 static SHOWN: OnceLock<fn() -> bool> = OnceLock::new();

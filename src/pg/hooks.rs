@@ -1,18 +1,49 @@
-//! The server's hooks that the gate stands in, each chained by hand to whoever was there before.
+//! The server's hooks, each chained by hand to whoever was there before: they gather plain facts, and ask a
+//! [`Watch`] of plain functions.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
+use std::ffi::{c_char, c_int};
+use std::sync::OnceLock;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::gate_area::{AREA, NodeState};
+use super::function::FIRST_OF_OTHERS;
 use super::interrupts;
-use super::report;
-use super::statement;
-use crate::readonly::hooks;
-use crate::readonly::policy::{self, Verdict};
+use super::report::Outgoing;
+use super::statement::{self, Plan, Statement, Utility};
+
+/// Who is asked about what is about to run.  What is asked for every statement must raise nothing and be quick:
+/// it is called without the boundary that catches errors, which costs more than the answer.  The others may
+/// raise errors, wait and be interrupted.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// Whether a plan may run without another question; `only_reads` says that it is a SELECT that writes
+    /// nothing itself and that the server runs alone.  Asked for every plan that will run.
+    pub lets_plan: fn(only_reads: bool) -> bool,
+    /// Before the executor starts on another plan that it will run.
+    pub before_plan: fn(&Plan<'_>, Statement),
+    /// Whether a statement that begins or ends a transaction, and none that is prepared, may run without
+    /// another question.
+    pub lets_begin_or_end: fn() -> bool,
+    /// Before a utility statement does any work.  `stands_alone`: in no transaction block and in no function.
+    /// True asks for [`Self::after_utility`].
+    pub before_utility: fn(Utility<'_>, Statement, stands_alone: bool) -> bool,
+    /// When that statement has done its work; not after an error.
+    pub after_utility: fn(),
+    /// Before SET TRANSACTION, or SET transaction_read_only.
+    pub before_set_read_only: fn(),
+    /// Whether one of the server's own functions is to be told of.  Asked for every function of every
+    /// expression that is set up.
+    pub minds_function: fn(number: u32) -> bool,
+    /// Before such a function, or one that is not the server's, is called by a plan that will run, or by a
+    /// client.
+    pub before_function: fn(number: u32),
+    /// Before a report goes to the client and to the log.  Inside the server's error reporting, also while
+    /// memory is short or the process ends: must raise nothing.
+    pub before_report: fn(&mut Outgoing<'_>),
+}
+
+static WATCH: OnceLock<Watch> = OnceLock::new();
 
 static mut NEXT_EXECUTOR_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_UTILITY: pg_sys::ProcessUtility_hook_type = None;
@@ -20,8 +51,10 @@ static mut NEXT_OBJECT_ACCESS: pg_sys::object_access_hook_type = None;
 static mut NEXT_EMIT_LOG: pg_sys::emit_log_hook_type = None;
 
 /// Puts ours in front of what is there.  Call once, from `_PG_init` of a preloaded library.
-pub fn install() {
-    hooks::install();
+pub fn install(watch: Watch) {
+    if WATCH.set(watch).is_err() {
+        return;
+    }
     // SAFETY: _PG_init runs once, in the single-threaded postmaster.
     unsafe {
         NEXT_EXECUTOR_START = pg_sys::ExecutorStart_hook;
@@ -86,16 +119,16 @@ unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, fla
     EXPLAINING.set(0);
 }
 
-/// Whether the gate has nothing to do before this plan.  That is so for nearly all of them, and told
-/// without the boundary that catches errors, which costs more than the answer: nothing here raises any.
+/// Whether there is nothing to ask before this plan.  That is so for nearly all of them, and nothing here
+/// raises an error.
 unsafe fn is_free(query: *mut pg_sys::QueryDesc, flags: c_int) -> bool {
     if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
         return false;
     }
     EXPLAINING.set(0);
     // SAFETY: the caller's pointer.
-    hooks::is_settled()
-        || hooks::is_open() && unsafe { statement::only_reads_here((*query).plannedstmt) }
+    let only_reads = unsafe { statement::only_reads_here((*query).plannedstmt) };
+    WATCH.get().is_none_or(|watch| (watch.lets_plan)(only_reads))
 }
 
 #[pg_guard]
@@ -105,12 +138,10 @@ extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc, flags:
         return;
     }
     // SAFETY: the server's own pointer.
-    let (plan, statement, is_distributed) = unsafe {
-        let planned = (*query).plannedstmt;
-        let (plan, statement) = statement::plan(planned);
-        (plan, statement, statement::is_distributed(planned))
-    };
-    hooks::before_plan(plan, statement, is_distributed);
+    let (plan, statement) = unsafe { statement::plan((*query).plannedstmt) };
+    if let Some(watch) = WATCH.get() {
+        (watch.before_plan)(&plan, statement);
+    }
 }
 
 #[allow(clippy::too_many_arguments, reason = "the server's signature")]
@@ -126,8 +157,9 @@ unsafe extern "C-unwind" fn on_utility(
 ) {
     interrupts::heed_cancels();
     // SAFETY: the server's own pointer.
-    let is_free = hooks::is_open() && unsafe { statement::is_begin_or_end(statement) };
-    let marked = !is_free && before_utility(statement, context);
+    let begins_or_ends = unsafe { statement::is_begin_or_end(statement) };
+    let is_free = begins_or_ends && WATCH.get().is_none_or(|watch| (watch.lets_begin_or_end)());
+    let is_watched = !is_free && before_utility(statement, context);
     // SAFETY: as in on_executor_start().
     unsafe {
         match NEXT_UTILITY {
@@ -153,21 +185,20 @@ unsafe extern "C-unwind" fn on_utility(
             ),
         }
     }
-    if marked {
-        hooks::after_utility();
+    if is_watched && let Some(watch) = WATCH.get() {
+        (watch.after_utility)();
     }
 }
 
-/// Whether the process is marked for the statement.  If it fails, the end of the transaction takes that
-/// back.
 #[pg_guard]
 extern "C-unwind" fn before_utility(
     statement: *mut pg_sys::PlannedStmt,
     context: pg_sys::ProcessUtilityContext::Type,
 ) -> bool {
+    let Some(watch) = WATCH.get() else { return false };
     // SAFETY: the server's own pointer.
     if unsafe { statement::sets_read_only(statement) } {
-        hooks::before_setting_read_only();
+        (watch.before_set_read_only)();
     }
     // SAFETY: the server's own pointer; reads this process' transaction state.
     let (utility, name, stands_alone) = unsafe {
@@ -175,7 +206,7 @@ extern "C-unwind" fn before_utility(
         let is_top = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
         (utility, name, is_top && !pg_sys::IsTransactionBlock())
     };
-    hooks::before_utility(utility, name, stands_alone)
+    (watch.before_utility)(utility, name, stands_alone)
 }
 
 /// Called for every function in every expression that the executor sets up, and for those that clients
@@ -187,11 +218,13 @@ unsafe extern "C-unwind" fn on_object_access(
     sub: c_int,
     arg: *mut core::ffi::c_void,
 ) {
-    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
-        && (policy::writing_function(object.to_u32()).is_some()
-            || object.to_u32() >= pg_sys::FirstNormalObjectId)
-    {
-        before_function(object);
+    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
+        let number = object.to_u32();
+        if number >= FIRST_OF_OTHERS
+            || WATCH.get().is_some_and(|watch| (watch.minds_function)(number))
+        {
+            before_function(number);
+        }
     }
     // SAFETY: the hook before ours, with what it would have been called with.  No value that needs to be
     // dropped is on this frame, so an error may jump over it.
@@ -203,114 +236,22 @@ unsafe extern "C-unwind" fn on_object_access(
 }
 
 #[pg_guard]
-extern "C-unwind" fn before_function(function: pg_sys::Oid) {
+extern "C-unwind" fn before_function(number: u32) {
     let explaining = EXPLAINING.get();
     if (explaining == 0 || explaining != current_subtransaction())
-        && let Some((name, verdict)) = verdict_of_function(function)
+        && let Some(watch) = WATCH.get()
     {
-        hooks::before_function(name, verdict);
+        (watch.before_function)(number);
     }
 }
-
-fn verdict_of_function(function: pg_sys::Oid) -> Option<(&'static str, Verdict)> {
-    match policy::writing_function(function.to_u32()) {
-        Some(name) => Some((name, Verdict::Writes)),
-        None if function.to_u32() >= pg_sys::FirstNormalObjectId => {
-            forget_stale();
-            KNOWN.with_borrow_mut(|known| {
-                *known.entry(function.to_u32()).or_insert_with(|| look_at_function(function))
-            })
-        }
-        None => None,
-    }
-}
-
-thread_local! {
-    /// What is known of functions whose numbers differ from database to database.
-    static KNOWN: RefCell<HashMap<u32, Option<(&'static str, Verdict)>>> = RefCell::default();
-    /// Whether some function has changed since.
-    static IS_STALE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// A function may become another one and keep its number.
-fn forget_stale() {
-    static LISTENS: AtomicBool = AtomicBool::new(false);
-    if !LISTENS.swap(true, Ordering::Relaxed) {
-        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
-        // SAFETY: the callback lives as long as the library.
-        unsafe {
-            pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_function), pg_sys::Datum::null());
-        }
-    }
-    if IS_STALE.replace(false) {
-        KNOWN.with_borrow_mut(HashMap::clear);
-    }
-}
-
-/// May come at any moment at which the server reads its catalogs, also while one is looked at.
-unsafe extern "C-unwind" fn on_function(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    IS_STALE.set(true);
-}
-
-/// One of Citus' functions, or one of the server's own by another name (LANGUAGE internal).
-fn look_at_function(function: pg_sys::Oid) -> Option<(&'static str, Verdict)> {
-    const PROCOID: i32 = pg_sys::SysCacheIdentifier::PROCOID as i32;
-    // SAFETY: look-ups in the system cache, inside a transaction; texts are copied and freed, the entry is
-    // given back, and after an error by the abort.
-    unsafe {
-        let entry = pg_sys::SearchSysCache1(PROCOID, pg_sys::Datum::from(function));
-        if entry.is_null() {
-            return None;
-        }
-        let column = |number: u32| {
-            let mut is_null = false;
-            let value = pg_sys::SysCacheGetAttr(PROCOID, entry, number as i16, &mut is_null);
-            (!is_null).then_some(value)
-        };
-        let language = column(pg_sys::Anum_pg_proc_prolang).map_or(0, |value| value.value() as u32);
-        let schema =
-            column(pg_sys::Anum_pg_proc_pronamespace).map_or(0, |value| value.value() as u32);
-        let verdict = if language == INTERNAL_LANGUAGE {
-            column(pg_sys::Anum_pg_proc_prosrc).and_then(|source| {
-                let name = pg_sys::text_to_cstring(source.cast_mut_ptr());
-                let number = pg_sys::fmgr_internal_function(name);
-                pg_sys::pfree(name.cast());
-                policy::writing_function(number.to_u32()).map(|name| (name, Verdict::Writes))
-            })
-        } else if schema == PG_CATALOG {
-            column(pg_sys::Anum_pg_proc_proname).and_then(|name| {
-                let name = CStr::from_ptr(name.cast_mut_ptr::<pg_sys::NameData>().cast());
-                name.to_str().ok().and_then(policy::writing_function_of_citus)
-            })
-        } else {
-            None
-        };
-        pg_sys::ReleaseSysCache(entry);
-        verdict
-    }
-}
-
-/// `pg_language` of the server's own functions.
-const INTERNAL_LANGUAGE: u32 = 12;
-/// The schema that only the server's and Citus' own functions are in.
-const PG_CATALOG: u32 = 11;
 
 /// Runs inside the server's error reporting, also while memory is short or the process ends: raises
 /// nothing, and looks only at what cannot fail.
 unsafe extern "C-unwind" fn on_emit_log(report: *mut pg_sys::ErrorData) {
-    // SAFETY: the report in hand; constants.
+    // SAFETY: the report in hand; the hook before ours.
     unsafe {
-        let is_end = (*report).elevel == pg_sys::FATAL as i32
-            && (*report).sqlerrcode == pgrx::PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32;
-        if is_end && !pg_sys::MyProc.is_null() && AREA.am_victim() {
-            report::replace(&mut *report, hooks::VICTIM_MESSAGE, hooks::VICTIM_HINT);
-        }
-        if (*report).elevel == pg_sys::PGERROR as i32
-            && (*report).sqlerrcode
-                == pgrx::PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as i32
-            && AREA.node().is_some_and(|node| node.state() != NodeState::ReadWrite)
-        {
-            report::same_words(&mut *report, hooks::HINT);
+        if let Some(watch) = WATCH.get() {
+            (watch.before_report)(&mut Outgoing::new(&mut *report));
         }
         if let Some(next) = NEXT_EMIT_LOG {
             next(report);

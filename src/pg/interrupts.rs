@@ -1,6 +1,8 @@
 //! Signals of the background worker, and cancels that came too late to matter.
 
 use std::cell::Cell;
+use std::ffi::c_int;
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
@@ -16,43 +18,61 @@ static CANCELLABLE: AtomicBool = AtomicBool::new(false);
 ///
 /// SIGTERM (`pg_terminate_backend`, shutdown) is remembered and wakes the worker, so that it comes
 /// back to its loop, lets go in order and ends; it is not the server's `die`, which would end the
-/// process from wherever it is.  SIGINT is how a requestor that leaves ends a wait for a local lock.
+/// process from wherever it is.  SIGINT is how another process ends a wait for a local lock.
 /// Both break off what runs only within [`cancellable`].
 pub fn install_worker_handlers() {
-    // SAFETY: called once at the start of a background worker, before signals are unblocked; the
-    // handlers only set flags and the latch.
+    // SAFETY: called once at the start of a background worker, before signals are unblocked; the handler
+    // is made for signals.
     unsafe {
-        pqsignal(libc::SIGTERM, Some(on_sigterm));
-        pqsignal(libc::SIGINT, Some(on_sigint));
-        pqsignal(libc::SIGHUP, Some(on_sighup));
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            pqsignal(signal, Some(on_signal));
+        }
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
 
-/// A signal handler: it must not raise, allocate or unwind.
-unsafe extern "C-unwind" fn on_sigterm(signal: core::ffi::c_int) {
-    TERMINATED.store(true, Ordering::Relaxed);
-    // SAFETY: the same conditions.
-    unsafe { on_sigint(signal) }
+/// The one handler.  Whatever was interrupted finds `errno` as it was, and nothing unwinds into it.
+unsafe extern "C-unwind" fn on_signal(signal: c_int) {
+    // SAFETY: this thread's own variable.
+    let errno = unsafe { *errno_location() };
+    let _ = catch_unwind(|| handle(signal));
+    // SAFETY: as above.
+    unsafe { *errno_location() = errno }
 }
 
-/// As [`on_sigterm`].
-unsafe extern "C-unwind" fn on_sighup(_signal: core::ffi::c_int) {
-    // SAFETY: a flag that is made for signal handlers, and the latch as in on_sigint().
+/// Sets flags and the latch: no more may be done in a handler.
+fn handle(signal: c_int) {
+    // The server's own functions without the boundary that pgrx puts around them: they raise nothing, and what
+    // was interrupted may be in the middle of such a boundary.
+    #[allow(improper_ctypes, reason = "the server's own structures")]
+    unsafe extern "C-unwind" {
+        fn SetLatch(latch: *mut pg_sys::Latch);
+        fn StatementCancelHandler(signal: c_int);
+    }
+    if signal == libc::SIGTERM {
+        TERMINATED.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the flag and both functions are made for signal handlers; MyLatch is valid in every worker.
     unsafe {
-        std::ptr::write_volatile(&raw mut pg_sys::ConfigReloadPending, 1);
-        pg_sys::SetLatch(pg_sys::MyLatch);
+        if signal == libc::SIGHUP {
+            std::ptr::write_volatile(&raw mut pg_sys::ConfigReloadPending, 1);
+        } else if CANCELLABLE.load(Ordering::Relaxed) {
+            StatementCancelHandler(signal);
+        }
+        SetLatch(pg_sys::MyLatch);
     }
 }
 
-/// As [`on_sigterm`].
-unsafe extern "C-unwind" fn on_sigint(signal: core::ffi::c_int) {
-    // SAFETY: both are made for signal handlers; MyLatch is valid in every worker.
+fn errno_location() -> *mut c_int {
+    // SAFETY: always valid, and this thread's own.
+    #[cfg(target_os = "linux")]
     unsafe {
-        if CANCELLABLE.load(Ordering::Relaxed) {
-            pg_sys::StatementCancelHandler(signal);
-        }
-        pg_sys::SetLatch(pg_sys::MyLatch);
+        libc::__errno_location()
+    }
+    // SAFETY: as above.
+    #[cfg(not(target_os = "linux"))]
+    unsafe {
+        libc::__error()
     }
 }
 

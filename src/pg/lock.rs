@@ -24,14 +24,14 @@ pub fn keep_extension(extension: pg_sys::Oid) {
     }
 }
 
-/// Makes errands to the worker of a block one at a time, over all sessions of the database.  Waits, and
-/// can be cancelled.  Given back when dropped; after an error, by the end of the transaction.
+/// Makes errands of this extension one at a time, over all sessions of the database.  Waits, and can be
+/// cancelled.  Given back when dropped; after an error, by the end of the transaction.
 pub struct ErrandLock(Option<pg_sys::Oid>);
 
 impl ErrandLock {
     /// Waits for it.
     pub fn acquire() -> Self {
-        let extension = extension(c"citus_fence");
+        let extension = extension(own!(""));
         if let Some(extension) = extension {
             // SAFETY: inside a transaction.  The mode conflicts with itself and not with the one that
             // keeps the extension.

@@ -13,7 +13,7 @@ pub struct ProcessId {
     pub pid: i32,
 }
 
-/// The process that runs this.
+/// The process that runs this.  It has a negative place before it is in the array, and when it has left it.
 pub fn me() -> ProcessId {
     ProcessId {
         place: my_place(),
@@ -24,14 +24,20 @@ pub fn me() -> ProcessId {
 
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 fn my_place() -> i32 {
-    // SAFETY: MyProc is set for every process that can run the extension's code, see InitProcess.
-    unsafe { (*pg_sys::MyProc).pgprocno }
+    // SAFETY: null, or the entry of this process.
+    unsafe { pg_sys::MyProc.as_ref().map_or(-1, |proc| proc.pgprocno) }
 }
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn my_place() -> i32 {
-    // SAFETY: set once at process start.
+    // SAFETY: set once at process start; negative before.
     unsafe { pg_sys::MyProcNumber }
+}
+
+/// Whether the server runs for `pg_upgrade`.
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: set at the server's start.
+    unsafe { pg_sys::IsBinaryUpgrade }
 }
 
 /// Whether that very process is still attached to shared memory.
@@ -59,6 +65,51 @@ pub fn interrupt(process: ProcessId) {
     }
 }
 
+/// Has the process with that pid end (SIGTERM, as `pg_terminate_backend` sends it), if there is one and `still`
+/// says so of it and of the number of its transaction among its own.
+///
+/// `still` is asked under the lock that a process needs to leave the array, so the pid cannot have become
+/// another's.  It must raise nothing and wait for nothing.
+pub fn terminate_if(pid: i32, still: impl FnOnce(ProcessId, u32) -> bool) -> bool {
+    // SAFETY: the lock is held over reads of shared memory and a signal, none of which can raise an error
+    // or wait.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(PROC_ARRAY_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        let proc = pg_sys::BackendPidGetProcWithLock(pid);
+        let hit =
+            !proc.is_null() && still(ProcessId { place: place_of(proc), pid }, local_xid(proc));
+        // The process leads a group, as pg_terminate_backend() knows, too.
+        if hit && libc::kill(-pid, libc::SIGTERM) != 0 {
+            libc::kill(pid, libc::SIGTERM);
+        }
+        pg_sys::LWLockRelease(lock);
+        hit
+    }
+}
+
+/// Place of `ProcArrayLock` among the server's own locks, the same in PostgreSQL 15 to 18.
+const PROC_ARRAY_LOCK: usize = 4;
+
+/// The number of its transaction among those of that process.
+fn local_xid(proc: *mut pg_sys::PGPROC) -> u32 {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: an entry of the server's array; one aligned word.
+    unsafe {
+        std::ptr::read_volatile(&raw const (*proc).lxid)
+    }
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: an entry of the server's array; one aligned word.
+    unsafe {
+        std::ptr::read_volatile(&raw const (*proc).vxid.lxid)
+    }
+}
+
+fn place_of(proc: *mut pg_sys::PGPROC) -> i32 {
+    // SAFETY: an entry of the server's array, whose start this is.
+    unsafe { proc.offset_from((*pg_sys::ProcGlobal).allProcs) as i32 }
+}
+
 /// The process' entry in the server's array, if it is that very process that holds it.
 fn entry(process: ProcessId) -> Option<*mut pg_sys::PGPROC> {
     // SAFETY: ProcGlobal and its array are set up before any process can run this and are never
@@ -82,8 +133,8 @@ pub fn is_preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
-/// Has the server refuse settings of this extension that do not exist.
+/// Has the server refuse settings of this library that do not exist.
 pub fn reserve_setting_prefix() {
     // SAFETY: the text is copied; called once all settings are defined.
-    unsafe { pg_sys::MarkGUCPrefixReserved(c"citus_fence".as_ptr()) }
+    unsafe { pg_sys::MarkGUCPrefixReserved(own!("").as_ptr()) }
 }

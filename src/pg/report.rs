@@ -5,37 +5,54 @@
 
 use std::ffi::{CStr, c_char};
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// Makes it say this, with the code for read-only.
-pub fn replace(report: &mut pg_sys::ErrorData, message: &CStr, hint: &CStr) {
-    if let (Some(message), Some(hint)) =
-        (copy(report, &[message.to_bytes()]), copy(report, &[hint.to_bytes()]))
-    {
-        report.sqlerrcode = pgrx::PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as i32;
-        report.message = message;
-        report.hint = hint;
-    }
-}
+/// A report on its way.
+pub struct Outgoing<'a>(&'a mut pg_sys::ErrorData);
 
-/// Puts the server's words for a read-only transaction into ours, for on a read-only node every transaction
-/// is one.
-pub fn same_words(report: &mut pg_sys::ErrorData, hint: &CStr) {
-    const THEIRS: &[u8] = b" in a read-only transaction";
-    const OURS: &[u8] = b": system is now read only";
-    if report.message.is_null() || !report.hint.is_null() {
-        return;
+impl<'a> Outgoing<'a> {
+    /// The report in hand.
+    pub(super) fn new(report: &'a mut pg_sys::ErrorData) -> Self {
+        Self(report)
     }
-    // SAFETY: a C string that belongs to the report.
-    let message = unsafe { CStr::from_ptr(report.message) };
-    let Some(what) = message.to_bytes().strip_suffix(THEIRS) else {
-        return;
-    };
-    if let (Some(message), Some(hint)) =
-        (copy(report, &[what, OURS]), copy(report, &[hint.to_bytes()]))
-    {
-        report.message = message;
-        report.hint = hint;
+
+    /// Whether it ends the process, with that code.
+    pub fn is_fatal(&self, code: PgSqlErrorCode) -> bool {
+        self.0.elevel == pg_sys::FATAL as i32 && self.0.sqlerrcode == code as i32
+    }
+
+    /// Whether it ends the statement, with that code.
+    pub fn is_error(&self, code: PgSqlErrorCode) -> bool {
+        self.0.elevel == pg_sys::PGERROR as i32 && self.0.sqlerrcode == code as i32
+    }
+
+    /// Makes it say this, with that code.
+    pub fn replace(&mut self, code: PgSqlErrorCode, message: &CStr, hint: &CStr) {
+        if let (Some(message), Some(hint)) =
+            (copy(self.0, &[message.to_bytes()]), copy(self.0, &[hint.to_bytes()]))
+        {
+            self.0.sqlerrcode = code as i32;
+            self.0.message = message;
+            self.0.hint = hint;
+        }
+    }
+
+    /// Where its message ends with `theirs`, and it has no hint, puts `ours` in that place, and the hint.
+    pub fn replace_end(&mut self, theirs: &str, ours: &str, hint: &CStr) {
+        if self.0.message.is_null() || !self.0.hint.is_null() {
+            return;
+        }
+        // SAFETY: a C string that belongs to the report.
+        let message = unsafe { CStr::from_ptr(self.0.message) };
+        let Some(what) = message.to_bytes().strip_suffix(theirs.as_bytes()) else {
+            return;
+        };
+        if let (Some(message), Some(hint)) =
+            (copy(self.0, &[what, ours.as_bytes()]), copy(self.0, &[hint.to_bytes()]))
+        {
+            self.0.message = message;
+            self.0.hint = hint;
+        }
     }
 }
 

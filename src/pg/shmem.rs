@@ -1,9 +1,11 @@
-//! Shared memory: slots of plain values with a row array each, under one lightweight lock, and a
-//! condition variable per slot.
+//! Shared memory of two forms: [`Slots`], plain values with a row array each, under one lightweight lock, and
+//! a condition variable per slot; and [`PerProcess`], atomics of the server and of each of its processes.
 
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 use std::mem::size_of;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
@@ -16,27 +18,40 @@ pub trait SharedArea: Sync {
     fn startup(&self);
 }
 
-/// Plain values that may lie in shared memory: no pointers, no drop, valid whoever wrote them.
+/// What may lie in shared memory.
+///
+/// Owners say it of their types with [`shareable!`], beside their definition.
 ///
 /// # Safety
-/// The type must hold no pointer or reference into any process' private memory.
-pub unsafe trait Shareable: Copy + 'static {}
+/// The type must hold no reference, pointer or function, which would mean nothing in another process.
+pub unsafe trait Shareable: Send + Sync + 'static {}
 
-// SAFETY: numbers, enums and byte arrays; no pointers.
-unsafe impl Shareable for crate::block::state::Block {}
-// SAFETY: as above.
-unsafe impl Shareable for crate::block::NodeRow {}
-// SAFETY: numbers.
-unsafe impl Shareable for crate::block::HandoverHead {}
-// SAFETY: a number.
-unsafe impl Shareable for u8 {}
+/// Says of types of the calling module that their values may lie in shared memory.  Does not compile for what
+/// needs to be dropped, is not `Send` and `Sync` (raw pointers and cells are not), or borrows from anything.
+///
+/// What the compiler cannot see, the caller answers for: no field, however deep, may be a reference to a
+/// constant, a function or an atomic pointer.
+macro_rules! shareable {
+    ($($type:ty),+ $(,)?) => {$(
+        const _: () = assert!(
+            !::core::mem::needs_drop::<$type>(),
+            "nothing in shared memory is ever dropped",
+        );
+        // SAFETY: numbers, enums of numbers, and arrays of them, as whoever names the type here vouches for.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::pg::shmem::Shareable for $type {}
+    )+};
+}
+pub(crate) use shareable;
+
+shareable! { u8 }
 
 /// `S` per slot, and for each slot a number of rows `R`.
 ///
 /// Everything is reached through [`Guard`], that is under the lock.  Nothing that can raise an error
 /// or wait may be called while a guard lives; the values are copied in and out.
-pub struct Slots<S: Shareable, R: Shareable> {
-    name: &'static core::ffi::CStr,
+pub struct Slots<S, R> {
+    name: &'static CStr,
     sizes: fn() -> (usize, usize),
     unused: (S, R),
     memory: AtomicPtr<SlotMemory<S>>,
@@ -52,13 +67,9 @@ struct SlotMemory<S> {
     value: S,
 }
 
-impl<S: Shareable + Sync, R: Shareable + Sync> Slots<S, R> {
+impl<S: Shareable + Copy, R: Shareable + Copy> Slots<S, R> {
     /// `sizes` tells how many slots there are and how many rows each has, once settings are known.
-    pub const fn new(
-        name: &'static core::ffi::CStr,
-        sizes: fn() -> (usize, usize),
-        unused: (S, R),
-    ) -> Self {
+    pub const fn new(name: &'static CStr, sizes: fn() -> (usize, usize), unused: (S, R)) -> Self {
         Self {
             name,
             sizes,
@@ -76,14 +87,17 @@ impl<S: Shareable + Sync, R: Shareable + Sync> Slots<S, R> {
         !self.memory.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes the lock.  Call only when [`Self::is_ready`].
-    pub fn lock(&self) -> Guard<'_, S, R> {
+    /// Takes the lock; `None` where the postmaster has not made the memory.
+    pub fn lock(&self) -> Option<Guard<'_, S, R>> {
+        if !self.is_ready() {
+            return None;
+        }
         let lock = self.lock.load(Ordering::Relaxed);
-        // SAFETY: is_ready() is the callers' duty, and startup() stored the lock before the memory.
+        // SAFETY: startup() stored the lock before the memory, which is there.
         unsafe {
             pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
         }
-        Guard { slots: self, lock, not_send: PhantomData }
+        Some(Guard { slots: self, lock, not_send: PhantomData })
     }
 
     /// Wakes whoever waits for a change of the slot.  Call after the guard is gone.
@@ -108,7 +122,7 @@ impl<S: Shareable + Sync, R: Shareable + Sync> Slots<S, R> {
     }
 }
 
-impl<S: Shareable + Sync, R: Shareable + Sync> SharedArea for Slots<S, R> {
+impl<S: Shareable + Copy, R: Shareable + Copy> SharedArea for Slots<S, R> {
     fn request(&self) {
         let (count, rows_per_slot) = (self.sizes)();
         let bytes = count * size_of::<SlotMemory<S>>() + count * rows_per_slot * size_of::<R>();
@@ -122,47 +136,147 @@ impl<S: Shareable + Sync, R: Shareable + Sync> SharedArea for Slots<S, R> {
 
     fn startup(&self) {
         let (count, rows_per_slot) = (self.sizes)();
-        let rows_name = format!("{} rows\0", self.name.to_string_lossy());
-        // SAFETY: called from the shared memory start-up hook of the postmaster.  The structures
-        // are allocated with the sizes they are used with, and filled before anyone sees them; the
-        // add-in lock is held over the allocation as PostgreSQL asks.
+        let rows_name = named(self.name, "rows");
+        // SAFETY: called from the shared memory start-up hook of the postmaster.  The structures are
+        // allocated with the sizes they are used with, and filled before anyone sees them.
         unsafe {
-            pg_sys::LWLockAcquire(
-                &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock,
-                pg_sys::LWLockMode::LW_EXCLUSIVE,
-            );
-            let mut found = false;
-            let memory = pg_sys::ShmemInitStruct(
-                self.name.as_ptr(),
-                count * size_of::<SlotMemory<S>>(),
-                &mut found,
-            )
-            .cast::<SlotMemory<S>>();
-            let mut rows_found = false;
-            let rows = pg_sys::ShmemInitStruct(
-                rows_name.as_ptr().cast(),
-                (count * rows_per_slot * size_of::<R>()).max(1),
-                &mut rows_found,
-            )
-            .cast::<R>();
-            if !found {
+            let memory = with_new_memory(self.name, count * size_of::<SlotMemory<S>>(), |memory| {
+                let memory = memory.cast::<SlotMemory<S>>();
                 for slot in 0..count {
                     pg_sys::ConditionVariableInit(&raw mut (*memory.add(slot)).changed);
                     std::ptr::write(&raw mut (*memory.add(slot)).value, self.unused.0);
-                    for row in 0..rows_per_slot {
-                        std::ptr::write(rows.add(slot * rows_per_slot + row), self.unused.1);
-                    }
                 }
-            }
+            });
+            let bytes = (count * rows_per_slot * size_of::<R>()).max(1);
+            let rows = with_new_memory(&rows_name, bytes, |rows| {
+                for row in 0..count * rows_per_slot {
+                    std::ptr::write(rows.cast::<R>().add(row), self.unused.1);
+                }
+            });
             let lock = pg_sys::GetNamedLWLockTranche(self.name.as_ptr());
             self.lock.store(&raw mut (*lock).lock, Ordering::Relaxed);
-            self.rows.store(rows, Ordering::Relaxed);
+            self.rows.store(rows.cast(), Ordering::Relaxed);
             self.count.store(count, Ordering::Relaxed);
             self.rows_per_slot.store(rows_per_slot, Ordering::Relaxed);
-            self.memory.store(memory, Ordering::Relaxed);
-            pg_sys::LWLockRelease(
-                &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock,
-            );
+            self.memory.store(memory.cast(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The name of a part of an area.
+fn named(area: &CStr, part: &str) -> CString {
+    CString::new(format!("{} {part}", area.to_string_lossy())).unwrap_or_default()
+}
+
+/// One `S` for the server and one `P` for each place in its array of processes.  They are made of atomics, so
+/// that nobody takes a lock to read them, and a condition variable comes with them.
+pub struct PerProcess<S, P> {
+    name: &'static CStr,
+    server: AtomicPtr<ServerMemory<S>>,
+    processes: AtomicPtr<P>,
+    count: AtomicU32,
+}
+
+#[repr(C)]
+struct ServerMemory<S> {
+    changed: UnsafeCell<pg_sys::ConditionVariable>,
+    value: S,
+}
+
+impl<S: Shareable + Default, P: Shareable + Default> PerProcess<S, P> {
+    /// An area of that name.
+    pub const fn new(name: &'static CStr) -> Self {
+        Self {
+            name,
+            server: AtomicPtr::new(std::ptr::null_mut()),
+            processes: AtomicPtr::new(std::ptr::null_mut()),
+            count: AtomicU32::new(0),
+        }
+    }
+
+    fn memory(&self) -> Option<&'static ServerMemory<S>> {
+        // SAFETY: stored once the memory was filled, which lives as long as the server.  Only shared
+        // references are ever made, and the server's own functions alone touch the condition variable.
+        unsafe { self.server.load(Ordering::Relaxed).as_ref() }
+    }
+
+    /// The server's part; `None` where the library was not preloaded.
+    pub fn server(&self) -> Option<&'static S> {
+        self.memory().map(|memory| &memory.value)
+    }
+
+    /// How many places there are for processes.
+    pub fn places(&self) -> i32 {
+        self.count.load(Ordering::Relaxed) as i32
+    }
+
+    /// The part of the process at that place.  Who takes a place over finds what was left there.
+    pub fn process(&self, place: i32) -> Option<&'static P> {
+        let processes = self.processes.load(Ordering::Relaxed);
+        if processes.is_null() || place < 0 || place >= self.places() {
+            return None;
+        }
+        // SAFETY: the index is checked; the memory lives as long as the server, and only shared references
+        // to it are ever made.
+        Some(unsafe { &*processes.add(place as usize) })
+    }
+
+    /// Wakes all who sleep in [`Self::sleep_until`].
+    pub fn wake(&self) {
+        if let Some(memory) = self.memory() {
+            // SAFETY: the condition variable was initialized, and lives as long as the server.
+            unsafe { pg_sys::ConditionVariableBroadcast(memory.changed.get()) }
+        }
+    }
+
+    /// Sleeps until that is so; whoever makes it so wakes the sleepers afterwards.  Serves interrupts.
+    #[allow(clippy::let_unit_value, reason = "it has returned a bool since PostgreSQL 16")]
+    pub fn sleep_until(&self, is_so: impl Fn() -> bool) {
+        let Some(memory) = self.memory() else { return };
+        // SAFETY: as in wake(); this process sleeps on nothing else meanwhile.  An ERROR out of the sleep
+        // cancels it in the abort.
+        unsafe {
+            pg_sys::ConditionVariablePrepareToSleep(memory.changed.get());
+            while !is_so() {
+                pg_sys::ConditionVariableSleep(memory.changed.get(), pg_sys::PG_WAIT_EXTENSION);
+            }
+            let _ = pg_sys::ConditionVariableCancelSleep();
+        }
+    }
+}
+
+/// A place per process that can run a transaction.
+fn process_count() -> usize {
+    // SAFETY: settled before shared memory is asked for.
+    unsafe { pg_sys::MaxBackends.max(0) as usize }
+}
+
+impl<S: Shareable + Default, P: Shareable + Default> SharedArea for PerProcess<S, P> {
+    fn request(&self) {
+        let bytes = size_of::<ServerMemory<S>>() + process_count() * size_of::<P>();
+        // SAFETY: called from the shared memory request hook.
+        unsafe { pg_sys::RequestAddinShmemSpace(bytes + 512) }
+    }
+
+    fn startup(&self) {
+        let count = process_count();
+        // SAFETY: called from the shared memory start-up hook; the structures are allocated with the sizes
+        // they are used with, on lines of the processor's cache, and filled before anyone sees them.
+        unsafe {
+            let server = with_new_memory(self.name, size_of::<ServerMemory<S>>(), |server| {
+                let server = server.cast::<ServerMemory<S>>();
+                pg_sys::ConditionVariableInit(UnsafeCell::raw_get(&raw const (*server).changed));
+                std::ptr::write(&raw mut (*server).value, S::default());
+            });
+            let name = named(self.name, "processes");
+            let processes = with_new_memory(&name, count * size_of::<P>(), |processes| {
+                for place in 0..count {
+                    std::ptr::write(processes.cast::<P>().add(place), P::default());
+                }
+            });
+            self.processes.store(processes.cast(), Ordering::Relaxed);
+            self.count.store(count as u32, Ordering::Relaxed);
+            self.server.store(server.cast(), Ordering::Relaxed);
         }
     }
 }
@@ -172,8 +286,8 @@ impl<S: Shareable + Sync, R: Shareable + Sync> SharedArea for Slots<S, R> {
 /// # Safety
 /// Call from [`SharedArea::startup`]; `fill` must not raise an error, and must leave all `bytes` valid for
 /// what the caller takes them for.
-pub unsafe fn with_new_memory(
-    name: &core::ffi::CStr,
+unsafe fn with_new_memory(
+    name: &CStr,
     bytes: usize,
     fill: impl FnOnce(*mut core::ffi::c_void),
 ) -> *mut core::ffi::c_void {
@@ -195,13 +309,13 @@ pub unsafe fn with_new_memory(
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 /// The lock, held.  Slots and rows are reached through it.
-pub struct Guard<'a, S: Shareable, R: Shareable> {
+pub struct Guard<'a, S, R> {
     slots: &'a Slots<S, R>,
     lock: *mut pg_sys::LWLock,
     not_send: PhantomData<*mut S>,
 }
 
-impl<S: Shareable, R: Shareable> Guard<'_, S, R> {
+impl<S, R> Guard<'_, S, R> {
     /// Number of slots.
     pub fn len(&self) -> usize {
         self.slots.count.load(Ordering::Relaxed)
@@ -234,9 +348,9 @@ impl<S: Shareable, R: Shareable> Guard<'_, S, R> {
     }
 }
 
-impl<S: Shareable, R: Shareable> Drop for Guard<'_, S, R> {
+impl<S, R> Drop for Guard<'_, S, R> {
     fn drop(&mut self) {
-        // SAFETY: this process took the lock in acquire(), and nothing that could have released it
+        // SAFETY: this process took the lock in lock(), and nothing that could have released it
         // behind our back (an aborted transaction) runs while a guard lives.
         unsafe { pg_sys::LWLockRelease(self.lock) }
     }

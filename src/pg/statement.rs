@@ -1,11 +1,9 @@
-//! What the gate's policy wants to know of plans and statements.
+//! Facts about plans and statements.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
-
-use crate::readonly::policy::{Plan, Utility};
 
 /// A statement, for its name.
 #[derive(Clone, Copy)]
@@ -19,11 +17,36 @@ impl Statement {
     }
 }
 
+/// What there is to know of a planned query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan<'a> {
+    /// It is no SELECT.
+    pub modifies: bool,
+    /// A WITH query of it is none.
+    pub has_modifying_cte: bool,
+    /// It locks rows, which writes to them.
+    pub locks_rows: bool,
+    /// Another library runs it as a whole.
+    pub custom_scan: Option<CustomScan<'a>>,
+}
+
+/// The scan of another library at the top of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CustomScan<'a> {
+    /// What its library calls it.
+    pub name: &'a CStr,
+    /// The query needs more than the right to read some table.  That is how the server itself tells what a
+    /// read-only transaction may do.
+    pub needs_more_than_reading: bool,
+    /// The functions whose rows it reads; `None` where it names a table as well.
+    pub functions: Option<Vec<CString>>,
+}
+
 /// A plan that the server is about to run.
 ///
 /// # Safety
-/// The pointer must be the one that the executor was started with.
-pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
+/// The pointer must be the one that the executor was started with, and live as long as the facts.
+pub unsafe fn plan<'a>(statement: *mut pg_sys::PlannedStmt) -> (Plan<'a>, Statement) {
     // SAFETY: the caller's pointer.
     let planned = unsafe { &*statement };
     let is_select = planned.commandType == pg_sys::CmdType::CMD_SELECT;
@@ -32,16 +55,12 @@ pub unsafe fn plan(statement: *mut pg_sys::PlannedStmt) -> (Plan, Statement) {
         has_modifying_cte: planned.hasModifyingCTE,
         locks_rows: is_select && !planned.rowMarks.is_null(),
         // SAFETY: the plan of the caller's pointer.
-        writes_elsewhere: unsafe {
-            is_distributed(statement) && asks_for_more_than_reading(planned)
-        },
-        // SAFETY: the plan of the caller's pointer.
-        is_delegated: unsafe { is_delegated(planned) },
+        custom_scan: unsafe { custom_scan(planned) },
     };
     (plan, Statement(statement.cast()))
 }
 
-/// Whether a plan is a SELECT that writes nothing itself and that Citus has no part in.
+/// Whether a plan is a SELECT that writes nothing itself and that no other library runs.
 ///
 /// # Safety
 /// As for [`plan`].
@@ -74,18 +93,24 @@ pub unsafe fn is_begin_or_end(statement: *mut pg_sys::PlannedStmt) -> bool {
     }
 }
 
-/// Whether a plan is handed as a whole to Citus' executor.
-///
-/// # Safety
-/// As for [`plan`].
-pub unsafe fn is_distributed(statement: *mut pg_sys::PlannedStmt) -> bool {
-    // SAFETY: the caller's pointer.
-    unsafe { citus_scan((*statement).planTree).is_some() }
+unsafe fn custom_scan<'a>(planned: &pg_sys::PlannedStmt) -> Option<CustomScan<'a>> {
+    // SAFETY: the caller's plan; every plan starts with its tag; a custom scan has methods, and they have a
+    // name that lives as long as its library.
+    unsafe {
+        let tree = planned.planTree;
+        if tree.is_null() || (*tree).type_ != NodeTag::T_CustomScan {
+            return None;
+        }
+        let scan = tree.cast::<pg_sys::CustomScan>();
+        Some(CustomScan {
+            name: CStr::from_ptr((*(*scan).methods).CustomName),
+            needs_more_than_reading: needs_more_than_reading(planned),
+            functions: functions(planned),
+        })
+    }
 }
 
-/// Whether a plan needs more than the right to read some table.  That is how the server itself tells what a
-/// read-only transaction may do; it is all that Citus' plans say of row locks and of WITH queries that modify.
-unsafe fn asks_for_more_than_reading(planned: &pg_sys::PlannedStmt) -> bool {
+unsafe fn needs_more_than_reading(planned: &pg_sys::PlannedStmt) -> bool {
     const READ: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
     // SAFETY: the caller's plan, whose list has members of the type that its release of the server says.
     unsafe {
@@ -98,45 +123,27 @@ unsafe fn asks_for_more_than_reading(planned: &pg_sys::PlannedStmt) -> bool {
     }
 }
 
-/// The scan of Citus' executor at the top of a plan.
-unsafe fn citus_scan(tree: *mut pg_sys::Plan) -> Option<*mut pg_sys::CustomScan> {
-    // SAFETY: every plan starts with its tag; a custom scan has methods, and they have a name.
+/// The functions in the range table, unless there is a table.
+unsafe fn functions(planned: &pg_sys::PlannedStmt) -> Option<Vec<CString>> {
+    // SAFETY: the caller's plan; its range table is a list of entries, and those of functions have a list
+    // of function calls; a name from the system cache is a C string of its own.
     unsafe {
-        if tree.is_null() || (*tree).type_ != NodeTag::T_CustomScan {
+        let entries = || members::<pg_sys::RangeTblEntry>(planned.rtable);
+        if entries().any(|entry| (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION) {
             return None;
         }
-        let scan = tree.cast::<pg_sys::CustomScan>();
-        let name = (*(*scan).methods).CustomName;
-        CStr::from_ptr(name).to_bytes().starts_with(b"Citus ").then_some(scan)
-    }
-}
-
-/// Whether a plan is a function call that Citus runs elsewhere: a scan of its executor in a plan that names
-/// no table (Citus lists them for the sake of their permissions) and reads no result of a subplan.
-unsafe fn is_delegated(planned: &pg_sys::PlannedStmt) -> bool {
-    // SAFETY: the caller's plan; its range table is a list of entries, and those of functions have a list
-    // of function calls.
-    unsafe {
-        citus_scan(planned.planTree).is_some()
-            && !members::<pg_sys::RangeTblEntry>(planned.rtable).any(|entry| {
-                (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION || reads_result(entry)
-            })
-    }
-}
-
-/// Whether a range table entry is the result of a subplan.
-unsafe fn reads_result(entry: *mut pg_sys::RangeTblEntry) -> bool {
-    // SAFETY: the caller's entry; a name from the system cache is a C string of its own.
-    unsafe {
-        members::<pg_sys::RangeTblFunction>((*entry).functions).any(|function| {
-            let call = (*function).funcexpr.cast::<pg_sys::FuncExpr>();
+        let calls = entries().flat_map(|entry| {
+            members::<pg_sys::RangeTblFunction>((*entry).functions)
+                .map(|function| (*function).funcexpr.cast::<pg_sys::FuncExpr>())
+        });
+        let names = calls.filter_map(|call| {
             if call.is_null() || (*call).xpr.type_ != NodeTag::T_FuncExpr {
-                return false;
+                return None;
             }
             let name = pg_sys::get_func_name((*call).funcid);
-            !name.is_null()
-                && CStr::from_ptr(name).to_bytes().starts_with(b"read_intermediate_result")
-        })
+            (!name.is_null()).then(|| CStr::from_ptr(name).to_owned())
+        });
+        Some(names.collect())
     }
 }
 
@@ -153,11 +160,61 @@ unsafe fn members<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
     })
 }
 
+/// Utility statements, as far as they are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Utility<'a> {
+    /// BEGIN, COMMIT, ROLLBACK, savepoints.
+    Transaction,
+    /// PREPARE TRANSACTION.
+    PrepareTransaction,
+    /// COMMIT PREPARED, ROLLBACK PREPARED.
+    EndPrepared,
+    /// COPY TO.
+    CopyTo,
+    /// COPY FROM.
+    CopyFrom {
+        /// What it says of the format, if anything.
+        format: Option<&'a CStr>,
+    },
+    /// EXPLAIN.
+    Explain {
+        /// EXPLAIN ANALYZE of a statement that makes a table.
+        makes_table: bool,
+    },
+    /// LOCK TABLE.
+    Lock {
+        /// In ACCESS EXCLUSIVE mode.
+        access_exclusive: bool,
+    },
+    /// ALTER SYSTEM.
+    AlterSystem,
+    /// DO.
+    Do,
+    /// DROP DATABASE.
+    DropDatabase,
+    /// What is done CONCURRENTLY commits several times on its way.
+    Concurrently,
+    /// CALL.
+    Call,
+    /// CHECKPOINT.
+    Checkpoint,
+    /// DECLARE, FETCH, MOVE, CLOSE.
+    Cursor,
+    /// PREPARE, EXECUTE, DEALLOCATE.
+    Prepared,
+    /// SET, RESET, SHOW, SET CONSTRAINTS, DISCARD, LOAD.
+    Session,
+    /// LISTEN, UNLISTEN.
+    Listen,
+    /// All others, and what later servers bring.
+    Other,
+}
+
 /// A utility statement that the server is about to run.
 ///
 /// # Safety
-/// The pointer must be the one that the utility hook was called with.
-pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statement) {
+/// The pointer must be the one that the utility hook was called with, and live as long as the facts.
+pub unsafe fn utility<'a>(statement: *mut pg_sys::PlannedStmt) -> (Utility<'a>, Statement) {
     // SAFETY: the caller's pointer, and a node of the kind that its tag says.
     unsafe {
         let node = (*statement).utilityStmt;
@@ -174,8 +231,8 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
             }
             NodeTag::T_CopyStmt => {
                 let copy = node.cast::<pg_sys::CopyStmt>();
-                if (*copy).is_from && !is_intermediate_result(copy) {
-                    Utility::CopyFrom
+                if (*copy).is_from {
+                    Utility::CopyFrom { format: format(copy) }
                 } else {
                     Utility::CopyTo
                 }
@@ -188,8 +245,8 @@ pub unsafe fn utility(statement: *mut pg_sys::PlannedStmt) -> (Utility, Statemen
             NodeTag::T_DropdbStmt => Utility::DropDatabase,
             _ if is_concurrent(node) => Utility::Concurrently,
             NodeTag::T_AlterSystemStmt => Utility::AlterSystem,
-            NodeTag::T_CallStmt if super::session::has_citus() => Utility::Call,
-            NodeTag::T_CallStmt | NodeTag::T_DoStmt => Utility::Code,
+            NodeTag::T_CallStmt => Utility::Call,
+            NodeTag::T_DoStmt => Utility::Do,
             NodeTag::T_CheckPointStmt => Utility::Checkpoint,
             NodeTag::T_DeclareCursorStmt | NodeTag::T_FetchStmt | NodeTag::T_ClosePortalStmt => {
                 Utility::Cursor
@@ -252,21 +309,17 @@ pub unsafe fn sets_read_only(statement: *mut pg_sys::PlannedStmt) -> bool {
     }
 }
 
-/// Citus gives a node the result of a subquery this way.  It goes to a file that is gone with the
-/// transaction, and to no table: Citus' utility hook takes the statement before the server sees it.
-unsafe fn is_intermediate_result(copy: *mut pg_sys::CopyStmt) -> bool {
+/// What COPY says of the format.
+unsafe fn format<'a>(copy: *mut pg_sys::CopyStmt) -> Option<&'a CStr> {
     // SAFETY: the caller's node; its options are a list of DefElem nodes with a name each, and an argument
-    // that is asked for its own tag.
+    // that is asked for its own tag, whose text is part of the node.
     unsafe {
-        if !super::session::has_citus() {
-            return false;
-        }
-        members::<pg_sys::DefElem>((*copy).options).any(|option| {
+        members::<pg_sys::DefElem>((*copy).options).find_map(|option| {
             let argument = (*option).arg;
-            CStr::from_ptr((*option).defname) == c"format"
+            let is_text = CStr::from_ptr((*option).defname) == c"format"
                 && !argument.is_null()
-                && (*argument).type_ == NodeTag::T_String
-                && CStr::from_ptr(pg_sys::defGetString(option)) == c"result"
+                && (*argument).type_ == NodeTag::T_String;
+            is_text.then(|| CStr::from_ptr(pg_sys::defGetString(option)))
         })
     }
 }
@@ -283,15 +336,10 @@ unsafe fn makes_table(explain: *mut pg_sys::ExplainStmt) -> bool {
         if (*(*query).utilityStmt).type_ != NodeTag::T_CreateTableAsStmt {
             return false;
         }
-        let options = (*explain).options;
-        let count = if options.is_null() { 0 } else { (*options).length };
-        let mut analyzes = false;
-        for position in 0..count {
-            let option = pg_sys::list_nth(options, position).cast::<pg_sys::DefElem>();
-            if CStr::from_ptr((*option).defname).to_bytes() == b"analyze" {
-                analyzes = pg_sys::defGetBoolean(option);
-            }
-        }
-        analyzes
+        // The last one counts.
+        members::<pg_sys::DefElem>((*explain).options)
+            .filter(|option| CStr::from_ptr((**option).defname) == c"analyze")
+            .last()
+            .is_some_and(|option| pg_sys::defGetBoolean(option))
     }
 }

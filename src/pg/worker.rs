@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -41,15 +42,30 @@ impl Handle {
     }
 }
 
+/// A kind of worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// `backend_type` in `pg_stat_activity`, and what tells the kinds apart.
+    pub kind: &'static CStr,
+    /// What the new process does, with what it is given.
+    pub run: fn(argument: i32, extra: u64),
+}
+
+static WORKERS: OnceLock<&'static [&'static Worker]> = OnceLock::new();
+
+/// Makes the kinds known to the processes that are to be one of them.  Call from `_PG_init`, always: the
+/// process of a worker calls that too, where the library is not preloaded.
+pub fn install(workers: &'static [&'static Worker]) {
+    let _ = WORKERS.set(workers);
+}
+
 /// What a worker is called and given.
 pub struct Spec<'a> {
-    /// Symbol of its entry point in this library.
-    pub function: &'static CStr,
-    /// `backend_type` in `pg_stat_activity`.
-    pub kind: &'static CStr,
+    /// Which kind; it must be among those that are installed.
+    pub worker: &'static Worker,
     /// Its name in the log and in the process list.
     pub name: &'a str,
-    /// Handed to the entry point.
+    /// Handed to it.
     pub argument: i32,
     /// Handed over as `bgw_extra`, as it lies in memory.
     pub extra: u64,
@@ -63,9 +79,9 @@ pub fn register(spec: &Spec<'_>) -> Option<Handle> {
     unsafe {
         let mut worker: pg_sys::BackgroundWorker = std::mem::zeroed();
         copy_text(&mut worker.bgw_name, spec.name.as_bytes());
-        copy_text(&mut worker.bgw_type, spec.kind.to_bytes());
-        copy_text(&mut worker.bgw_library_name, b"citus_fence");
-        copy_text(&mut worker.bgw_function_name, spec.function.to_bytes());
+        copy_text(&mut worker.bgw_type, spec.worker.kind.to_bytes());
+        copy_text(&mut worker.bgw_library_name, LIBRARY.as_bytes());
+        copy_text(&mut worker.bgw_function_name, ENTRY_POINT.as_bytes());
         worker.bgw_flags =
             (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
         worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
@@ -87,16 +103,27 @@ fn copy_text(to: &mut [core::ffi::c_char], text: &[u8]) {
     }
 }
 
-/// The extra that this worker was registered with.
-fn extra() -> u64 {
-    let mut bytes = [0u8; 8];
-    // SAFETY: MyBgworkerEntry is set in every background worker.
-    unsafe {
-        for (to, from) in bytes.iter_mut().zip((*pg_sys::MyBgworkerEntry).bgw_extra) {
+/// This library, as its package is called.
+const LIBRARY: &str = env!("CARGO_PKG_NAME");
+const ENTRY_POINT: &str = concat!(env!("CARGO_PKG_NAME"), "_worker");
+
+/// The entry point of all workers: the server finds it by this name.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn citus_fence_worker(argument: pg_sys::Datum) {
+    let mut extra = [0u8; 8];
+    // SAFETY: MyBgworkerEntry is set in every background worker; its texts are C strings.
+    let worker = unsafe {
+        let entry = &*pg_sys::MyBgworkerEntry;
+        for (to, from) in extra.iter_mut().zip(entry.bgw_extra) {
             *to = from as u8;
         }
+        let kind = CStr::from_ptr(entry.bgw_type.as_ptr());
+        WORKERS.get().and_then(|workers| workers.iter().find(|worker| worker.kind == kind))
+    };
+    if let Some(worker) = worker {
+        (worker.run)(argument.value() as i32, u64::from_ne_bytes(extra));
     }
-    u64::from_ne_bytes(bytes)
 }
 
 /// Connects this worker to a database as a role.  Ends the process where either is gone.
@@ -112,7 +139,7 @@ pub fn connect(database: u32, role: u32) {
     no_transaction_timeout();
 }
 
-/// The worker's transaction lasts as long as its block, whatever the server's default is.
+/// A worker's transaction lasts as long as the worker wants, whatever the server's default is.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn no_transaction_timeout() {
     // SAFETY: the setting exists since PostgreSQL 17; both texts are C strings.
@@ -129,29 +156,6 @@ fn no_transaction_timeout() {
 /// There is no such setting before PostgreSQL 17.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 fn no_transaction_timeout() {}
-
-/// Has `callback` run when this process ends, whichever way, while shared memory is still there.
-/// Callbacks run last come, first served: one that is registered before the session connects to its
-/// database runs after the session's transaction has been aborted and its locks are gone.
-pub fn before_exit(callback: fn()) {
-    // SAFETY: the trampoline lives as long as the library, and turns the argument back into what it
-    // was.
-    unsafe { pg_sys::before_shmem_exit(Some(call_back), pg_sys::Datum::from(callback as usize)) }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn call_back(_code: i32, callback: pg_sys::Datum) {
-    // SAFETY: before_exit() made the argument from a function of this type.
-    let callback: fn() = unsafe { std::mem::transmute(callback.value()) };
-    callback();
-}
-
-/// The entry point of the backup block's worker: the server finds it by this name.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn citus_fence_backup_worker(argument: pg_sys::Datum) {
-    crate::block::run_worker(argument.value() as i32, extra());
-}
 
 /// Runs `body` and catches whatever error it raises.  The transaction it ran in must be aborted
 /// afterwards: only that lets go of what the error left behind, lightweight locks included.
@@ -188,7 +192,7 @@ impl Transaction {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
             // Whatever the default is: a snapshot kept for the whole transaction would hold up vacuum
-            // for as long as a block lasts.
+            // for as long as that lasts.
             pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as i32;
         }
         let this = Self(());

@@ -5,61 +5,47 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pgrx::PgLogLevel;
 use pgrx::prelude::*;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::elog;
+use super::{elog, hooks, interrupts};
 use crate::report::Report;
 
-/// What is called when a transaction of this process ends.
-#[derive(Clone, Copy)]
+/// What is called when a transaction ends.
+#[derive(Clone, Copy, Debug)]
 pub struct XactCallbacks {
     /// Just before it commits.  May raise an error, which aborts it; may use SPI, wait, be interrupted.
     pub pre_commit: fn(),
     /// Just before `PREPARE TRANSACTION`.  May raise an error.
     pub pre_prepare: fn(),
-    /// It is committed; its locks are still held, interrupts are held too.  No catalog access.
+    /// It is committed; its locks and its number are still there, interrupts are held.  No catalog access; must
+    /// raise nothing, see [`unfailing`].
     pub committed: fn(),
-    /// It is aborted; its locks are still held, interrupts are held too.  No catalog access.
+    /// It is prepared; as above.
+    pub prepared: fn(),
+    /// It is aborted; as above.
     pub aborted: fn(),
 }
 
-/// What the gate does when a transaction of any process ends.
-#[derive(Clone, Copy, Debug)]
-pub struct GateCallbacks {
-    /// Just before it commits, and before anybody commits something elsewhere.  May raise an error, wait,
-    /// be interrupted.
-    pub pre_commit: fn(),
-    /// Just before `PREPARE TRANSACTION`.  May raise an error.
-    pub pre_prepare: fn(),
-    /// It is committed or prepared; its locks and its number are still there.  Must raise nothing.
-    pub ended: fn(),
-    /// It is aborted; its locks are still there.  Must raise nothing.
-    pub aborted: fn(),
+/// When a listener is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// First.
+    First,
+    /// After the first.
+    Second,
 }
 
-static GATE: OnceLock<GateCallbacks> = OnceLock::new();
-static ENGINE: OnceLock<XactCallbacks> = OnceLock::new();
+static LISTENERS: [OnceLock<XactCallbacks>; 2] = [const { OnceLock::new() }; 2];
 
-/// Has the gate's called from now on, in this process and in all that come out of it.
+/// Has them called from now on, in this process and in all that come out of it.  There is one listener to a
+/// turn, and the first to register has it.
 ///
-/// The server calls those that were registered last first.  Citus registers its own while the postmaster
-/// loads it; it is loaded before this library, so the gate turns a transaction away before Citus commits
-/// or prepares any part of it on another node.
-pub fn register_gate(callbacks: GateCallbacks) {
-    let _ = GATE.set(callbacks);
-    listen();
-}
-
-/// Has those of the embedded engine called from now on, in this process only, after the gate's: the engine
-/// plays Citus.  The first call decides; more do nothing.
-pub fn register(callbacks: XactCallbacks) {
-    let _ = ENGINE.set(callbacks);
-    listen();
-}
-
-fn listen() {
+/// The server calls libraries that registered last first.  So whoever is preloaded before this library is
+/// called after all of these.
+pub fn register(turn: Turn, callbacks: XactCallbacks) {
     static LISTENING: AtomicBool = AtomicBool::new(false);
+    let _ = LISTENERS[turn as usize].set(callbacks);
     if !LISTENING.swap(true, Ordering::Relaxed) {
         // SAFETY: the list of callbacks lives as long as the process, and so does the function.
         unsafe { pg_sys::RegisterXactCallback(Some(on_event), std::ptr::null_mut()) }
@@ -68,41 +54,30 @@ fn listen() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-    if let Some(gate) = GATE.get() {
-        match event {
-            pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (gate.pre_commit)(),
-            pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (gate.pre_prepare)(),
-            pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
-                (gate.ended)();
-            }
-            pg_sys::XactEvent::XACT_EVENT_ABORT => (gate.aborted)(),
-            _ => {}
-        }
+    use pg_sys::XactEvent::*;
+    let choose: fn(&XactCallbacks) -> fn() = match event {
+        XACT_EVENT_PRE_COMMIT => |callbacks| callbacks.pre_commit,
+        XACT_EVENT_PRE_PREPARE => |callbacks| callbacks.pre_prepare,
+        XACT_EVENT_COMMIT => |callbacks| callbacks.committed,
+        XACT_EVENT_PREPARE => |callbacks| callbacks.prepared,
+        XACT_EVENT_ABORT => |callbacks| callbacks.aborted,
+        // Parallel workers do nothing of their own.
+        _ => return,
+    };
+    if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_PREPARE | XACT_EVENT_ABORT) {
+        hooks::forget_explaining();
+        interrupts::heed_cancels();
     }
-    if let Some(engine) = ENGINE.get() {
-        match event {
-            pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (engine.pre_commit)(),
-            pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (engine.pre_prepare)(),
-            pg_sys::XactEvent::XACT_EVENT_COMMIT => unfailing("commit", engine.committed),
-            pg_sys::XactEvent::XACT_EVENT_ABORT => unfailing("abort", engine.aborted),
-            // Parallel workers do nothing of their own, and nothing is left to do after a PREPARE.
-            _ => {}
-        }
+    for callbacks in LISTENERS.iter().filter_map(OnceLock::get) {
+        choose(callbacks)();
     }
 }
 
-/// After the commit or abort an ERROR would take the server down, so whatever unwinds ends here.
-/// (pgrx has already taken an ERROR of the server off the server's own error stack.)
-fn unfailing(event: &str, callback: fn()) {
-    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        elog::emit(
-            PgLogLevel::WARNING,
-            &Report::new(
-                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                format!("unexpected failure in the work on other nodes after a {event}"),
-            )
-            .hint("To finish what may be left: SELECT recover_prepared_transactions();"),
-        );
+/// After a commit or an abort an ERROR would take the server down, so whatever unwinds out of `body` ends here,
+/// with a warning.  (pgrx has already taken an ERROR of the server off the server's own error stack.)
+pub fn unfailing(body: fn(), warning: impl FnOnce() -> Report) {
+    if catch_unwind(AssertUnwindSafe(body)).is_err() {
+        elog::emit(PgLogLevel::WARNING, &warning());
     }
 }
 

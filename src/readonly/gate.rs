@@ -10,14 +10,14 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::error::GateError;
+use super::kind::{Kind, kind};
 use super::policy::{Gate, gate_of_session};
+use crate::citus::{daemon, library};
 use crate::pg::elog;
 use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::gate_lock as lock;
-use crate::pg::hooks;
 use crate::pg::ident;
-use crate::pg::interrupts;
-use crate::pg::session::{self, Kind};
+use crate::pg::session;
 use crate::pg::text_sql;
 use crate::pg::xact_callbacks as xact;
 use crate::report::Report;
@@ -61,12 +61,12 @@ fn may_be_distributed() -> bool {
 /// The node, if this process is one that the gate is for.
 pub fn guarded_node() -> Option<&'static Node> {
     let node = AREA.node()?;
-    (session::kind() != Kind::Exempt && !ident::in_recovery()).then_some(node)
+    (kind() != Kind::Exempt && !ident::in_recovery()).then_some(node)
 }
 
 /// The gate that this session's transactions pass.
 fn gate() -> Gate {
-    match session::kind() {
+    match kind() {
         Kind::Session => session::with_application_name(gate_of_session),
         // What these do was begun through the clients' gate somewhere, or by nobody.
         Kind::Citus | Kind::Autovacuum | Kind::Apply | Kind::Exempt => Gate::Internal,
@@ -137,7 +137,7 @@ fn holds_closed() -> bool {
 
 /// Turns a writer away.
 pub fn refuse(node: &Node, command: String) -> ! {
-    match session::kind() {
+    match kind() {
         _ if session::is_ending() => session::end_quietly(),
         // An error would be written to the log again and again, and an apply worker might even disable
         // its subscription.
@@ -159,9 +159,9 @@ pub fn before_commit() {
         return;
     };
     ENDING.set(session::local_xid());
-    match session::kind() {
+    match kind() {
         Kind::Autovacuum | Kind::Apply => before_commit_of_process(node),
-        Kind::Citus => session::keep_citus_from_writing(node.state() != NodeState::ReadWrite),
+        Kind::Citus => daemon::keep_from_writing(node.state() != NodeState::ReadWrite),
         Kind::Session | Kind::Exempt => {}
     }
     if has_passed() {
@@ -171,7 +171,7 @@ pub fn before_commit() {
         // A later transaction of a statement that commits on its way.
         refuse(node, "COMMIT".to_owned());
     }
-    if xact::has_written() || session::citus_will_commit_in_two_phases(may_be_distributed()) {
+    if xact::has_written() || library::will_commit_in_two_phases(may_be_distributed()) {
         pass(node, || "COMMIT".to_owned());
     } else {
         session::forget_temporary_tables();
@@ -187,9 +187,9 @@ fn before_commit_of_process(node: &Node) {
     if node.state() == NodeState::ReadWrite {
         return;
     }
-    if session::kind() == Kind::Apply && !xact::has_written() && !session::is_ending() {
+    if kind() == Kind::Apply && !xact::has_written() && !session::is_ending() {
         AREA.unmark_process();
-        node.wait_for_reopening();
+        AREA.wait_for_reopening(node);
         AREA.mark(Activity::Process);
         if node.state() == NodeState::ReadWrite {
             return;
@@ -208,16 +208,12 @@ pub fn before_prepare() {
 
 /// A statement that failed is not there any more.
 pub fn aborted() {
-    hooks::forget_explaining();
-    interrupts::heed_cancels();
     IS_DONE.set(false);
     AREA.unmark_statement();
 }
 
 /// Counts who slipped through.
 pub fn ended() {
-    hooks::forget_explaining();
-    interrupts::heed_cancels();
     if IS_DONE.replace(false) {
         AREA.unmark_statement();
     }

@@ -2,64 +2,89 @@
 
 use std::ffi::CStr;
 
+use pgrx::PgSqlErrorCode::{ERRCODE_ADMIN_SHUTDOWN, ERRCODE_READ_ONLY_SQL_TRANSACTION};
+
 use super::error::GateError;
-use super::gate;
-use super::policy::{Plan, Utility, Verdict};
-use crate::pg::elog;
+use super::policy::{self, Verdict};
+use super::{functions, gate};
+use crate::citus;
 use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
-use crate::pg::session;
-use crate::pg::statement::Statement;
-use crate::pg::xact_callbacks::{self, GateCallbacks};
+use crate::pg::hooks::Watch;
+use crate::pg::report::Outgoing;
+use crate::pg::statement::{Plan, Statement, Utility};
+use crate::pg::xact_callbacks::XactCallbacks;
+use crate::pg::{elog, library, session};
 use crate::report::Report;
 
 /// What a session in the way of a switch says when it ends.
-pub const VICTIM_MESSAGE: &CStr = c"system is now read only";
+const VICTIM_MESSAGE: &CStr = c"system is now read only";
 /// What its client can do.
-pub const VICTIM_HINT: &CStr =
+const VICTIM_HINT: &CStr =
     c"Connect again to read.  To let this node write again, as a superuser: SELECT alter_system_read_write();";
 
 /// What a client can do that was turned away.
-pub const HINT: &CStr =
+const HINT: &CStr =
     c"To let this node write again, as a superuser: SELECT alter_system_read_write();";
 
-/// Registers what is not a hook.  The server does not start where Citus is loaded later than this library:
-/// its callbacks would run before the gate's.
-pub fn install() {
-    let libraries = session::preloaded();
+/// What the server's hooks ask.
+pub const WATCH: Watch = Watch {
+    lets_plan,
+    before_plan,
+    lets_begin_or_end: is_open,
+    before_utility,
+    after_utility: gate::end_with_transaction,
+    // The client itself says what this transaction may do.
+    before_set_read_only: session::leave_read_only_to_client,
+    minds_function: functions::may_write,
+    before_function,
+    before_report,
+};
+
+/// What is done at the ends of transactions, before anybody else who comes with this library.
+pub const CALLBACKS: XactCallbacks = XactCallbacks {
+    pre_commit: gate::before_commit,
+    pre_prepare: gate::before_prepare,
+    committed: gate::ended,
+    prepared: gate::ended,
+    aborted: gate::aborted,
+};
+
+/// The server does not start where Citus is loaded later than this library.
+///
+/// The server calls those first that registered last.  Citus registers its own callbacks while the postmaster
+/// loads it; where that is before this library, the gate turns a transaction away before Citus commits or
+/// prepares any part of it on another node.
+pub fn require_load_order() {
+    let libraries = library::preloaded();
     let place = |name: &str| libraries.iter().position(|library| library == name);
-    if let (Some(citus), Some(own)) = (place("citus"), place("citus_fence"))
+    if let (Some(citus), Some(own)) =
+        (place(citus::library::LIBRARY), place(env!("CARGO_PKG_NAME")))
         && citus > own
     {
         elog::raise(&Report::from(&GateError::LoadOrder));
     }
-    xact_callbacks::register_gate(GateCallbacks {
-        pre_commit: gate::before_commit,
-        pre_prepare: gate::before_prepare,
-        ended: gate::ended,
-        aborted: gate::aborted,
-    });
 }
 
-/// Whether this transaction has passed, and may write: the gate has no more to say about its plans.
-pub fn is_settled() -> bool {
-    gate::has_passed() && !session::is_forced_read_only()
+/// Whether the gate has nothing to say of a plan: this transaction has passed, and may write; or it only reads.
+fn lets_plan(only_reads: bool) -> bool {
+    gate::has_passed() && !session::is_forced_read_only() || only_reads && is_open()
 }
 
 /// Whether what only reads goes on as it is: the node writes, and this transaction was not kept from it.
-pub fn is_open() -> bool {
+fn is_open() -> bool {
     AREA.node().is_none_or(|node| node.state() == NodeState::ReadWrite)
         && !session::is_forced_read_only()
 }
 
 /// Before the executor starts on a plan that it will run.
-pub fn before_plan(plan: Plan, statement: Statement, is_distributed: bool) {
+fn before_plan(plan: &Plan<'_>, statement: Statement) {
     let Some(node) = gate::guarded_node() else {
         return;
     };
-    if is_distributed {
+    if policy::is_distributed(plan) {
         gate::note_distributed();
     }
-    match plan.verdict() {
+    match policy::of_plan(plan) {
         Verdict::Reads => keep_read_only(node),
         Verdict::MayWrite => gate::pass_or_read(node),
         Verdict::Writes | Verdict::EndsPrepared => gate::pass(node, || statement.name()),
@@ -71,14 +96,14 @@ pub fn before_plan(plan: Plan, statement: Statement, is_distributed: bool) {
 /// A statement that stands alone (in no transaction block, in no function) may commit on its way, and then
 /// the lock is gone: what says that it still runs is the mark.  It is set while the lock is held, so there
 /// is no moment at which neither is there.
-pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool) -> bool {
+fn before_utility(utility: Utility<'_>, statement: Statement, stands_alone: bool) -> bool {
     let Some(node) = gate::guarded_node() else {
         return false;
     };
-    if matches!(utility, Utility::Code | Utility::Call) {
+    if matches!(utility, Utility::Do | Utility::Call) {
         gate::note_distributed();
     }
-    match utility.verdict() {
+    match policy::of_utility(utility, citus::library::is_preloaded()) {
         Verdict::Reads => {
             keep_read_only(node);
             false
@@ -92,7 +117,9 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
             if stands_alone {
                 AREA.mark(Activity::Statement);
                 match utility {
+                    // Ended in its middle it leaves a database that nobody can use.
                     Utility::DropDatabase => AREA.mark(Activity::MustFinish),
+                    // It commits several times on its way.
                     Utility::Concurrently => AREA.mark(Activity::InSteps),
                     _ => {}
                 }
@@ -108,23 +135,28 @@ pub fn before_utility(utility: Utility, statement: Statement, stands_alone: bool
     }
 }
 
-/// After a utility statement that the process was marked for.
-pub fn after_utility() {
-    gate::end_with_transaction();
-}
-
-/// Before SET TRANSACTION, or SET transaction_read_only.
-pub fn before_setting_read_only() {
-    session::leave_read_only_to_client();
-}
-
-/// Before a function that writes without a statement.
-pub fn before_function(name: &'static str, verdict: Verdict) {
-    if let Some(node) = gate::guarded_node() {
+/// Before a function that may write without a statement.
+fn before_function(number: u32) {
+    if let Some((name, verdict)) = functions::look_at(number)
+        && let Some(node) = gate::guarded_node()
+    {
         match verdict {
             Verdict::Writes | Verdict::EndsPrepared => gate::pass(node, || name.to_owned()),
             Verdict::MayWrite | Verdict::Reads => gate::pass_or_read(node),
         }
+    }
+}
+
+/// A session that is ended because of a switch is told so; and the server's words for a read-only transaction
+/// become ours, for on a read-only node every transaction is one.
+fn before_report(report: &mut Outgoing<'_>) {
+    if report.is_fatal(ERRCODE_ADMIN_SHUTDOWN) && AREA.am_victim() {
+        report.replace(ERRCODE_READ_ONLY_SQL_TRANSACTION, VICTIM_MESSAGE, VICTIM_HINT);
+    }
+    if report.is_error(ERRCODE_READ_ONLY_SQL_TRANSACTION)
+        && AREA.node().is_some_and(|node| node.state() != NodeState::ReadWrite)
+    {
+        report.replace_end(" in a read-only transaction", ": system is now read only", HINT);
     }
 }
 

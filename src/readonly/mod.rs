@@ -11,8 +11,10 @@ pub mod cluster;
 pub mod error;
 pub mod policy;
 
+mod functions;
 mod gate;
 pub mod hooks;
+mod kind;
 mod state_file;
 mod store;
 pub mod switch;

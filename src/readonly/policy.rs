@@ -3,6 +3,10 @@
 //! What is not known to be harmless writes.  The verdict decides about the gate, so it is not the one
 //! of the server's read-only transactions: those allow VACUUM, NOTIFY or PREPARE TRANSACTION.
 
+use std::ffi::CString;
+
+use crate::pg::statement::{CustomScan, Plan, Utility};
+
 /// What a statement means to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -16,106 +20,71 @@ pub enum Verdict {
     EndsPrepared,
 }
 
-/// What there is to know of a planned query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// It is no SELECT.
-    pub modifies: bool,
-    /// A WITH query of it is none.
-    pub has_modifying_cte: bool,
-    /// It locks rows, which writes to them.
-    pub locks_rows: bool,
-    /// Citus runs it, and it asks for more than the right to read: it changes rows, or locks them.
-    pub writes_elsewhere: bool,
-    /// It is a function call that Citus runs on another node.
-    pub is_delegated: bool,
+/// What Citus calls its scans.
+fn is_of_citus(scan: &CustomScan<'_>) -> bool {
+    scan.name.to_bytes().starts_with(b"Citus ")
 }
 
-impl Plan {
-    /// Its verdict.
-    pub fn verdict(self) -> Verdict {
-        if self.modifies || self.has_modifying_cte || self.locks_rows || self.writes_elsewhere {
-            Verdict::Writes
-        } else if self.is_delegated {
-            Verdict::MayWrite
-        } else {
-            Verdict::Reads
-        }
+/// Whether Citus runs a plan, or a part of it, on other nodes.
+pub fn is_distributed(plan: &Plan<'_>) -> bool {
+    plan.custom_scan.as_ref().is_some_and(is_of_citus)
+}
+
+/// Whether a plan of Citus is a function call that it runs on another node: one that names no table (Citus
+/// lists them for the sake of their permissions) and reads no result of a subplan.
+fn is_delegated(scan: &CustomScan<'_>) -> bool {
+    let reads_result =
+        |function: &CString| function.to_bytes().starts_with(b"read_intermediate_result");
+    scan.functions.as_ref().is_some_and(|functions| !functions.iter().any(reads_result))
+}
+
+/// The verdict on a plan.
+pub fn of_plan(plan: &Plan<'_>) -> Verdict {
+    let by_citus = plan.custom_scan.as_ref().filter(|scan| is_of_citus(scan));
+    // The rights that it needs are all that Citus' plans say of row locks and of WITH queries that modify.
+    let writes_elsewhere = by_citus.is_some_and(|scan| scan.needs_more_than_reading);
+    if plan.modifies || plan.has_modifying_cte || plan.locks_rows || writes_elsewhere {
+        Verdict::Writes
+    } else if by_citus.is_some_and(is_delegated) {
+        Verdict::MayWrite
+    } else {
+        Verdict::Reads
     }
 }
 
-/// Utility statements, as far as they are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Utility {
-    /// BEGIN, COMMIT, ROLLBACK, savepoints.
-    Transaction,
-    /// PREPARE TRANSACTION: takes a number and writes a record even where nothing was written before.
-    PrepareTransaction,
-    /// COMMIT PREPARED, ROLLBACK PREPARED.
-    EndPrepared,
-    /// COPY TO.
-    CopyTo,
-    /// COPY FROM.
-    CopyFrom,
-    /// EXPLAIN; its query is looked at when it is run, if it is.
-    Explain {
-        /// EXPLAIN ANALYZE of a statement that makes a table.
-        makes_table: bool,
-    },
-    /// LOCK TABLE.
-    Lock {
-        /// ACCESS EXCLUSIVE is written to the WAL, for standbys.
-        access_exclusive: bool,
-    },
-    /// ALTER SYSTEM changes a file that is no part of the database.
-    AlterSystem,
-    /// CALL, DO: what they run is looked at on its own.
-    Code,
-    /// DROP DATABASE: ended in its middle it leaves a database that nobody can use.
-    DropDatabase,
-    /// What is done CONCURRENTLY commits several times on its way.
-    Concurrently,
-    /// CALL where Citus is, which may have another node run it.
-    Call,
-    /// CHECKPOINT.
-    Checkpoint,
-    /// DECLARE, FETCH, MOVE, CLOSE.
-    Cursor,
-    /// PREPARE, EXECUTE, DEALLOCATE.
-    Prepared,
-    /// SET, RESET, SHOW, SET CONSTRAINTS, DISCARD, LOAD.
-    Session,
-    /// LISTEN, UNLISTEN.
-    Listen,
-    /// All others, and what later servers bring.
-    Other,
-}
-
-impl Utility {
-    /// Its verdict.
-    pub fn verdict(self) -> Verdict {
-        match self {
-            Self::Transaction
-            | Self::CopyTo
-            | Self::Explain { makes_table: false }
-            | Self::Lock { access_exclusive: false }
-            | Self::AlterSystem
-            | Self::Code
-            | Self::Checkpoint
-            | Self::Cursor
-            | Self::Prepared
-            | Self::Session
-            | Self::Listen => Verdict::Reads,
-            Self::Call => Verdict::MayWrite,
-            Self::EndPrepared => Verdict::EndsPrepared,
-            Self::PrepareTransaction
-            | Self::CopyFrom
-            | Self::DropDatabase
-            | Self::Concurrently
-            | Self::Explain { makes_table: true }
-            | Self::Lock { access_exclusive: true }
-            | Self::Other => Verdict::Writes,
-        }
+/// The verdict on a utility statement.  `has_citus`: Citus is loaded here.
+pub fn of_utility(utility: Utility<'_>, has_citus: bool) -> Verdict {
+    match utility {
+        // Citus gives a node the result of a subquery this way.  It goes to a file that is gone with the
+        // transaction, and to no table: Citus' utility hook takes the statement before the server sees it.
+        Utility::CopyFrom { format } if has_citus && format == Some(c"result") => Verdict::Reads,
+        // Citus may have another node run it.
+        Utility::Call if has_citus => Verdict::MayWrite,
+        Utility::Transaction
+        | Utility::CopyTo
+        // Its query is looked at when it is run, if it is.
+        | Utility::Explain { makes_table: false }
+        | Utility::Lock { access_exclusive: false }
+        // It changes a file that is no part of the database.
+        | Utility::AlterSystem
+        // What they run is looked at on its own.
+        | Utility::Call
+        | Utility::Do
+        | Utility::Checkpoint
+        | Utility::Cursor
+        | Utility::Prepared
+        | Utility::Session
+        | Utility::Listen => Verdict::Reads,
+        Utility::EndPrepared => Verdict::EndsPrepared,
+        // Takes a number and writes a record even where nothing was written before.
+        Utility::PrepareTransaction
+        | Utility::CopyFrom { .. }
+        | Utility::DropDatabase
+        | Utility::Concurrently
+        | Utility::Explain { makes_table: true }
+        // It is written to the WAL, for standbys.
+        | Utility::Lock { access_exclusive: true }
+        | Utility::Other => Verdict::Writes,
     }
 }
 
@@ -268,14 +237,15 @@ mod tests {
     use super::*;
 
     /// Each kind once.  The match makes a new kind fail to compile until it is listed.
-    fn every_utility() -> Vec<Utility> {
+    fn every_utility() -> Vec<Utility<'static>> {
         use Utility::*;
         let all = vec![
             Transaction,
             PrepareTransaction,
             EndPrepared,
             CopyTo,
-            CopyFrom,
+            CopyFrom { format: None },
+            CopyFrom { format: Some(c"result") },
             DropDatabase,
             Concurrently,
             Explain { makes_table: false },
@@ -283,7 +253,7 @@ mod tests {
             Lock { access_exclusive: false },
             Lock { access_exclusive: true },
             AlterSystem,
-            Code,
+            Do,
             Call,
             Checkpoint,
             Cursor,
@@ -298,13 +268,13 @@ mod tests {
                 | PrepareTransaction
                 | EndPrepared
                 | CopyTo
-                | CopyFrom
+                | CopyFrom { .. }
                 | DropDatabase
                 | Concurrently
                 | Explain { .. }
                 | Lock { .. }
                 | AlterSystem
-                | Code
+                | Do
                 | Call
                 | Checkpoint
                 | Cursor
@@ -319,24 +289,48 @@ mod tests {
 
     #[test]
     fn what_writes_and_what_does_not() {
-        let of = |verdict| -> Vec<Utility> {
-            every_utility().into_iter().filter(|utility| utility.verdict() == verdict).collect()
+        let of = |has_citus, verdict| -> Vec<Utility<'static>> {
+            let mut all = every_utility();
+            all.retain(|utility| of_utility(*utility, has_citus) == verdict);
+            all
         };
-        assert_eq!(
-            of(Verdict::Writes),
-            [
-                Utility::PrepareTransaction,
-                Utility::CopyFrom,
-                Utility::DropDatabase,
-                Utility::Concurrently,
-                Utility::Explain { makes_table: true },
-                Utility::Lock { access_exclusive: true },
-                Utility::Other,
-            ]
-        );
-        assert_eq!(of(Verdict::EndsPrepared), [Utility::EndPrepared]);
-        assert_eq!(of(Verdict::MayWrite), [Utility::Call]);
-        assert_eq!(of(Verdict::Reads).len(), every_utility().len() - 9);
+        let writes = [
+            Utility::PrepareTransaction,
+            Utility::CopyFrom { format: None },
+            Utility::DropDatabase,
+            Utility::Concurrently,
+            Utility::Explain { makes_table: true },
+            Utility::Lock { access_exclusive: true },
+            Utility::Other,
+        ];
+        assert_eq!(of(true, Verdict::Writes), writes);
+        assert_eq!(of(true, Verdict::MayWrite), [Utility::Call]);
+        assert_eq!(of(true, Verdict::EndsPrepared), [Utility::EndPrepared]);
+        assert_eq!(of(true, Verdict::Reads).len(), every_utility().len() - 9);
+
+        // Without Citus there is no such format, and nobody to hand a procedure to.
+        let mut without = of(false, Verdict::Writes);
+        without.retain(|utility| *utility != Utility::CopyFrom { format: Some(c"result") });
+        assert_eq!(without, writes);
+        assert_eq!(of(false, Verdict::MayWrite), []);
+        assert_eq!(of(false, Verdict::Reads).len(), every_utility().len() - 9);
+    }
+
+    #[test]
+    fn scans_of_others_are_not_citus() {
+        let scan = |name, needs_more_than_reading, functions| Plan {
+            custom_scan: Some(CustomScan { name, needs_more_than_reading, functions }),
+            ..Plan::default()
+        };
+        for name in [c"ColumnarScan", c"Custom Citus Scan", c""] {
+            assert_eq!(of_plan(&scan(name, true, Some(vec![]))), Verdict::Reads, "{name:?}");
+        }
+        let name = c"Citus Adaptive";
+        assert_eq!(of_plan(&scan(name, false, None)), Verdict::Reads);
+        let result = c"read_intermediate_results".to_owned();
+        assert_eq!(of_plan(&scan(name, false, Some(vec![result]))), Verdict::Reads);
+        let other = c"transfer".to_owned();
+        assert_eq!(of_plan(&scan(name, false, Some(vec![other]))), Verdict::MayWrite);
     }
 
     proptest! {
@@ -345,15 +339,19 @@ mod tests {
             modifies: bool, has_modifying_cte: bool, locks_rows: bool, writes_elsewhere: bool,
             is_delegated: bool
         ) {
-            let plan =
-                Plan { modifies, has_modifying_cte, locks_rows, writes_elsewhere, is_delegated };
+            let custom_scan = (writes_elsewhere || is_delegated).then(|| CustomScan {
+                name: c"Citus Adaptive",
+                needs_more_than_reading: writes_elsewhere,
+                functions: is_delegated.then(Vec::new),
+            });
+            let plan = Plan { modifies, has_modifying_cte, locks_rows, custom_scan };
             let is_plain = !(modifies || has_modifying_cte || locks_rows || writes_elsewhere);
             let expected = match (is_plain, is_delegated) {
                 (false, _) => Verdict::Writes,
                 (true, true) => Verdict::MayWrite,
                 (true, false) => Verdict::Reads,
             };
-            prop_assert_eq!(plan.verdict(), expected);
+            prop_assert_eq!(of_plan(&plan), expected);
         }
 
         #[test]

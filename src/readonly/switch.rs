@@ -11,7 +11,6 @@
 //! A crash in *closing* leaves a node that writes, or, if the file was there already, one that does not;
 //! the caller was told neither.
 
-use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -22,11 +21,13 @@ use super::gate;
 use super::state_file::Record;
 use super::store;
 use crate::guc;
+use crate::pg::exit::{Armed, Undo};
 use crate::pg::gate_area::{AREA, MarkedProcess, Node, NodeState};
-use crate::pg::gate_lock::{self, Holder, SwitchLock};
+use crate::pg::gate_lock::{self, SwitchLock};
+use crate::pg::numbered_lock::Holder;
 use crate::pg::wait::interruptible;
 use crate::pg::xact_callbacks as xact;
-use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, victim, wal, worker};
+use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, victim, wal};
 use crate::report::Report;
 use remote::Waiter;
 
@@ -102,7 +103,7 @@ pub fn read_write() -> Result<(), GateError> {
     }
     interrupts::ignore_cancels();
     store::remove()?;
-    node.reopen();
+    AREA.reopen();
     elog::log(&format!(
         "system is now read-write: switched by role \"{}\" (process {})",
         ident::role_name(ident::current_role()),
@@ -111,44 +112,33 @@ pub fn read_write() -> Result<(), GateError> {
     Ok(())
 }
 
-thread_local! {
-    /// The state to go back to if this process ends in the middle of a switch.
-    static BEFORE: Cell<Option<NodeState>> = const { Cell::new(None) };
-    static WATCHED: Cell<bool> = const { Cell::new(false) };
-}
+/// The state to go back to if this process ends in the middle of a switch.
+static BEFORE: Undo<NodeState> = Undo::new(take_back);
 
-/// While it lives, writers are refused, and every way out but [`Closing::done`] takes that back: an error
-/// drops it, and the end of the process runs the callback.
-struct Closing(&'static Node);
+/// While it lives, writers are refused, and every way out but [`Closing::done`] takes that back.
+struct Closing {
+    node: &'static Node,
+    before: Armed<NodeState>,
+}
 
 impl Closing {
     fn begin(node: &'static Node) -> Self {
-        if !WATCHED.replace(true) {
-            worker::before_exit(take_back);
-        }
-        BEFORE.set(Some(node.state()));
+        let before = BEFORE.arm(node.state());
         node.set_state(NodeState::Closing);
-        Self(node)
+        Self { node, before }
     }
 
     fn done(self, record: Record) {
-        BEFORE.set(None);
-        self.0.set_closed(record.lsn, record.since);
+        self.before.done();
+        self.node.set_closed(record.lsn, record.since);
     }
 }
 
-impl Drop for Closing {
-    fn drop(&mut self) {
-        take_back();
-    }
-}
-
-fn take_back() {
-    if let (Some(before), Some(node)) = (BEFORE.take(), AREA.node()) {
-        match before {
-            NodeState::ReadWrite => node.reopen(),
-            NodeState::Closing | NodeState::ReadOnly => node.set_state(before),
-        }
+fn take_back(before: NodeState) {
+    match (before, AREA.node()) {
+        (NodeState::ReadWrite, _) => AREA.reopen(),
+        (NodeState::Closing | NodeState::ReadOnly, Some(node)) => node.set_state(before),
+        (NodeState::Closing | NodeState::ReadOnly, None) => {}
     }
 }
 
