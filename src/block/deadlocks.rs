@@ -27,6 +27,7 @@ pub struct DeadlockSearch {
     interval: Duration,
     next: Duration,
     turn: usize,
+    version: u64,
 }
 
 /// A node's session, or when to try for one again.
@@ -40,8 +41,13 @@ impl DeadlockSearch {
     /// Knows whom to ask.  Without Citus, or where Citus' own search is switched off, there is nothing to do.
     /// Nothing is looked up here, for the fence is held by now: neither in the catalog nor a name.
     pub fn begin(roster: &Roster, party: &Party) -> Self {
-        let idle =
-            Self { places: Vec::new(), interval: Duration::MAX, next: Duration::MAX, turn: 0 };
+        let idle = Self {
+            places: Vec::new(),
+            interval: Duration::MAX,
+            next: Duration::MAX,
+            turn: 0,
+            version: 0,
+        };
         let Some(interval) = deadlock_search_interval().filter(|_| roster.is_citus()) else {
             return idle;
         };
@@ -54,12 +60,17 @@ impl DeadlockSearch {
             Place { target, session: None, retry_at: Duration::ZERO }
         });
         let next = monotonic_now().saturating_add(interval);
-        Self { places: places.collect(), interval, next, turn: 0 }
+        Self { places: places.collect(), interval, next, turn: 0, version: 0 }
     }
 
     /// Closes the sessions: their place is needed for something else.
     pub fn close(&mut self) {
         self.places.clear();
+    }
+
+    /// Another one whenever a session was lost, or tried for.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// In how long the next search is due.
@@ -80,6 +91,9 @@ impl DeadlockSearch {
         self.turn = (self.turn + 1) % self.places.len();
         let idle_ms = 3 * self.interval.as_millis() as i64 + HELPER_IDLE_MS;
         let place = &mut self.places[self.turn];
+        if place.session.is_none() {
+            self.version += 1;
+        }
         if place.session.is_none() && waiter.now() >= place.retry_at {
             place.connect(waiter);
         }
@@ -89,6 +103,7 @@ impl DeadlockSearch {
         {
             let sql = statements::check_deadlocks(session.transaction_status(), idle_ms);
             if let Err(error) = session.send(&Command::new("search for deadlocks", sql.as_str())) {
+                self.version += 1;
                 place.lose(waiter, &error);
             }
         }
@@ -108,6 +123,7 @@ impl DeadlockSearch {
 
     /// The `index`-th of the sessions there are is gone.
     pub fn lose<W: Waiter>(&mut self, waiter: &W, index: usize, error: &RemoteError) {
+        self.version += 1;
         let place = self.places.iter_mut().filter(|place| place.session.is_some()).nth(index);
         if let Some(place) = place {
             place.lose(waiter, error);

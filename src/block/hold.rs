@@ -65,10 +65,12 @@ pub fn hold(
         }
         let to_deadline = Duration::from_micros((block.expires_at - now).max(0) as u64);
         let timeout = to_deadline.min(search.due_in(&waiter));
+        // Of all these sessions only the search's come and go.
+        let version = search.version();
         let mut sessions = party.sessions();
         let holders = sessions.len();
         sessions.extend(search.sessions());
-        match watch(&mut waiter, &mut sessions, timeout) {
+        match watch(&mut waiter.registered(version), &mut sessions, timeout) {
             WatchEnd::Quiet | WatchEnd::Stopped => {}
             WatchEnd::Lost { index, error } if index < holders => return Err(error.into()),
             WatchEnd::Lost { index, error } => search.lose(&waiter, index - holders, &error),

@@ -6,6 +6,7 @@
 
 mod acquire;
 mod api;
+mod calls;
 mod control;
 mod deadlocks;
 pub mod error;
@@ -19,7 +20,7 @@ mod wait_graph;
 mod waiters;
 mod worker;
 
-pub use api::under_way;
+pub use calls::under_way;
 pub use control::CONTROL;
 pub use handover::HANDOVERS;
 pub use worker::WORKER;

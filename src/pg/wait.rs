@@ -24,12 +24,76 @@ pub fn monotonic_now() -> Duration {
 /// ends with [`WaitEnd::Stopped`].  It must not raise an error.
 pub struct BackendWaiter<S: FnMut() -> bool> {
     stop: S,
+    kept: Option<Kept>,
 }
 
 impl<S: FnMut() -> bool> BackendWaiter<S> {
     /// A waiter that ends its waits when `stop` says so.
     pub fn new(stop: S) -> Self {
-        Self { stop }
+        Self { stop, kept: None }
+    }
+
+    /// For many waits on the same sockets: what the system is told of them is kept from one to the next.
+    ///
+    /// A socket's number says nothing: it may be another socket's by now.  So whoever waits says with a
+    /// `version` whether they are still the same, and gives another one whenever any of them was closed or
+    /// opened.
+    pub fn registered(&mut self, version: u64) -> Registered<'_, S> {
+        Registered { waiter: self, version }
+    }
+
+    /// A wait on this set, which is for so many sockets.
+    fn wait_on(&mut self, set: &EventSet, sockets: usize, timeout: Duration) -> WaitEnd {
+        pgrx::check_for_interrupts!();
+        if (self.stop)() {
+            return WaitEnd::Stopped;
+        }
+        let (ready, latch) = set.wait(sockets, timeout);
+        if latch {
+            reset_latch();
+        }
+        pgrx::check_for_interrupts!();
+        if latch && (self.stop)() {
+            return WaitEnd::Stopped;
+        }
+        if ready.is_empty() && !latch {
+            WaitEnd::TimedOut
+        } else {
+            // A latch alone is an empty answer: the caller looks at its deadline and waits again.
+            WaitEnd::Ready(ready)
+        }
+    }
+}
+
+/// What the last wait on registered sockets was told.
+struct Kept {
+    version: u64,
+    interests: Vec<Interest>,
+    set: EventSet,
+}
+
+/// See [`BackendWaiter::registered`].
+pub struct Registered<'a, S: FnMut() -> bool> {
+    waiter: &'a mut BackendWaiter<S>,
+    version: u64,
+}
+
+impl<S: FnMut() -> bool> Waiter for Registered<'_, S> {
+    fn now(&self) -> Duration {
+        monotonic_now()
+    }
+
+    fn wait(&mut self, interests: &[Interest], timeout: Duration) -> WaitEnd {
+        let version = self.version;
+        let is_same = |kept: &Kept| kept.version == version && kept.interests == interests;
+        let kept = self.waiter.kept.take().filter(is_same).unwrap_or_else(|| Kept {
+            version,
+            interests: interests.to_vec(),
+            set: EventSet::new(interests),
+        });
+        let end = self.waiter.wait_on(&kept.set, interests.len(), timeout);
+        self.waiter.kept = Some(kept);
+        end
     }
 }
 
@@ -44,25 +108,8 @@ impl<S: FnMut() -> bool> Waiter for BackendWaiter<S> {
     }
 
     fn wait(&mut self, interests: &[Interest], timeout: Duration) -> WaitEnd {
-        pgrx::check_for_interrupts!();
-        if (self.stop)() {
-            return WaitEnd::Stopped;
-        }
         let set = EventSet::new(interests);
-        let (ready, latch) = set.wait(interests.len(), timeout);
-        if latch {
-            reset_latch();
-        }
-        pgrx::check_for_interrupts!();
-        if latch && (self.stop)() {
-            return WaitEnd::Stopped;
-        }
-        if ready.is_empty() && !latch {
-            WaitEnd::TimedOut
-        } else {
-            // A latch alone is an empty answer: the caller looks at its deadline and waits again.
-            WaitEnd::Ready(ready)
-        }
+        self.wait_on(&set, interests.len(), timeout)
     }
 }
 
@@ -127,8 +174,7 @@ struct EventSet {
 impl EventSet {
     fn new(interests: &[Interest]) -> Self {
         let capacity = interests.len() + 2;
-        // SAFETY: the set is made in the current memory context and freed by Drop before that context
-        // can go away, as an EventSet never outlives the wait that made it.
+        // SAFETY: the set is made in a memory context that lives as long as the process, and freed by Drop.
         let set = unsafe { create_event_set(capacity as i32) };
         let this = Self { set, capacity };
         this.add(pg_sys::WL_EXIT_ON_PM_DEATH, -1, std::ptr::null_mut());
@@ -210,8 +256,8 @@ impl Drop for EventSet {
 /// The owner argument changed its type in PostgreSQL 17 (a resource owner, or none).
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 unsafe fn create_event_set(capacity: i32) -> *mut pg_sys::WaitEventSet {
-    // SAFETY: the current memory context is always valid in a backend.
-    unsafe { pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, capacity) }
+    // SAFETY: that memory context lives as long as the process.
+    unsafe { pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, capacity) }
 }
 
 /// The owner argument changed its type in PostgreSQL 17 (a resource owner, or none).

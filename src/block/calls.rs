@@ -1,0 +1,360 @@
+//! What the calls of the sessions do: check, ask the control block, wait for the answer, say it.
+
+use std::time::Duration;
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys;
+use remote::Deadline;
+
+use super::control::{self, CONTROL};
+use super::error::BlockError;
+use super::handover::{self, Offer};
+use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
+use super::text::Text;
+use super::{MAX_TIMEOUT_MS, worker};
+use crate::citus::{self, CatalogError};
+use crate::fence::under_way::UnderWay;
+use crate::guc;
+use crate::pg::elog;
+use crate::pg::exit::Undo;
+use crate::pg::ident;
+use crate::pg::lock;
+use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
+use crate::pg::wal;
+use crate::pg::worker::Status;
+use crate::report::Report;
+
+/// How often a waiting caller looks for a worker that died without a word.  Everything else wakes it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The database of this session.
+pub fn database() -> u32 {
+    ident::database().to_u32()
+}
+
+/// An error where the library was not preloaded.
+pub fn require_preload() -> Result<(), BlockError> {
+    if CONTROL.is_ready() { Ok(()) } else { Err(BlockError::NotPreloaded) }
+}
+
+/// What every function that changes something asks for first.
+fn require_usable() -> Result<(), BlockError> {
+    require_preload()?;
+    if ident::in_recovery() {
+        return Err(BlockError::InRecovery);
+    }
+    let bound = Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64);
+    citus::read_within(&mut interruptible(), bound, citus::require_coordinator)??;
+    Ok(())
+}
+
+/// The same for what acts on the block that there is.  Where there is one, this is the coordinator, and the
+/// catalog is not asked: whoever keeps it to himself keeps nobody from ending a block.
+fn require_usable_or_block() -> Result<(), BlockError> {
+    require_preload()?;
+    match control::look(database()) {
+        Some((_, block)) if block.state != State::Inactive => Ok(()),
+        Some(_) | None => require_usable(),
+    }
+}
+
+/// Who looks at another node's status must not take it for the cluster's.
+pub fn notice_unless_coordinator() {
+    let detail = if ident::in_recovery() {
+        "This server is a standby.".to_owned()
+    } else {
+        match citus::read_now(citus::require_coordinator).unwrap_or(Ok(())) {
+            Err(CatalogError::NotCoordinator { coordinator: Some(place) }) => {
+                format!("This node is a worker; the coordinator is {place}.")
+            }
+            Err(CatalogError::NotCoordinator { coordinator: None }) => {
+                "This node is a worker.".to_owned()
+            }
+            // Without a catalog there is no block on any node.
+            Err(
+                CatalogError::Missing
+                | CatalogError::Locked
+                | CatalogError::BadConnInfo { .. }
+                | CatalogError::Read { .. },
+            )
+            | Ok(()) => return,
+        }
+    };
+    let report = Report::new(
+        pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        "only the coordinator's primary knows of a backup block",
+    )
+    .detail(detail);
+    elog::emit(pgrx::PgLogLevel::NOTICE, &report);
+}
+
+/// A timeout argument, checked.
+fn timeout(timeout_ms: Option<i32>) -> Result<i32, BlockError> {
+    let given = timeout_ms.ok_or(BlockError::NullArgument { argument: "timeout_ms" })?;
+    if (1..=MAX_TIMEOUT_MS).contains(&given) {
+        Ok(given)
+    } else {
+        Err(BlockError::TimeoutOutOfRange { given })
+    }
+}
+
+/// The one value that a query gives.  Unlike [`pgrx::Spi::get_one`] it only reads, and so gives a transaction
+/// that has written nothing no transaction id.
+fn spi_one<T: pgrx::FromDatum + pgrx::IntoDatum>(query: &str) -> pgrx::spi::Result<Option<T>> {
+    pgrx::Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &[])?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get::<T>(1) }
+    })
+}
+
+/// The block of this database as others see it who exclude it.
+pub fn under_way() -> Option<UnderWay> {
+    if !CONTROL.is_ready() {
+        return None;
+    }
+    let is_live = control::look(database()).is_some_and(|(_, block)| block.is_live());
+    is_live.then_some(UnderWay {
+        what: "a backup block is held",
+        hint: "See citus_backup_block_status(); to end the block: SELECT citus_unblock_writes_for_backup();",
+    })
+}
+
+/// How much later than the worker itself its requestor gives up: a worker may be at the last of its
+/// bounded steps (connecting, letting go) when its time runs out.
+const START_GRACE: Duration = Duration::from_secs(15);
+
+/// The block that this session has begun and not yet been told of: every way out gives it up.
+static PENDING: Undo<Token> = Undo::new(control::abandon);
+
+/// Begins a block, and returns when it is active.
+pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
+    let timeout_ms = timeout(timeout_ms)?;
+    require_usable()?;
+    let terms = Terms {
+        mode: match guc::BLOCK_MODE.get() {
+            guc::BlockMode::TwoPhase => Mode::TwoPhase,
+            guc::BlockMode::All => Mode::All,
+        },
+        timeout_ms,
+        acquire_timeout_ms: guc::ACQUIRE_TIMEOUT.get(),
+        lock_timeout_ms: guc::LOCK_TIMEOUT.get(),
+        connect_timeout_ms: guc::CONNECT_TIMEOUT.get(),
+        owner: citus::own_role().to_u32(),
+    };
+    let token = control::begin(database(), terms)?;
+    let pending = PENDING.arm(token);
+    // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
+    let known = citus::read_now(|| handover::read(&terms)).and_then(Result::ok);
+    let _offer = known.map(|known| Offer::put(token, &known));
+    let handle = worker::start(token).ok_or(BlockError::NoWorkerSlot)?;
+    let start_by = Deadline::after(
+        &interruptible(),
+        Duration::from_millis(terms.acquire_timeout_ms.min(timeout_ms) as u64) + START_GRACE,
+    );
+    loop {
+        let _listening = control::listen(token);
+        // Before the state: a worker that has stopped by now has written its last word there.
+        let status = handle.status();
+        let block = control::read(token);
+        if let Some(failure) = block.outcome(token.generation) {
+            pending.done();
+            if failure.message.as_str()
+                == (BlockError::WorkerNotConnected { why: None }).to_string()
+            {
+                return Err(BlockError::WorkerNotConnected { why: why_not_connected() });
+            }
+            if failure.is_some() {
+                elog::raise(&Report::from(&failure));
+            }
+            return Err(BlockError::ReleasedWhileStarting);
+        }
+        if block.state == State::Active {
+            pending.done();
+            if let Some(warning) = block.warning.non_empty() {
+                elog::emit(
+                    pgrx::PgLogLevel::WARNING,
+                    &Report::new(pgrx::PgSqlErrorCode::ERRCODE_WARNING, warning),
+                );
+            }
+            return Ok(true);
+        }
+        match status {
+            Status::Stopped => return Err(BlockError::WorkerVanished),
+            Status::NotYetStarted | Status::Started | Status::PostmasterDied => {}
+        }
+        // The worker keeps its own time; this is for one that never came up, or stands still.
+        if start_by.expired(&interruptible()) {
+            return Err(BlockError::WorkerSilent);
+        }
+        if wait_latch_or_client_gone(LOOK_AGAIN) {
+            return Err(BlockError::ClientGone);
+        }
+    }
+}
+
+/// What keeps a worker from connecting, although this session could.
+fn why_not_connected() -> Option<&'static str> {
+    let says_no = |query| matches!(spi_one::<bool>(query), Ok(Some(false)));
+    if says_no(
+        "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+    ) {
+        return Some(
+            "This database does not allow connections (pg_database.datallowconn is false).",
+        );
+    }
+    let owner_logs_in = "SELECT r.rolcanlogin FROM pg_catalog.pg_extension e \
+                           JOIN pg_catalog.pg_roles r ON r.oid = e.extowner \
+                          WHERE e.extname = 'citus_fence'";
+    says_no(owner_logs_in)
+        .then_some("The owner of the extension citus_fence is not allowed to log in.")
+}
+
+/// Releases the block of this database, or only the one that began at `start`.
+pub fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, BlockError> {
+    require_usable_or_block()?;
+    let asked = control::ask_release(database(), start.map(Moment::from));
+    warn_of_end("a backup block before this one ended by itself", &asked.earlier);
+    match (asked.release, asked.token) {
+        (Release::Over, _) => {
+            warn_of_over(&asked);
+            Ok(false)
+        }
+        (Release::Nothing, _) | (_, None) => {
+            warn_of_end("the last backup block ended by itself", &asked.failure);
+            Ok(false)
+        }
+        (Release::Cleared, _) => {
+            warn_of_end("the backup block had been lost", &asked.failure);
+            Ok(true)
+        }
+        (Release::Asked(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            // What became of a start is its requestor's to know, but for nodes that have yet to let go.
+            if !asked.was_starting
+                || failure.sqlstate == pgrx::PgSqlErrorCode::ERRCODE_WARNING as i32
+            {
+                warn_of_end("the backup block did not end in order", &failure);
+            }
+            Ok(true)
+        }
+        (Release::Joined(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            warn("another session had already asked for the release of the backup block", None);
+            warn_of_end("the backup block did not end in order", &failure);
+            Ok(true)
+        }
+        (Release::GivenUp(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            let left =
+                "the caller of the backup block had given it up before it heard that it was active";
+            warn(left, None);
+            warn_of_end("the backup block did not end in order", &failure);
+            Ok(true)
+        }
+    }
+}
+
+fn wait_for_end(token: Token, generation: u64) -> Result<Failure, BlockError> {
+    loop {
+        let _listening = control::listen(token);
+        // look() also clears a block whose worker is gone.
+        control::look(database());
+        if let Some(failure) = control::read(token).outcome(generation) {
+            return Ok(failure);
+        }
+        if wait_latch_or_client_gone(LOOK_AGAIN) {
+            // The release has been asked for and takes its way without this session.
+            return Err(BlockError::ClientGone);
+        }
+    }
+}
+
+/// An operator who ends a backup must hear that it was not under the block all the time.
+fn warn_of_end(what: &str, failure: &Failure) {
+    if failure.is_some() {
+        let detail = failure.detail.non_empty().map(str::to_owned);
+        warn(&format!("{what}: {}", failure.message.as_str()), detail);
+    }
+}
+
+/// The block that the caller named is over; what there is instead is somebody else's.
+fn warn_of_over(asked: &control::Asked) {
+    let mut detail = Vec::new();
+    if asked.failure.is_some() {
+        detail.push(format!("It ended with: {}.", asked.failure.message.as_str()));
+    }
+    match asked.state {
+        State::Inactive => {}
+        State::Starting | State::Active | State::Releasing => detail.push(format!(
+            "The state of this database's block is \"{}\": another one, which has been left as it is.",
+            asked.state.name()
+        )),
+        State::Error => detail.push(
+            "Another block has been lost since; that has been left to whoever began it.".to_owned(),
+        ),
+    }
+    let detail = (!detail.is_empty()).then(|| detail.join(" "));
+    warn("the backup block with this block_start_time is over", detail);
+}
+
+fn warn(message: &str, detail: Option<String>) {
+    let mut report = Report::new(pgrx::PgSqlErrorCode::ERRCODE_WARNING, message)
+        .hint("Do not rely on copies that were being taken under it.");
+    report.detail = detail;
+    elog::emit(pgrx::PgLogLevel::WARNING, &report);
+}
+
+/// Moves the deadline of the active block.
+pub fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, BlockError> {
+    let timeout_ms = timeout(timeout_ms)?;
+    require_usable_or_block()?;
+    let _one_at_a_time = lock::ErrandLock::acquire();
+    let block = run_errand(Errand::Extend(timeout_ms))?;
+    TimestampWithTimeZone::try_from(block.expires_at).map_err(|_| BlockError::NoBlock)
+}
+
+/// Writes a restore point.  The lock keeps others' errands off until the caller has read the answer.
+pub fn restore_point(name: Option<&str>) -> Result<lock::ErrandLock, BlockError> {
+    let name = name.ok_or(BlockError::NullArgument { argument: "name" })?;
+    if name.is_empty() || name.len() > LONGEST_RESTORE_POINT_NAME {
+        return Err(BlockError::RestorePointName);
+    }
+    require_usable_or_block()?;
+    if !wal::is_enough_for_recovery() {
+        return Err(BlockError::WalLevel);
+    }
+    let one_at_a_time = lock::ErrandLock::acquire();
+    run_errand(Errand::RestorePoint(Text::new(name))).map(|_| one_at_a_time)
+}
+
+/// The server's own bound, without the byte that ends the text.
+const LONGEST_RESTORE_POINT_NAME: usize = pg_sys::MAXFNAMELEN as usize - 1;
+
+/// Has the worker of this database's block do something, and waits until it is done.
+fn run_errand(errand: Errand) -> Result<Block, BlockError> {
+    let (token, _) = control::look(database()).ok_or(BlockError::NoBlock)?;
+    let mut number = None;
+    loop {
+        let _listening = control::listen(token);
+        if number.is_none() {
+            number = control::post(token, errand)?;
+        }
+        let block = control::read(token);
+        if let Some(failure) = block.outcome(token.generation) {
+            if failure.is_some() {
+                elog::raise(&Report::from(&failure));
+            }
+            return Err(BlockError::NoBlock);
+        }
+        if number.is_some_and(|number| block.errands.done >= number) {
+            if block.errands.done == number.unwrap_or_default() && block.errands.answer.is_some() {
+                elog::raise(&Report::from(&block.errands.answer));
+            }
+            return Ok(block);
+        }
+        control::look(database());
+        if wait_latch_or_client_gone(LOOK_AGAIN) {
+            return Err(BlockError::ClientGone);
+        }
+    }
+}
