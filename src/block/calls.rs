@@ -44,7 +44,7 @@ fn require_usable() -> Result<(), BlockError> {
         return Err(BlockError::InRecovery);
     }
     let bound = Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64);
-    citus::read_within(&mut interruptible(), bound, citus::require_coordinator)??;
+    citus::require_coordinator(&mut interruptible(), bound)?;
     Ok(())
 }
 
@@ -63,7 +63,7 @@ pub fn notice_unless_coordinator() {
     let detail = if ident::in_recovery() {
         "This server is a standby.".to_owned()
     } else {
-        match citus::read_now(citus::require_coordinator).unwrap_or(Ok(())) {
+        match citus::require_coordinator(&mut interruptible(), Duration::ZERO) {
             Err(CatalogError::NotCoordinator { coordinator: Some(place) }) => {
                 format!("This node is a worker; the coordinator is {place}.")
             }
@@ -144,7 +144,7 @@ pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     let token = control::begin(database(), terms)?;
     let pending = PENDING.arm(token);
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
-    let known = citus::read_now(|| handover::read(&terms)).and_then(Result::ok);
+    let known = citus::read_now(citus::OF_NODES, || handover::read(&terms)).and_then(Result::ok);
     let _offer = known.map(|known| Offer::put(token, &known));
     let handle = worker::start(token).ok_or(BlockError::NoWorkerSlot)?;
     let start_by = Deadline::after(

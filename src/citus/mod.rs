@@ -21,6 +21,7 @@ pub use node::{Node, local_group, nodes, this_node};
 pub use roster::Roster;
 pub use settings::deadlock_search_interval;
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use remote::{Deadline, Pause, Waiter, pause};
@@ -49,27 +50,29 @@ pub fn fence_relations() -> Result<FenceRelations, CatalogError> {
 }
 
 /// What is read of the nodes and of how they are reached.
-const TABLES: [&core::ffi::CStr; 4] =
-    [c"pg_dist_node", c"pg_dist_local_group", c"pg_dist_authinfo", c"pg_dist_poolinfo"];
+pub const OF_NODES: &[&CStr] = &[c"pg_dist_node", c"pg_dist_authinfo", c"pg_dist_poolinfo"];
+/// What says which node this is.
+const OF_THIS_NODE: &[&CStr] = &[c"pg_dist_local_group"];
 
-/// Reads the catalog, if that needs no wait: `None` while somebody keeps one of its tables to himself.
-pub fn read_now<R>(read: impl FnOnce() -> R) -> Option<R> {
-    let relations = TABLES.into_iter().filter_map(lock::catalog_relation);
+/// Reads those tables, if that needs no wait: `None` while somebody keeps one of them to himself.
+pub fn read_now<R>(tables: &[&CStr], read: impl FnOnce() -> R) -> Option<R> {
+    let relations = tables.iter().filter_map(|table| lock::catalog_relation(table));
     let _readable = lock::Readable::try_all(relations)?;
     Some(read())
 }
 
-/// The door through which sessions read the catalog: they wait no longer than `bound` for whoever keeps it to
-/// himself, and interrupts end that wait.
+/// The door through which sessions read the catalog: they wait no longer than `bound` for whoever keeps one of
+/// those tables to himself, and interrupts end that wait.
 pub fn read_within<W: Waiter, R>(
     waiter: &mut W,
     bound: Duration,
+    tables: &[&CStr],
     mut read: impl FnMut() -> R,
 ) -> Result<R, CatalogError> {
     const LOOK_AGAIN: Duration = Duration::from_millis(20);
     let deadline = Deadline::after(waiter, bound);
     loop {
-        if let Some(result) = read_now(&mut read) {
+        if let Some(result) = read_now(tables, &mut read) {
             return Ok(result);
         }
         if deadline.expired(waiter) || pause(waiter, LOOK_AGAIN) == Pause::Stopped {
@@ -83,13 +86,15 @@ pub fn is_citus() -> bool {
     lock::extension(c"citus").is_some()
 }
 
-/// An error unless this node is the coordinator.
-pub fn require_coordinator() -> Result<(), CatalogError> {
+/// An error unless this node is the coordinator, which is found out within `bound`.
+pub fn require_coordinator<W: Waiter>(waiter: &mut W, bound: Duration) -> Result<(), CatalogError> {
     fence_relations()?;
-    if local_group()? == COORDINATOR_GROUP {
+    if read_within(waiter, bound, OF_THIS_NODE, local_group)?? == COORDINATOR_GROUP {
         return Ok(());
     }
-    let coordinator = nodes()?
+    // Only for a better error.
+    let nodes = read_now(OF_NODES, nodes).unwrap_or_else(|| Ok(Vec::new()))?;
+    let coordinator = nodes
         .into_iter()
         .find(|node| node.groupid == COORDINATOR_GROUP)
         .map(|node| format!("{}:{}", node.host, node.port));

@@ -8,7 +8,7 @@ use super::catalog::{self, Node, Row, oid_text};
 use super::error::EmbeddedError;
 use super::transaction::{Peer, Writes, run};
 use crate::citus::{COORDINATOR_GROUP, require_coordinator};
-use crate::pg::{elog, ident, text_sql, xact_callbacks};
+use crate::pg::{elog, ident, text_sql, wait, xact_callbacks};
 use crate::report::Report;
 use remote::{Command, NodeLabel, RemoteError};
 
@@ -123,12 +123,15 @@ fn warn_not_cleaned(error: &RemoteError) {
     );
 }
 
+/// How long a function waits for whoever keeps the catalog to himself.
+const CATALOG_BOUND: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Checks that a function may run here and now.
 pub fn coordinator_only(function: &'static str) -> Result<(), EmbeddedError> {
     if xact_callbacks::keeps_snapshot() {
         return Err(EmbeddedError::KeptSnapshot { function });
     }
-    Ok(require_coordinator()?)
+    Ok(require_coordinator(&mut wait::interruptible(), CATALOG_BOUND)?)
 }
 
 /// The same, then takes the lock and gives the nodes as they are under it.

@@ -120,7 +120,7 @@ impl Home for OverASession<'_> {
     fn let_go(&mut self) {}
 
     fn nodes_are_the_same(&mut self) -> Result<bool, Failed> {
-        match citus::read_now(|| self.0.is_current()) {
+        match citus::read_now(citus::OF_NODES, || self.0.is_current()) {
             Some(same) => Ok(same?),
             None => Err(catalog_is_locked()),
         }

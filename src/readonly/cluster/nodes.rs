@@ -23,12 +23,12 @@ pub struct Nodes {
 impl Nodes {
     /// Reads them, as they are now.
     pub fn read<W: Waiter>(waiter: &mut W) -> Result<Self, ClusterError> {
-        citus::read_within(waiter, catalog_bound(), read)?
+        citus::read_within(waiter, catalog_bound(), citus::OF_NODES, read)?
     }
 
     /// The same without a wait: `None` while somebody keeps the catalog to himself.
     pub fn read_now() -> Option<Result<Self, ClusterError>> {
-        citus::read_now(read)
+        citus::read_now(citus::OF_NODES, read)
     }
 }
 
@@ -43,7 +43,7 @@ fn read() -> Result<Nodes, ClusterError> {
 
 /// An error unless this node is the coordinator.
 pub fn require_coordinator<W: Waiter>(waiter: &mut W) -> Result<(), CatalogError> {
-    citus::read_within(waiter, catalog_bound(), citus::require_coordinator)?
+    citus::require_coordinator(waiter, catalog_bound())
 }
 
 /// How long a call waits for whoever keeps the catalog to himself.

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use fence_tests::{
-    BLOCK, Client, Cluster, Engine, PATIENCE, Result, UNBLOCK, call, in_background, on_each_engine,
-    prove_usable, refusal, state, wait_until, wait_until_free, words, worker_pid,
+    BLOCK, Client, Cluster, Engine, PATIENCE, Result, UNBLOCK, call, on_each_engine, prove_usable,
+    refusal, state, wait_until, wait_until_free, words, worker_pid,
 };
 
 /// What a busy machine may add to a bound.
@@ -16,6 +16,14 @@ fn keep(cluster: &Cluster, table: &str) -> Result<Client> {
     let mut client = cluster.connect(0)?;
     let lock = format!("BEGIN; LOCK pg_catalog.{table} IN ACCESS EXCLUSIVE MODE");
     client.batch_execute(&lock).expect("a lock");
+    Ok(client)
+}
+
+/// A session on the coordinator that has looked at the catalog before: with Citus, one that has not cannot begin
+/// anything while the catalog is kept.
+fn connect(cluster: &Cluster) -> Result<Client> {
+    let mut client = cluster.connect(0)?;
+    assert!(!call(&mut client, UNBLOCK), "there is no block yet");
     Ok(client)
 }
 
@@ -34,9 +42,9 @@ fn a_block_is_not_started_and_says_who_is_in_the_way() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(1).build()?;
         for table in ["pg_dist_node", "pg_dist_authinfo", "pg_dist_local_group"] {
+            let mut client = connect(&cluster)?;
             let mut keeper = keep(&cluster, table)?;
             let pid: i32 = keeper.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
-            let mut client = cluster.connect(0)?;
             client.batch_execute("SET citus_fence.acquire_timeout = '2s'").expect("a setting");
             let began = Instant::now();
             let error = refusal(&mut client, "SELECT citus_block_writes_for_backup(30000)");
@@ -58,10 +66,11 @@ fn a_block_is_not_started_and_says_who_is_in_the_way() {
 fn a_start_that_waits_for_the_catalog_can_be_ended() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(1).build()?;
-        let mut operator = cluster.connect(0)?;
+        let mut operator = connect(&cluster)?;
         for (sql, code) in [("SELECT pg_terminate_backend($)", "57P01"), (UNBLOCK, "57014")] {
+            let mut caller = connect(&cluster)?;
             let keeper = keep(&cluster, "pg_dist_node")?;
-            let caller = in_background(&cluster, 0, &[BLOCK.to_owned()]);
+            let caller = std::thread::spawn(move || caller.batch_execute(BLOCK));
             await_waiting_worker(&mut operator)?;
             let pid = worker_pid(&mut operator).to_string();
             let began = Instant::now();
@@ -80,20 +89,21 @@ fn a_start_that_waits_for_the_catalog_can_be_ended() {
 fn an_active_block_needs_no_catalog() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(1).build()?;
-        let mut client = cluster.connect(0)?;
+        let mut client = connect(&cluster)?;
         for table in ["pg_dist_authinfo", "pg_dist_poolinfo", "pg_dist_local_group"] {
             // Taken while the block is on its way: a writer on the worker has it wait for its locks.
             let mut in_the_way = cluster.connect(1)?;
             let lock = "BEGIN; LOCK pg_catalog.pg_dist_transaction IN ROW EXCLUSIVE MODE";
             in_the_way.batch_execute(lock).expect("a lock");
-            let block = "SELECT citus_block_writes_for_backup(60000)".to_owned();
-            let caller = in_background(&cluster, 0, &[block]);
+            let mut caller = connect(&cluster)?;
+            let block = "SELECT citus_block_writes_for_backup(60000)";
+            let caller = std::thread::spawn(move || caller.batch_execute(block));
             let waits = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
                           WHERE c.relname = 'pg_dist_transaction' AND NOT l.granted";
             wait_until("a fence that waits", PATIENCE, || {
                 in_the_way.query_one(waits, &[]).ok()?.get::<_, bool>(0).then_some(())
             })?;
-            let _keeper = keep(&cluster, table)?;
+            let keeper = keep(&cluster, table)?;
             in_the_way.batch_execute("ROLLBACK").expect("a rollback");
             caller.join().expect("a thread").unwrap_or_else(|e| panic!("{table}: {}", words(&e)));
             assert_eq!(state(&mut client), "active", "{table}");
@@ -101,6 +111,7 @@ fn an_active_block_needs_no_catalog() {
             let extended = "SELECT citus_extend_backup_block(60000) > now()";
             assert!(call(&mut client, extended), "{table}");
             assert!(call(&mut client, UNBLOCK), "{table}");
+            drop(keeper);
             wait_until_free(&cluster, SLACK)?;
         }
         assert!(call(&mut client, "SELECT citus_block_writes_for_backup(1500)"));
@@ -114,8 +125,8 @@ fn a_switch_of_the_cluster_ends_in_time_and_changes_nothing() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(1).build()?;
         for function in ["citus_set_cluster_read_only()", "citus_set_cluster_read_write()"] {
+            let mut client = connect(&cluster)?;
             let keeper = keep(&cluster, "pg_dist_node")?;
-            let mut client = cluster.connect(0)?;
             client.batch_execute("SET citus_fence.acquire_timeout = '2s'").expect("a setting");
             let began = Instant::now();
             let error = refusal(&mut client, &format!("SELECT {function}"));
