@@ -7,6 +7,7 @@
 mod citus;
 mod embedded;
 mod fence;
+mod gate;
 mod guc;
 #[allow(unsafe_code)]
 mod pg;
@@ -21,8 +22,7 @@ mod magic {
     ::pgrx::pg_module_magic!(name, version);
 }
 
-static SHARED: &[&dyn pg::shmem::SharedArea] =
-    &[&fence::CONTROL, &fence::HANDOVERS, &readonly::Memory];
+static SHARED: &[&dyn pg::shmem::SharedArea] = &[&fence::CONTROL, &fence::HANDOVERS, &gate::Memory];
 
 static WORKERS: &[&pg::worker::Worker] = &[&fence::WORKER];
 
@@ -30,15 +30,15 @@ static WORKERS: &[&pg::worker::Worker] = &[&fence::WORKER];
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
-    guc::define(preloading, readonly::is_read_only);
+    guc::define(preloading, gate::is_read_only);
     embedded::init();
     pg::worker::install(WORKERS);
     if preloading {
         pg::process::reserve_setting_prefix();
         pg::shmem::install(SHARED);
-        readonly::hooks::require_load_order();
-        pg::xact_callbacks::register(Turn::First, readonly::hooks::CALLBACKS);
-        pg::hooks::install(readonly::hooks::WATCH);
+        gate::hooks::require_load_order();
+        pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
+        pg::hooks::install(gate::hooks::WATCH);
     }
 }
 

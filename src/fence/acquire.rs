@@ -17,6 +17,7 @@ use super::state::{Block, Terms, Token};
 use super::text::Text;
 use super::{HELPER_NAME, statements};
 use crate::citus::{self, Access, Dialer, Node};
+use crate::gate::{Gate, close_gate, stay_closed};
 use crate::pg::clock::now;
 use crate::pg::elog;
 use crate::pg::fd::ReservedDescriptors;
@@ -26,7 +27,6 @@ use crate::pg::lock;
 use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker::{self, Transaction};
-use crate::readonly::{Gate, close_gate, stay_closed};
 use crate::report::Report;
 use remote::{Connecting, Deadline, Pause, RemoteError, Waiter, pause};
 

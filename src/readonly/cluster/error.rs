@@ -4,7 +4,7 @@ use pgrx::PgSqlErrorCode;
 
 use crate::citus::CatalogError;
 use crate::fence::error::FenceError;
-use crate::readonly::error::GateError;
+use crate::gate::error::GateError;
 use crate::report::Report;
 use remote::RemoteError;
 
