@@ -8,6 +8,7 @@ mod block;
 mod citus;
 mod embedded;
 mod fence;
+mod gate;
 mod guc;
 #[cfg(test)]
 mod model;
@@ -24,8 +25,7 @@ mod magic {
     ::pgrx::pg_module_magic!(name, version);
 }
 
-static SHARED: &[&dyn pg::shmem::SharedArea] =
-    &[&block::CONTROL, &block::HANDOVERS, &readonly::Memory];
+static SHARED: &[&dyn pg::shmem::SharedArea] = &[&block::CONTROL, &block::HANDOVERS, &gate::Memory];
 
 /// Operations that exclude each other.
 static UNDER_WAY: &[fence::under_way::Look] = &[block::under_way];
@@ -37,15 +37,15 @@ static WORKERS: &[&pg::worker::Worker] = &[&block::WORKER];
 pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
     fence::under_way::wire(UNDER_WAY);
-    guc::define(preloading, readonly::is_read_only);
+    guc::define(preloading, gate::is_read_only);
     embedded::init();
     pg::worker::install(WORKERS);
     if preloading {
         pg::process::reserve_setting_prefix();
         pg::shmem::install(SHARED);
-        readonly::hooks::require_load_order();
-        pg::xact_callbacks::register(Turn::First, readonly::hooks::CALLBACKS);
-        pg::hooks::install(readonly::hooks::WATCH);
+        gate::hooks::require_load_order();
+        pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
+        pg::hooks::install(gate::hooks::WATCH);
     }
 }
 

@@ -211,7 +211,7 @@ mod citus_fence {
         if ident::in_recovery() {
             or_raise(Err::<(), _>(BlockError::InRecovery));
         }
-        crate::readonly::stay_closed();
+        crate::gate::stay_closed();
         // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
         TableIterator::once((
             Lsn(wal::flush()),

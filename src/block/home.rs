@@ -11,10 +11,10 @@ use crate::fence::error::{Failed, FenceError, Reason, is_passing};
 use crate::fence::party::Part;
 use crate::fence::statements;
 use crate::fence::steps::Barrier;
+use crate::gate::{Gate, close_gate, stay_closed};
 use crate::pg::clock::now;
 use crate::pg::worker::{self, Transaction};
 use crate::pg::{elog, guc, ident, interrupts, lock, process, wal};
-use crate::readonly::{Gate, close_gate, stay_closed};
 use crate::report::Report;
 
 /// This node, in one attempt.  Dropping it lets go.

@@ -22,7 +22,7 @@ struct Placement {
 /// Runs a command on the shard that a key belongs to.
 pub fn on_key(rel: Oid, key: &str, command: &str) -> Result<u64, EmbeddedError> {
     // As Citus' plans do; what calls this is a mere SELECT.
-    crate::readonly::pass_gate();
+    crate::gate::pass_gate();
     let table = relation(rel)?;
     let column = distribution_column(rel, &table)?;
     let hash = hash_text(column, key)
@@ -38,7 +38,7 @@ pub fn on_key(rel: Oid, key: &str, command: &str) -> Result<u64, EmbeddedError> 
 
 /// Runs a command on every shard: at all nodes at once, on each shard of a node in turn.
 pub fn on_all(rel: Oid, command: &str) -> Result<u64, EmbeddedError> {
-    crate::readonly::pass_gate();
+    crate::gate::pass_gate();
     let table = relation(rel)?;
     distribution_column(rel, &table)?;
     let own_group = local_group()?;

@@ -6,10 +6,10 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::{default, name, pg_extern, search_path};
 
-use super::error::GateError;
 use super::switch;
+use crate::gate::area::{AREA, NodeState};
+use crate::gate::error::GateError;
 use crate::pg::elog;
-use crate::pg::gate_area::{AREA, NodeState};
 use crate::pg::types::Lsn;
 use crate::report::Report;
 
@@ -35,9 +35,8 @@ mod citus_fence {
         AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, name,
         or_raise,
     };
+    use crate::gate::{Gate, passing};
     use crate::pg::text_sql;
-    use crate::readonly::gate;
-    use crate::readonly::policy::Gate;
     use pgrx::{pg_extern, search_path};
 
     #[pg_extern(volatile, parallel_unsafe)]
@@ -46,7 +45,7 @@ mod citus_fence {
         let name = or_raise(gate.ok_or(GateError::NullArgument { argument: "gate" }));
         let gate =
             or_raise(Gate::parse(name).ok_or(GateError::UnknownGate { given: name.to_owned() }));
-        or_raise(gate::close(gate, || {
+        or_raise(passing::close(gate, || {
             // Only for a better error: whatever keeps it from being read leaves it out.
             let rows = text_sql::query(PREPARED_HOLDERS, &[]).unwrap_or_default();
             rows.into_iter().flatten().flatten().collect()

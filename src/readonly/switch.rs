@@ -16,25 +16,19 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::error::GateError;
-use super::gate;
-use super::state_file::Record;
-use super::store;
+use crate::gate::area::{AREA, MarkedProcess, Node, NodeState};
+use crate::gate::error::GateError;
+use crate::gate::lock::{self, SwitchLock};
+use crate::gate::state_file::Record;
+use crate::gate::{passing, store, victim};
 use crate::guc;
 use crate::pg::exit::{Armed, Undo};
-use crate::pg::gate_area::{AREA, MarkedProcess, Node, NodeState};
-use crate::pg::gate_lock::{self, SwitchLock};
 use crate::pg::numbered_lock::Holder;
 use crate::pg::wait::interruptible;
 use crate::pg::xact_callbacks as xact;
-use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, victim, wal};
+use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, wal};
 use crate::report::Report;
 use remote::Waiter;
-
-/// Whether the node refuses writers; recovery counts.
-pub fn is_read_only() -> bool {
-    ident::in_recovery() || AREA.node().is_some_and(|node| node.state() == NodeState::ReadOnly)
-}
 
 /// What every switch asks for first.
 pub fn require_switchable(function: &'static str) -> Result<&'static Node, GateError> {
@@ -45,7 +39,7 @@ pub fn require_switchable(function: &'static str) -> Result<&'static Node, GateE
     if ident::in_recovery() {
         return Err(GateError::InRecovery { function });
     }
-    if gate::has_passed() || xact::has_written() {
+    if passing::has_passed() || xact::has_written() {
         return Err(GateError::HasWritten { function });
     }
     Ok(node)
@@ -170,7 +164,7 @@ impl Writer {
 /// Sessions in the way.  Prepared transactions, which have no process, are looked for by [`prepared`].
 fn writers() -> Vec<Writer> {
     let me = process::me().pid;
-    gate_lock::holders()
+    lock::holders()
         .into_iter()
         .map(Writer::Holder)
         .chain(AREA.marked().into_iter().map(Writer::Marked))

@@ -5,7 +5,7 @@ use pgrx::PgSqlErrorCode;
 use crate::citus::CatalogError;
 use crate::fence::FenceError;
 use crate::fence::under_way::UnderWay;
-use crate::readonly::error::GateError;
+use crate::gate::error::GateError;
 use crate::report::Report;
 use remote::RemoteError;
 

@@ -9,13 +9,13 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
+use super::area::{AREA, Activity, Node, NodeState};
 use super::error::GateError;
 use super::kind::{Kind, kind};
+use super::lock;
 use super::policy::{Gate, gate_of_session};
 use crate::citus::{daemon, library};
 use crate::pg::elog;
-use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
-use crate::pg::gate_lock as lock;
 use crate::pg::ident;
 use crate::pg::session;
 use crate::pg::text_sql;

@@ -1,8 +1,8 @@
 //! Ending the sessions that are in the way of a switch to read-only.
 
-use super::gate_area::{AREA, MarkedProcess};
-use super::numbered_lock::Holder;
-use super::process::{self, ProcessId};
+use super::area::{AREA, MarkedProcess};
+use crate::pg::numbered_lock::Holder;
+use crate::pg::process::{self, ProcessId};
 
 /// Ends the process of a transaction that has passed a gate, if it is still in that transaction.
 pub fn end_holder(holder: Holder) -> bool {

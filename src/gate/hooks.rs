@@ -4,11 +4,11 @@ use std::ffi::CStr;
 
 use pgrx::PgSqlErrorCode::{ERRCODE_ADMIN_SHUTDOWN, ERRCODE_READ_ONLY_SQL_TRANSACTION};
 
+use super::area::{AREA, Activity, Node, NodeState};
 use super::error::GateError;
 use super::policy::{self, Verdict};
-use super::{functions, gate};
+use super::{functions, passing};
 use crate::citus;
-use crate::pg::gate_area::{AREA, Activity, Node, NodeState};
 use crate::pg::hooks::Watch;
 use crate::pg::report::Outgoing;
 use crate::pg::statement::{Plan, Statement, Utility};
@@ -32,7 +32,7 @@ pub const WATCH: Watch = Watch {
     before_plan,
     lets_begin_or_end: is_open,
     before_utility,
-    after_utility: gate::end_with_transaction,
+    after_utility: passing::end_with_transaction,
     // The client itself says what this transaction may do.
     before_set_read_only: session::leave_read_only_to_client,
     minds_function: functions::may_write,
@@ -42,11 +42,11 @@ pub const WATCH: Watch = Watch {
 
 /// What is done at the ends of transactions, before anybody else who comes with this library.
 pub const CALLBACKS: XactCallbacks = XactCallbacks {
-    pre_commit: gate::before_commit,
-    pre_prepare: gate::before_prepare,
-    committed: gate::ended,
-    prepared: gate::ended,
-    aborted: gate::aborted,
+    pre_commit: passing::before_commit,
+    pre_prepare: passing::before_prepare,
+    committed: passing::ended,
+    prepared: passing::ended,
+    aborted: passing::aborted,
 };
 
 /// The server does not start where Citus is loaded later than this library.
@@ -67,7 +67,7 @@ pub fn require_load_order() {
 
 /// Whether the gate has nothing to say of a plan: this transaction has passed, and may write; or it only reads.
 fn lets_plan(only_reads: bool) -> bool {
-    gate::has_passed() && !session::is_forced_read_only() || only_reads && is_open()
+    passing::has_passed() && !session::is_forced_read_only() || only_reads && is_open()
 }
 
 /// Whether what only reads goes on as it is: the node writes, and this transaction was not kept from it.
@@ -78,16 +78,16 @@ fn is_open() -> bool {
 
 /// Before the executor starts on a plan that it will run.
 fn before_plan(plan: &Plan<'_>, statement: Statement) {
-    let Some(node) = gate::guarded_node() else {
+    let Some(node) = passing::guarded_node() else {
         return;
     };
     if policy::is_distributed(plan) {
-        gate::note_distributed();
+        passing::note_distributed();
     }
     match policy::of_plan(plan) {
         Verdict::Reads => keep_read_only(node),
-        Verdict::MayWrite => gate::pass_or_read(node),
-        Verdict::Writes | Verdict::EndsPrepared => gate::pass(node, || statement.name()),
+        Verdict::MayWrite => passing::pass_or_read(node),
+        Verdict::Writes | Verdict::EndsPrepared => passing::pass(node, || statement.name()),
     }
 }
 
@@ -97,11 +97,11 @@ fn before_plan(plan: &Plan<'_>, statement: Statement) {
 /// the lock is gone: what says that it still runs is the mark.  It is set while the lock is held, so there
 /// is no moment at which neither is there.
 fn before_utility(utility: Utility<'_>, statement: Statement, stands_alone: bool) -> bool {
-    let Some(node) = gate::guarded_node() else {
+    let Some(node) = passing::guarded_node() else {
         return false;
     };
     if matches!(utility, Utility::Do | Utility::Call) {
-        gate::note_distributed();
+        passing::note_distributed();
     }
     match policy::of_utility(utility, citus::library::is_preloaded()) {
         Verdict::Reads => {
@@ -109,11 +109,11 @@ fn before_utility(utility: Utility<'_>, statement: Statement, stands_alone: bool
             false
         }
         Verdict::MayWrite => {
-            gate::pass_or_read(node);
+            passing::pass_or_read(node);
             false
         }
         Verdict::Writes => {
-            gate::pass(node, || statement.name());
+            passing::pass(node, || statement.name());
             if stands_alone {
                 AREA.mark(Activity::Statement);
                 match utility {
@@ -128,7 +128,7 @@ fn before_utility(utility: Utility<'_>, statement: Statement, stands_alone: bool
         }
         // Elsewhere than alone it fails by itself.
         Verdict::EndsPrepared if stands_alone => {
-            gate::before_ending_prepared(node, || statement.name());
+            passing::before_ending_prepared(node, || statement.name());
             true
         }
         Verdict::EndsPrepared => false,
@@ -138,11 +138,11 @@ fn before_utility(utility: Utility<'_>, statement: Statement, stands_alone: bool
 /// Before a function that may write without a statement.
 fn before_function(number: u32) {
     if let Some((name, verdict)) = functions::look_at(number)
-        && let Some(node) = gate::guarded_node()
+        && let Some(node) = passing::guarded_node()
     {
         match verdict {
-            Verdict::Writes | Verdict::EndsPrepared => gate::pass(node, || name.to_owned()),
-            Verdict::MayWrite | Verdict::Reads => gate::pass_or_read(node),
+            Verdict::Writes | Verdict::EndsPrepared => passing::pass(node, || name.to_owned()),
+            Verdict::MayWrite | Verdict::Reads => passing::pass_or_read(node),
         }
     }
 }
@@ -162,7 +162,7 @@ fn before_report(report: &mut Outgoing<'_>) {
 
 /// On a read-only node every transaction that has not passed is a read-only one, whatever it is told.
 fn keep_read_only(node: &Node) {
-    if node.state() == NodeState::ReadWrite || gate::has_passed() {
+    if node.state() == NodeState::ReadWrite || passing::has_passed() {
         session::take_back_read_only();
     } else {
         session::force_read_only();

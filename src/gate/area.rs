@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use super::exit::Undo;
-use super::process;
-use super::shmem::{PerProcess, SharedArea, shareable};
+use crate::pg::exit::Undo;
+use crate::pg::process;
+use crate::pg::shmem::{PerProcess, SharedArea, shareable};
 
 /// What the node does with writers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::area::{AREA, Node};
 use super::error::GateError;
 use super::state_file::{Judgement, Record, Surroundings, judge};
 use crate::pg::control_file;
 use crate::pg::durable_file::{DurableFile, Failed};
 use crate::pg::elog;
-use crate::pg::gate_area::{AREA, Node};
 use crate::pg::ident;
 use crate::report::Report;
 

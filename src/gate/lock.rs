@@ -1,7 +1,7 @@
 //! The gates' locks: heavyweight locks on relation numbers that no relation has.
 
-use super::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transaction};
-use crate::readonly::policy::Gate;
+use super::policy::Gate;
+use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transaction};
 
 // Numbers below 10000 are given out by hand, and the last two thousand of them never to anything that is
 // released: no relation will ever have these.

@@ -1,0 +1,52 @@
+//! The gate that every writing transaction of a node passes, and the node's durable state behind it.
+//!
+//! A transaction passes before it first writes: it takes the gate's lock to its end, *then* reads the
+//! node's state ([`passing`]).  The hooks decide who has to pass ([`policy`], [`hooks`]).  Closing comes in
+//! two kinds: whoever takes ExclusiveLock on a gate makes writers *wait*; a node that is read-only has them
+//! *refused*, which a file in the data directory remembers ([`state_file`], [`store`]).
+
+pub mod area;
+pub mod error;
+pub mod hooks;
+pub mod lock;
+pub mod passing;
+pub mod policy;
+pub mod state_file;
+pub mod store;
+pub mod victim;
+
+mod functions;
+mod kind;
+
+use crate::pg::ident;
+use crate::pg::shmem::SharedArea;
+use area::{AREA, NodeState};
+
+/// The shared memory of the gate.
+pub struct Memory;
+
+impl SharedArea for Memory {
+    fn request(&self) {
+        AREA.request();
+    }
+
+    fn startup(&self) {
+        AREA.startup();
+        store::restore();
+    }
+}
+
+pub use passing::{close as close_gate, stay_closed};
+pub use policy::Gate;
+
+/// Whether the node refuses writers; recovery counts.
+pub fn is_read_only() -> bool {
+    ident::in_recovery() || AREA.node().is_some_and(|node| node.state() == NodeState::ReadOnly)
+}
+
+/// Takes this transaction through its gate before it does on other nodes what may be a write.
+pub fn pass_gate() {
+    if let Some(node) = passing::guarded_node() {
+        passing::pass_or_read(node);
+    }
+}
