@@ -85,7 +85,7 @@ pub fn acquire(
 ) -> Result<(HeldFence, u32), BlockError> {
     let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
     let limit = start_limit(&waiter, &block.terms);
-    let mut attempts = Attempts { party, terms: &block.terms, lead, limit, unconfirmed };
+    let mut attempts = Attempts { owner, party, terms: &block.terms, lead, limit, unconfirmed };
     match until_held(&mut waiter, &mut attempts, limit) {
         Ok(held) => Ok((held.what, held.attempts)),
         Err(GaveUp::Stopped) => Err(stopped()),
@@ -161,6 +161,7 @@ impl Lead {
 
 /// The attempts at one block's fence.
 struct Attempts<'a> {
+    owner: &'a Owner,
     party: &'a mut Party,
     terms: &'a Terms,
     lead: Option<Lead>,
@@ -189,7 +190,7 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             lock_timeout: Duration::from_millis(self.terms.lock_timeout_ms as u64),
             silence: Silence::HoldMs(i64::from(self.terms.timeout_ms) + statements::IDLE_GRACE_MS),
         };
-        let mut home = ThisNode::new(&roster);
+        let mut home = ThisNode::new(self.owner, &roster);
         let others = Others { nodes: roster.others(), connecting, in_doubt: &[] };
         let steps = self.terms.mode.steps();
         let story = attempt(waiter, steps, &mut home, self.party, others, &bounds)?;
@@ -249,11 +250,11 @@ impl Attempts<'_> {
         let bound = Duration::from_millis(self.terms.lock_timeout_ms as u64)
             .min(self.limit.deadline.remaining(waiter));
         let reading = Transaction::begin();
-        let result = reading.bounded(bound, read);
+        let result = reading.bounded(bound, || self.owner.release_asked(), read);
         drop(reading);
         match result {
             Ok(read) => Ok(read?),
-            Err(report) => Err(blocked_here(report)),
+            Err(report) => Err(blocked_here(self.owner, report)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::control::NodeRow;
+use super::control::{NodeRow, Owner};
 use super::text::Text;
 use crate::citus::{self, Roster};
 use crate::fence::blockers;
@@ -19,6 +19,7 @@ use crate::report::Report;
 
 /// This node, in one attempt.  Dropping it lets go.
 pub struct ThisNode<'a> {
+    owner: &'a Owner,
     roster: &'a Roster,
     local: Option<Transaction>,
     locked_at: i64,
@@ -27,8 +28,8 @@ pub struct ThisNode<'a> {
 
 impl<'a> ThisNode<'a> {
     /// It holds nothing yet.
-    pub fn new(roster: &'a Roster) -> Self {
-        Self { roster, local: None, locked_at: 0, wal_lsn: 0 }
+    pub fn new(owner: &'a Owner, roster: &'a Roster) -> Self {
+        Self { owner, roster, local: None, locked_at: 0, wal_lsn: 0 }
     }
 
     /// When it had its locks.
@@ -75,9 +76,9 @@ impl Home for ThisNode<'_> {
         let Some(local) = &self.local else {
             return Err(FenceError::Local(no_transaction()).into());
         };
-        if let Err(error) = lock_here(local, barrier, bound) {
+        if let Err(error) = lock_here(self.owner, local, barrier, bound) {
             self.local = None;
-            return Err(blocked_here(error));
+            return Err(blocked_here(self.owner, error));
         }
         self.locked_at = now();
         Ok(())
@@ -122,7 +123,12 @@ impl NodeRow {
 
 /// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
 /// the extension, and so the way to unblock, from being dropped.
-fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(), Report> {
+fn lock_here(
+    owner: &Owner,
+    local: &Transaction,
+    barrier: Barrier,
+    bound: Duration,
+) -> Result<(), Report> {
     let began = Instant::now();
     let left = || bound.saturating_sub(began.elapsed());
     let lock = |relation| {
@@ -131,22 +137,27 @@ fn lock_here(local: &Transaction, barrier: Barrier, bound: Duration) -> Result<(
     };
     // Who is in the way is looked for afterwards, on all barriers in one way.
     let close = |gate| close_gate(gate, Vec::new).map_err(|error| Report::from(&error));
-    let locked = local.bounded(bound, || {
-        match barrier {
-            Barrier::ClientGate => close(Gate::Client)?,
-            Barrier::InternalGate => close(Gate::Internal)?,
-            Barrier::Tables => {
-                if let Some(extension) = lock::extension(c"citus_fence") {
-                    lock::keep_extension(extension);
+    let locked = local.bounded(
+        bound,
+        || owner.release_asked(),
+        || {
+            match barrier {
+                Barrier::ClientGate => close(Gate::Client)?,
+                Barrier::InternalGate => close(Gate::Internal)?,
+                Barrier::Tables => {
+                    if let Some(extension) = lock::extension(c"citus_fence") {
+                        lock::keep_extension(extension);
+                    }
+                    let relations =
+                        citus::fence_relations().map_err(|error| Report::from(&error))?;
+                    lock(relations.node);
+                    lock(relations.partition);
+                    lock(relations.transaction);
                 }
-                let relations = citus::fence_relations().map_err(|error| Report::from(&error))?;
-                lock(relations.node);
-                lock(relations.partition);
-                lock(relations.transaction);
             }
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
     locked.flatten()
 }
 
@@ -157,22 +168,33 @@ fn local_deadlock_timeout() -> String {
 }
 
 /// What it means that this server did not let something be done.
-pub fn blocked_here(error: Report) -> Failed {
-    if interrupts::terminated() {
+pub fn blocked_here(owner: &Owner, error: Report) -> Failed {
+    if interrupts::terminated() || owner.release_asked() {
         return Failed::Stopped;
     }
     if !is_passing(error.sqlstate) {
         return FenceError::from(error).into();
     }
-    let look = Transaction::begin();
-    let blockers = worker::catch(|| look.with_latest_snapshot(|| blockers::look_here("this node")))
-        .unwrap_or_default();
-    let blockers = match error.detail {
-        Some(detail) if blockers.is_empty() => {
-            vec![format!("on this node: {}", detail.trim_end_matches('.'))]
-        }
-        _ => blockers,
-    };
+    let mut blockers = look_here(owner);
+    if blockers.is_empty() {
+        // The look needs Citus' catalog itself where Citus plans it.
+        let look = Transaction::begin();
+        blockers = worker::catch(citus::keepers).unwrap_or_default();
+        drop(look);
+    }
+    if let (Some(detail), true) = (&error.detail, blockers.is_empty()) {
+        blockers.push(format!("on this node: {}", detail.trim_end_matches('.')));
+    }
     let tells = !blockers.is_empty();
     Failed::ForNow(Reason { what: error.message, blockers, tells })
+}
+
+/// Longest time for a look at who is in the way.
+const LOOK_BOUND: Duration = Duration::from_millis(200);
+
+/// Who is in the way of this node's own locks.
+fn look_here(owner: &Owner) -> Vec<String> {
+    let look = Transaction::begin();
+    let find = || look.with_latest_snapshot(|| blockers::look_here("this node"));
+    look.bounded(LOOK_BOUND, || owner.release_asked(), find).unwrap_or_default()
 }

@@ -69,7 +69,7 @@ fn run_worker(slot: i32, generation: u64) {
     // The nodes fork their processes while this one gets its session.
     let lead = Lead::first(token, &block.terms);
     // Whoever keeps a catalog of the server's to himself does not make this worker deaf to its end.
-    interrupts::cancellable(|| worker::connect(block.database, block.terms.owner));
+    interrupts::cancellable(|| false, || worker::connect(block.database, block.terms.owner));
     IS_CONNECTED.set(true);
     worker::report_activity("citus_fence backup block");
     // Out here, so that an ERROR that unwinds through `run` leaves the sessions to be let go in order.

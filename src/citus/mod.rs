@@ -61,6 +61,18 @@ pub fn read_now<R>(tables: &[&CStr], read: impl FnOnce() -> R) -> Option<R> {
     Some(read())
 }
 
+/// Who keeps tables of the catalog to himself right now.
+pub fn keepers() -> Vec<String> {
+    let mut found = Vec::new();
+    for table in OF_NODES.iter().chain(OF_THIS_NODE) {
+        for pid in lock::catalog_relation(table).map(lock::keepers).unwrap_or_default() {
+            let table = table.to_string_lossy();
+            found.push(format!("on this node, process {pid}, which keeps {table} to itself"));
+        }
+    }
+    found
+}
+
 /// The door through which sessions read the catalog: they wait no longer than `bound` for whoever keeps one of
 /// those tables to himself, and interrupts end that wait.
 pub fn read_within<W: Waiter, R>(

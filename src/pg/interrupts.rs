@@ -76,12 +76,13 @@ fn errno_location() -> *mut c_int {
     }
 }
 
-/// Runs `body`, which SIGINT and SIGTERM can break off with an error.  A cancel that comes too late to
-/// be served is forgotten, so that it does not hit what comes next.
-pub fn cancellable<R>(body: impl FnOnce() -> R) -> R {
+/// Runs `body`, which SIGINT and SIGTERM can break off with an error; not at all if `stop` says so, which whoever
+/// sends a SIGINT has made true before.  A cancel that comes too late to be served is forgotten, so that it does
+/// not hit what comes next.
+pub fn cancellable<R>(stop: impl FnOnce() -> bool, body: impl FnOnce() -> R) -> R {
     let _guard = Cancellable;
     CANCELLABLE.store(true, Ordering::Relaxed);
-    if terminated() {
+    if terminated() || stop() {
         // It came before the handlers knew that it could be served here.
         // SAFETY: flags of this process.
         unsafe {

@@ -108,6 +108,33 @@ impl Drop for Readable {
 
 const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
+/// Processes that keep a relation of this database from its readers.  Found without a query, which might itself
+/// have to read what is kept.
+pub fn keepers(relation: pg_sys::Oid) -> Vec<i32> {
+    const KEEPS: i32 = 1 << pg_sys::AccessExclusiveLock as i32;
+    let context = super::memory::Scratch::new();
+    context.run(|| {
+        // SAFETY: a snapshot of the lock tables, allocated in the current memory context; the array has
+        // the length it says.  The database's number is set once when the session starts.
+        let (locks, database) = unsafe {
+            let data = pg_sys::GetLockStatusData();
+            let locks =
+                std::slice::from_raw_parts((*data).locks, (*data).nelements.max(0) as usize);
+            (locks, pg_sys::MyDatabaseId)
+        };
+        locks
+            .iter()
+            .filter(|lock| {
+                lock.locktag.locktag_type == pg_sys::LockTagType::LOCKTAG_RELATION as u8
+                    && lock.locktag.locktag_field1 == database.to_u32()
+                    && lock.locktag.locktag_field2 == relation.to_u32()
+                    && lock.holdMask & KEEPS != 0
+            })
+            .map(|lock| lock.pid)
+            .collect()
+    })
+}
+
 /// The extension of that name, or `None`.
 pub fn extension(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: as in catalog_relation(); no error for a missing one.

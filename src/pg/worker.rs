@@ -230,10 +230,16 @@ impl Transaction {
     }
 
     /// Runs `body` in it: no wait for a lock lasts longer than `bound`, and a cancel or a termination of the worker
-    /// ends it.  After an error only dropping the transaction is left to do.
-    pub fn bounded<R>(&self, bound: Duration, body: impl FnOnce() -> R) -> Result<R, Report> {
+    /// ends it, and so does the SIGINT of somebody who has made `stop` true.  After an error only dropping the
+    /// transaction is left to do.
+    pub fn bounded<R>(
+        &self,
+        bound: Duration,
+        stop: impl FnOnce() -> bool,
+        body: impl FnOnce() -> R,
+    ) -> Result<R, Report> {
         self.set_lock_timeout(bound);
-        catch(|| interrupts::cancellable(body))
+        catch(|| interrupts::cancellable(stop, body))
     }
 
     /// Runs `body` in it, under a snapshot taken now, so that its queries see everything committed so far,

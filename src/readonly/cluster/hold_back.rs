@@ -7,7 +7,6 @@ use remote::{Connecting, RemoteError, Waiter};
 use super::ClusterError;
 use super::nodes::{Nodes, connect_timeout};
 use crate::citus::{self, Roster};
-use crate::fence::blockers;
 use crate::fence::engine::{Bounds, Home, Others, Silence, attempt};
 use crate::fence::error::{Failed, FenceError, Reason};
 use crate::fence::let_go::let_go;
@@ -135,7 +134,7 @@ impl Home for OverASession<'_> {
 
 fn catalog_is_locked() -> Failed {
     let what = citus::CatalogError::Locked.to_string();
-    let blockers = blockers::look_here("this node");
+    let blockers = citus::keepers();
     let tells = !blockers.is_empty();
     Failed::ForNow(Reason { what, blockers, tells })
 }

@@ -53,7 +53,7 @@ fn a_block_is_not_started_and_says_who_is_in_the_way() {
             assert!(took < Duration::from_secs(2) + SLACK, "{table}: {took:?}");
             let detail = error.detail().unwrap_or_default();
             let hint = error.hint().unwrap_or_default();
-            let tells = detail.contains(&format!("process {pid} ")) || hint.contains("pg_locks");
+            let tells = detail.contains(&format!("process {pid}")) || hint.contains("pg_locks");
             assert!(tells, "{table}: {error:?}");
             drop(keeper);
             prove_usable(&cluster)?;
