@@ -5,6 +5,7 @@ use pgrx::PgSqlErrorCode;
 
 use crate::catalog::CatalogError;
 use crate::fence::error::FenceError;
+use crate::pg::libpq;
 use crate::readonly::cluster::ClusterError;
 use crate::readonly::error::GateError;
 use remote::RemoteError;
@@ -156,11 +157,11 @@ impl From<&FenceError> for Report {
                 .hint("For example: SELECT * FROM citus_backup_restore_point('nightly');"),
             FenceError::WalLevel => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .hint("wal_level must be set to \"replica\" or \"logical\" at server start."),
-            FenceError::NotPreloaded => {
+            FenceError::NotPreloaded => libpq::too_old().unwrap_or_else(|| {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("The block lives in shared memory that is set up when the server starts.")
                     .hint("Add citus_fence to shared_preload_libraries, after citus, and restart the server.")
-            }
+            }),
             FenceError::InRecovery => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail("This server is a standby or still recovering; it holds no write back.")
                 .hint("Call the function on the coordinator's primary."),
@@ -328,14 +329,14 @@ impl From<&GateError> for Report {
                 .hint("The gates are \"client\" and \"internal\"."),
             GateError::NotSuperuser { .. } => Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
                 .hint("Call it as a superuser."),
-            GateError::NotPreloaded => {
+            GateError::NotPreloaded => libpq::too_old().unwrap_or_else(|| {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("Writers pass the gate only where the server was started with the library.")
                     .hint(
                         "Add citus_fence to shared_preload_libraries, behind citus if that is there, \
                          and restart the server.",
                     )
-            }
+            }),
             GateError::LoadOrder => Report::new(ERRCODE_CONFIG_FILE_ERROR, message)
                 .detail(
                     "A writer has to be turned away before Citus commits any part of its transaction on \

@@ -29,11 +29,16 @@ pub extern "C-unwind" fn _PG_init() {
     let preloading = pg::process::is_preloading();
     guc::define(preloading);
     embedded::init();
-    if preloading {
-        pg::process::reserve_setting_prefix();
-        pg::shmem::install(SHARED);
-        pg::hooks::install();
+    if !preloading {
+        return;
     }
+    pg::process::reserve_setting_prefix();
+    if let Some(report) = pg::libpq::too_old() {
+        pg::elog::emit(PgLogLevel::WARNING, &report);
+        return;
+    }
+    pg::shmem::install(SHARED);
+    pg::hooks::install();
 }
 
 pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);

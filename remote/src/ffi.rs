@@ -1,4 +1,4 @@
-//! The only unsafe code of this module: libpq through `libpq-sys`, and poll(2).
+//! The only unsafe code of this crate: libpq, and poll(2).
 //!
 //! What every block relies on:
 //! * A [`LibPq`] owns its `PGconn`, which is never null and freed only by its Drop; `&mut self`
@@ -9,12 +9,12 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
-
-use libpq_sys as pq;
 
 use crate::conninfo::ConnParams;
 use crate::pq::{
@@ -24,18 +24,116 @@ use crate::pq::{
 use crate::reply::ResultSet;
 use crate::wait::Interest;
 
-/// The same functions as in `libpq_sys`, but with their enums as plain integers: a libpq that is
-/// newer than the headers of the build may return values the generated enums do not have, and such
-/// a value in a Rust enum is undefined behaviour.
-mod raw {
-    use super::{c_int, pq};
+/// What is used of `libpq-fe.h`, written down by hand: these few prototypes are the same in every
+/// libpq since PostgreSQL 9.6, and so nothing has to be generated at build time, which would need
+/// libpq's headers and a libclang that the generator knows.
+///
+/// Enums are plain integers here: a libpq that is newer than this list may return values that it
+/// does not have, and such a value in a Rust enum is undefined behaviour.
+#[allow(non_snake_case, clippy::upper_case_acronyms)]
+mod pq {
+    use super::{c_char, c_int, c_uint, c_void};
 
-    // SAFETY: libpq's prototypes, but for the enums, which are C ints for every ABI in question.
+    /// A connection; only libpq looks inside.
+    #[repr(C)]
+    pub(super) struct PGconn {
+        opaque: [u8; 0],
+    }
+
+    /// A result; only libpq looks inside.
+    #[repr(C)]
+    pub(super) struct PGresult {
+        opaque: [u8; 0],
+    }
+
+    /// One option of a connection string.
+    #[repr(C)]
+    pub(super) struct PQconninfoOption {
+        pub(super) keyword: *mut c_char,
+        envvar: *mut c_char,
+        compiled: *mut c_char,
+        pub(super) val: *mut c_char,
+        label: *mut c_char,
+        dispchar: *mut c_char,
+        dispsize: c_int,
+    }
+
+    pub(super) type PQnoticeReceiver = unsafe extern "C" fn(*mut c_void, *const PGresult);
+
+    /// `PGVerbosity`: everything there is.
+    pub(super) const PQERRORS_VERBOSE: c_uint = 2;
+
+    // Codes of the fields of an error, from postgres_ext.h.
+    pub(super) const PG_DIAG_SEVERITY_NONLOCALIZED: u8 = b'V';
+    pub(super) const PG_DIAG_SQLSTATE: u8 = b'C';
+    pub(super) const PG_DIAG_MESSAGE_PRIMARY: u8 = b'M';
+    pub(super) const PG_DIAG_MESSAGE_DETAIL: u8 = b'D';
+    pub(super) const PG_DIAG_MESSAGE_HINT: u8 = b'H';
+
+    // SAFETY: libpq's prototypes.
     unsafe extern "C" {
-        pub(super) fn PQstatus(conn: *const pq::PGconn) -> c_int;
-        pub(super) fn PQconnectPoll(conn: *mut pq::PGconn) -> c_int;
-        pub(super) fn PQtransactionStatus(conn: *const pq::PGconn) -> c_int;
-        pub(super) fn PQresultStatus(result: *const pq::PGresult) -> c_int;
+        pub(super) fn PQlibVersion() -> c_int;
+
+        pub(super) fn PQconnectStartParams(
+            keywords: *const *const c_char,
+            values: *const *const c_char,
+            expand_dbname: c_int,
+        ) -> *mut PGconn;
+        pub(super) fn PQconnectPoll(conn: *mut PGconn) -> c_int;
+        pub(super) fn PQfinish(conn: *mut PGconn);
+        pub(super) fn PQstatus(conn: *const PGconn) -> c_int;
+        pub(super) fn PQtransactionStatus(conn: *const PGconn) -> c_int;
+        pub(super) fn PQerrorMessage(conn: *const PGconn) -> *const c_char;
+        pub(super) fn PQsocket(conn: *const PGconn) -> c_int;
+        pub(super) fn PQbackendPID(conn: *const PGconn) -> c_int;
+        pub(super) fn PQconnectionNeedsPassword(conn: *const PGconn) -> c_int;
+        pub(super) fn PQsetErrorVerbosity(conn: *mut PGconn, verbosity: c_uint) -> c_uint;
+        pub(super) fn PQsetNoticeReceiver(
+            conn: *mut PGconn,
+            receiver: Option<PQnoticeReceiver>,
+            argument: *mut c_void,
+        ) -> Option<PQnoticeReceiver>;
+
+        pub(super) fn PQsetnonblocking(conn: *mut PGconn, nonblocking: c_int) -> c_int;
+        pub(super) fn PQsendQuery(conn: *mut PGconn, command: *const c_char) -> c_int;
+        pub(super) fn PQsendQueryParams(
+            conn: *mut PGconn,
+            command: *const c_char,
+            count: c_int,
+            types: *const c_uint,
+            values: *const *const c_char,
+            lengths: *const c_int,
+            formats: *const c_int,
+            result_format: c_int,
+        ) -> c_int;
+        pub(super) fn PQflush(conn: *mut PGconn) -> c_int;
+        pub(super) fn PQconsumeInput(conn: *mut PGconn) -> c_int;
+        pub(super) fn PQisBusy(conn: *mut PGconn) -> c_int;
+        pub(super) fn PQgetResult(conn: *mut PGconn) -> *mut PGresult;
+
+        pub(super) fn PQresultStatus(result: *const PGresult) -> c_int;
+        pub(super) fn PQresultErrorMessage(result: *const PGresult) -> *const c_char;
+        pub(super) fn PQresultErrorField(result: *const PGresult, code: c_int) -> *const c_char;
+        pub(super) fn PQntuples(result: *const PGresult) -> c_int;
+        pub(super) fn PQnfields(result: *const PGresult) -> c_int;
+        pub(super) fn PQfname(result: *const PGresult, column: c_int) -> *const c_char;
+        pub(super) fn PQgetvalue(
+            result: *const PGresult,
+            row: c_int,
+            column: c_int,
+        ) -> *const c_char;
+        pub(super) fn PQgetisnull(result: *const PGresult, row: c_int, column: c_int) -> c_int;
+        // Declared without const there, and only reading.
+        pub(super) fn PQcmdStatus(result: *mut PGresult) -> *const c_char;
+        pub(super) fn PQcmdTuples(result: *mut PGresult) -> *const c_char;
+        pub(super) fn PQclear(result: *mut PGresult);
+
+        pub(super) fn PQconninfoParse(
+            conninfo: *const c_char,
+            message: *mut *mut c_char,
+        ) -> *mut PQconninfoOption;
+        pub(super) fn PQconninfoFree(options: *mut PQconninfoOption);
+        pub(super) fn PQfreemem(memory: *mut c_void);
     }
 }
 
@@ -105,14 +203,14 @@ impl Pq for LibPq {
         unsafe {
             let argument = this.last_words.as_ptr().cast::<c_void>();
             pq::PQsetNoticeReceiver(conn.as_ptr(), Some(keep_last_words), argument);
-            pq::PQsetErrorVerbosity(conn.as_ptr(), pq::PGVerbosity::PQERRORS_VERBOSE);
+            pq::PQsetErrorVerbosity(conn.as_ptr(), pq::PQERRORS_VERBOSE);
         }
         Ok(this)
     }
 
     fn connect_poll(&mut self) -> PollStep {
         // SAFETY: see the head of the file.
-        match unsafe { raw::PQconnectPoll(self.conn.as_ptr()) } {
+        match unsafe { pq::PQconnectPoll(self.conn.as_ptr()) } {
             POLLING_READING => PollStep::Read,
             POLLING_WRITING => PollStep::Write,
             POLLING_OK => PollStep::Ready,
@@ -128,7 +226,7 @@ impl Pq for LibPq {
 
     fn status(&self) -> ConnStatus {
         // SAFETY: see the head of the file.
-        match unsafe { raw::PQstatus(self.conn.as_ptr()) } {
+        match unsafe { pq::PQstatus(self.conn.as_ptr()) } {
             CONNECTION_OK => ConnStatus::Ok,
             CONNECTION_BAD => ConnStatus::Bad,
             CONNECTION_STARTED | CONNECTION_NEEDED => ConnStatus::Reaching,
@@ -148,7 +246,7 @@ impl Pq for LibPq {
 
     fn transaction_status(&self) -> TransactionStatus {
         // SAFETY: see the head of the file.
-        match unsafe { raw::PQtransactionStatus(self.conn.as_ptr()) } {
+        match unsafe { pq::PQtransactionStatus(self.conn.as_ptr()) } {
             TRANSACTION_IDLE => TransactionStatus::Idle,
             TRANSACTION_ACTIVE => TransactionStatus::Active,
             TRANSACTION_INTRANS => TransactionStatus::InTransaction,
@@ -277,7 +375,7 @@ impl OwnedResult {
     /// A copy as plain values.
     fn to_plain(&self) -> PqResult {
         // SAFETY: see the head of the file.
-        match unsafe { raw::PQresultStatus(self.0.as_ptr()) } {
+        match unsafe { pq::PQresultStatus(self.0.as_ptr()) } {
             RESULT_EMPTY_QUERY | RESULT_COMMAND_OK | RESULT_TUPLES_OK => {
                 PqResult::Set(self.to_set())
             }
@@ -395,6 +493,33 @@ pub(super) fn parse_conninfo(conninfo: &CStr) -> Option<Vec<(String, String)>> {
         }
     }
     Some(pairs)
+}
+
+/// The libpq that this process has loaded, which need not be the one it was linked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedLibPq {
+    /// The PostgreSQL release it comes with.
+    pub major: u32,
+    /// The file it is in, where the loader knows.
+    pub file: Option<PathBuf>,
+}
+
+/// Which libpq the calls of this crate go to.
+#[must_use]
+pub fn loaded_libpq() -> LoadedLibPq {
+    // SAFETY: reads a constant.
+    let version = unsafe { pq::PQlibVersion() };
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    let symbol = pq::PQlibVersion as unsafe extern "C" fn() -> c_int;
+    // SAFETY: any address may be asked for. What is filled in is the loader's own text, which lives as
+    // long as the library, and it is copied.
+    let file = unsafe {
+        let found = libc::dladdr(symbol as *const c_void, info.as_mut_ptr());
+        let name = info.assume_init().dli_fname;
+        (found != 0 && !name.is_null())
+            .then(|| PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())))
+    };
+    LoadedLibPq { major: u32::try_from(version / 10_000).unwrap_or(0), file }
 }
 
 /// Sockets for poll(2), kept from call to call.

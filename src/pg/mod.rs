@@ -12,6 +12,7 @@ pub mod guc;
 pub mod hooks;
 pub mod ident;
 pub mod interrupts;
+pub mod libpq;
 pub mod lock;
 pub mod memory;
 pub mod process;

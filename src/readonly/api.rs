@@ -35,7 +35,7 @@ mod citus_fence {
         AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, name,
         or_raise,
     };
-    use crate::pg::text_sql;
+    use crate::pg::{libpq, text_sql};
     use crate::readonly::gate;
     use crate::readonly::policy::Gate;
     use pgrx::{pg_extern, search_path};
@@ -60,6 +60,7 @@ mod citus_fence {
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn commands_in_steps() -> TableIterator<'static, (name!(pid, i32),)> {
+        libpq::require();
         let processes = AREA.in_steps().into_iter().map(|process| (process.pid,));
         TableIterator::new(processes.collect::<Vec<_>>())
     }

@@ -8,9 +8,9 @@ use super::{ClusterError, switch};
 use crate::catalog;
 use crate::errors::Report;
 use crate::fence::parse_lsn;
-use crate::pg::elog;
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
+use crate::pg::{elog, libpq};
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
@@ -39,6 +39,7 @@ fn citus_cluster_read_only_status() -> TableIterator<
         name!(error, Option<String>),
     ),
 > {
+    libpq::require();
     or_raise(catalog::require_coordinator().map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read());
     let replies = switch::ask_all(
