@@ -1,8 +1,6 @@
 # What a newcomer types.  Each target installs what a fresh Debian machine lacks, says so, and is quick
-# the second time.  PG_CONFIG chooses the PostgreSQL.
-
-PG_CONFIG ?= pg_config
-export PG_CONFIG
+# the second time.  PG_CONFIG chooses the PostgreSQL; where nobody sets it, it is the pg_config in the path
+# and stays unset, so that make and cargo build the same things.
 
 .PHONY: help deps build install test test-all quick lint demo bench clean
 

@@ -39,14 +39,19 @@ pub extern "C-unwind" fn _PG_init() {
     fence::under_way::wire(UNDER_WAY);
     guc::define(preloading, gate::is_read_only);
     embedded::init();
-    pg::worker::install(WORKERS);
-    if preloading {
-        pg::process::reserve_setting_prefix();
-        pg::shmem::install(SHARED);
-        gate::hooks::require_load_order();
-        pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
-        pg::hooks::install(gate::hooks::WATCH);
+    if !preloading {
+        return;
     }
+    pg::process::reserve_setting_prefix();
+    if let Some(report) = pg::libpq::too_old() {
+        pg::elog::emit(PgLogLevel::WARNING, &report);
+        return;
+    }
+    pg::worker::install(WORKERS);
+    pg::shmem::install(SHARED);
+    gate::hooks::require_load_order();
+    pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
+    pg::hooks::install(gate::hooks::WATCH);
 }
 
 pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);

@@ -1,4 +1,4 @@
-//! The only unsafe code of this module: libpq through `libpq-sys`, and poll(2).
+//! The only unsafe code of this crate: libpq through `libpq-sys`, and poll(2).
 //!
 //! What every block relies on:
 //! * A [`LibPq`] owns its `PGconn`, which is never null and freed only by its Drop; `&mut self`
@@ -9,8 +9,10 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -407,6 +409,33 @@ pub(super) fn parse_conninfo(conninfo: &CStr) -> Option<Vec<(String, String)>> {
         }
     }
     Some(pairs)
+}
+
+/// The libpq that this process has loaded, which need not be the one it was linked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedLibPq {
+    /// The PostgreSQL release it comes with.
+    pub major: u32,
+    /// The file it is in, where the loader knows.
+    pub file: Option<PathBuf>,
+}
+
+/// Which libpq the calls of this crate go to.
+#[must_use]
+pub fn loaded_libpq() -> LoadedLibPq {
+    // SAFETY: reads a constant.
+    let version = unsafe { pq::PQlibVersion() };
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    let symbol = pq::PQlibVersion as unsafe extern "C" fn() -> c_int;
+    // SAFETY: any address may be asked for. What is filled in is the loader's own text, which lives as
+    // long as the library, and it is copied.
+    let file = unsafe {
+        let found = libc::dladdr(symbol as *const c_void, info.as_mut_ptr());
+        let name = info.assume_init().dli_fname;
+        (found != 0 && !name.is_null())
+            .then(|| PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())))
+    };
+    LoadedLibPq { major: u32::try_from(version / 10_000).unwrap_or(0), file }
 }
 
 /// Sockets for poll(2), kept from call to call.

@@ -75,7 +75,7 @@ pub use conninfo::{ConnInfoError, ConnParams, base_params, program_params};
 pub use deadline::{Deadline, Pause, pause};
 pub use error::RemoteError;
 pub use fanout::{Begun, Connecting, Target, connect_all, run_all};
-pub use ffi::LibPq;
+pub use ffi::{LibPq, LoadedLibPq, loaded_libpq};
 pub use node::NodeLabel;
 pub use poll::PollWaiter;
 pub use pq::{

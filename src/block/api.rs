@@ -191,11 +191,13 @@ fn citus_backup_restore_point(
 mod citus_fence {
     use super::{Lsn, TableIterator, ident, name, or_raise, wal};
     use crate::block::error::BlockError;
+    use crate::pg::libpq;
     use pgrx::{pg_extern, search_path};
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn flush_wal() -> Lsn {
+        libpq::require();
         if ident::in_recovery() {
             or_raise(Err::<(), _>(BlockError::InRecovery));
         }
@@ -208,6 +210,7 @@ mod citus_fence {
         'static,
         (name!(lsn, Lsn), name!(system_identifier, i64), name!(timeline, i64)),
     > {
+        libpq::require();
         if ident::in_recovery() {
             or_raise(Err::<(), _>(BlockError::InRecovery));
         }

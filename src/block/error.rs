@@ -1,5 +1,6 @@
 //! What can go wrong with a block.
 
+use crate::pg::libpq;
 use crate::report::Report;
 use pgrx::PgSqlErrorCode;
 
@@ -155,11 +156,11 @@ impl From<&BlockError> for Report {
                 .hint("For example: SELECT * FROM citus_backup_restore_point('nightly');"),
             BlockError::WalLevel => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .hint("wal_level must be set to \"replica\" or \"logical\" at server start."),
-            BlockError::NotPreloaded => {
+            BlockError::NotPreloaded => libpq::too_old().unwrap_or_else(|| {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("The block lives in shared memory that is set up when the server starts.")
                     .hint("Add citus_fence to shared_preload_libraries, after citus, and restart the server.")
-            }
+            }),
             BlockError::InRecovery => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail("This server is a standby or still recovering; it holds no write back.")
                 .hint("Call the function on the coordinator's primary."),

@@ -8,34 +8,41 @@ use pgrx::prelude::*;
 
 use super::error::{EmbeddedError, or_raise};
 use super::{distribute, execute, nodes, recovery};
+use crate::pg::libpq;
 
 #[pg_extern(sql = false)]
 fn citus_set_coordinator_host(host: &str, port: i32) {
+    libpq::require();
     or_raise(nodes::set_coordinator_host(host, port));
 }
 
 #[pg_extern(sql = false)]
 fn citus_add_node(nodename: &str, nodeport: i32) -> i32 {
+    libpq::require();
     or_raise(nodes::add_node(nodename, nodeport))
 }
 
 #[pg_extern(sql = false)]
 fn citus_add_inactive_node(nodename: &str, nodeport: i32) -> i32 {
+    libpq::require();
     or_raise(nodes::add_inactive_node(nodename, nodeport))
 }
 
 #[pg_extern(sql = false)]
 fn citus_activate_node(nodename: &str, nodeport: i32) -> i32 {
+    libpq::require();
     or_raise(nodes::activate_node(nodename, nodeport))
 }
 
 #[pg_extern(sql = false)]
 fn citus_disable_node(nodename: &str, nodeport: i32) {
+    libpq::require();
     or_raise(nodes::disable_node(nodename, nodeport));
 }
 
 #[pg_extern(sql = false)]
 fn citus_remove_node(nodename: &str, nodeport: i32) {
+    libpq::require();
     or_raise(nodes::remove_node(nodename, nodeport));
 }
 
@@ -46,6 +53,7 @@ fn create_distributed_table(
     shard_count: i32,
     colocate_with: &str,
 ) {
+    libpq::require();
     or_raise(distribute::create_distributed_table(
         table_name,
         distribution_column,
@@ -56,11 +64,13 @@ fn create_distributed_table(
 
 #[pg_extern(sql = false)]
 fn column_name_to_column(table_name: Oid, column_name: &str) -> String {
+    libpq::require();
     or_raise(distribute::column_name_to_column(table_name, column_name))
 }
 
 #[pg_extern(sql = false)]
 fn pg_dist_execute(rel: Option<Oid>, key: Option<&str>, command: Option<&str>) -> i64 {
+    libpq::require();
     or_raise(required(rel, "rel").and_then(|rel| {
         rows(execute::on_key(rel, required(key, "key")?, required(command, "command")?)?)
     }))
@@ -68,6 +78,7 @@ fn pg_dist_execute(rel: Option<Oid>, key: Option<&str>, command: Option<&str>) -
 
 #[pg_extern(sql = false)]
 fn pg_dist_execute_all(rel: Option<Oid>, command: Option<&str>) -> i64 {
+    libpq::require();
     or_raise(
         required(rel, "rel")
             .and_then(|rel| rows(execute::on_all(rel, required(command, "command")?)?)),
@@ -76,6 +87,7 @@ fn pg_dist_execute_all(rel: Option<Oid>, command: Option<&str>) -> i64 {
 
 #[pg_extern(sql = false)]
 fn recover_prepared_transactions() -> i32 {
+    libpq::require();
     or_raise(recovery::recover())
 }
 

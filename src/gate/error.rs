@@ -2,6 +2,7 @@
 
 use pgrx::PgSqlErrorCode;
 
+use crate::pg::libpq;
 use crate::report::Report;
 
 /// One variant per kind; each has its SQLSTATE, detail and hint below.
@@ -109,14 +110,14 @@ impl From<&GateError> for Report {
                 .hint("The gates are \"client\" and \"internal\"."),
             GateError::NotSuperuser { .. } => Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
                 .hint("Call it as a superuser."),
-            GateError::NotPreloaded => {
+            GateError::NotPreloaded => libpq::too_old().unwrap_or_else(|| {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("Writers pass the gate only where the server was started with the library.")
                     .hint(
                         "Add citus_fence to shared_preload_libraries, behind citus if that is there, \
                          and restart the server.",
                     )
-            }
+            }),
             GateError::LoadOrder => Report::new(ERRCODE_CONFIG_FILE_ERROR, message)
                 .detail(
                     "A writer has to be turned away before Citus commits any part of its transaction on \

@@ -29,6 +29,7 @@ pub mod guc;
 pub mod hooks;
 pub mod ident;
 pub mod interrupts;
+pub mod libpq;
 pub mod library;
 pub mod lock;
 pub mod memory;

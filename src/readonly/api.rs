@@ -36,7 +36,7 @@ mod citus_fence {
         or_raise,
     };
     use crate::gate::{Gate, passing};
-    use crate::pg::text_sql;
+    use crate::pg::{libpq, text_sql};
     use pgrx::{pg_extern, search_path};
 
     #[pg_extern(volatile, parallel_unsafe)]
@@ -59,6 +59,7 @@ mod citus_fence {
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn commands_in_steps() -> TableIterator<'static, (name!(pid, i32),)> {
+        libpq::require();
         let processes = AREA.in_steps().into_iter().map(|process| (process.pid,));
         TableIterator::new(processes.collect::<Vec<_>>())
     }

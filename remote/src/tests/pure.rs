@@ -156,3 +156,12 @@ fn sqlstates() {
     }
     assert_eq!(SqlState::parse("28P01").unwrap().as_str(), "28P01");
 }
+
+#[test]
+fn the_loaded_libpq_is_named() {
+    let loaded = loaded_libpq();
+    assert!(loaded.major >= 15, "{loaded:?}");
+    let file = loaded.file.expect("a file");
+    let name = file.file_name().expect("a name").to_string_lossy();
+    assert!(name.starts_with("libpq.so"), "{}", file.display());
+}

@@ -5,9 +5,9 @@ use pgrx::{name, pg_extern, search_path};
 
 use super::nodes::{Nodes, require_coordinator};
 use super::{ClusterError, switch};
-use crate::pg::elog;
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
+use crate::pg::{elog, libpq};
 use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -37,6 +37,7 @@ fn citus_cluster_read_only_status() -> TableIterator<
         name!(error, Option<String>),
     ),
 > {
+    libpq::require();
     let mut waiter = interruptible();
     or_raise(require_coordinator(&mut waiter).map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read(&mut waiter));
