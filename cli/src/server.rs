@@ -29,6 +29,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(35);
 /// How long a cancel may take that is on the way out.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
+/// How long the end of the transaction is waited for.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
 /// Begins the transaction. What follows it is found by name in pg_catalog only, and shows times as UTC.
 ///
 /// `deadlock_timeout` is left alone: only a superuser may set it, and what is asked here takes no
@@ -91,9 +94,11 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Ends the transaction and the session. An error of this changes nothing about what was asked.
+    /// Ends the transaction and the session. An error of this changes nothing about what was asked,
+    /// and a server that has stopped answering does not hold it back.
     pub fn close(mut self) {
-        let _ = self.ask("end", "ROLLBACK");
+        let deadline = Deadline::after(&self.waiter, CLOSE_TIME);
+        let _ = self.session.run(&mut self.waiter, Command::new("end", "ROLLBACK"), deadline);
     }
 
     /// Cancels what is still under way, if anything is. A signal does not stop this; a second one

@@ -58,6 +58,10 @@ fn masked<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> String {
 
 /// Whether a word may be, or hold, a connection string with a password.
 fn looks_secret(word: &str) -> bool {
+    if word.starts_with("--") && !word.contains('=') {
+        // The name of an option.
+        return false;
+    }
     let word = word.to_ascii_lowercase();
     word.contains("://") || ["password", "secret", "key"].iter().any(|part| word.contains(part))
 }
@@ -88,6 +92,8 @@ mod tests {
 
     #[test]
     fn other_words_are() {
+        let text = complaint(&["citus-fence", "status", "--no-pasword"]);
+        assert!(text.contains("'--no-pasword'") && text.contains("'--no-password'"), "{text}");
         let text = complaint(&["citus-fence", "statsu"]);
         assert!(text.contains("statsu") && text.contains("status"), "{text}");
         let text = complaint(&["citus-fence", "status", "--connect-timeout", "10"]);
