@@ -10,10 +10,10 @@ help: ## this list
 deps: ## install the packages and tools that are missing
 	@ci/deps
 
-build: deps ## compile the extension and the tests
+build: deps ## compile the extension, the command and the tests
 	cargo build --workspace --all-targets
 
-install: deps ## install the extension (optimised) into the PostgreSQL of PG_CONFIG
+install: deps ## install the extension and the command (optimised) into the PostgreSQL of PG_CONFIG
 	@ci/install release
 
 test: deps ## run every test: embedded catalog, and Citus where it is installed

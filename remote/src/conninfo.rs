@@ -115,6 +115,14 @@ impl ConnParams {
         Ok(())
     }
 
+    /// Sets everything that other parameters say, over what is there.
+    pub fn merge(&mut self, other: &ConnParams) -> &mut Self {
+        for (keyword, value) in &other.0 {
+            self.set(keyword, value);
+        }
+        self
+    }
+
     /// The parameters as C strings, for libpq.
     pub(super) fn to_c(&self) -> Result<Vec<(CString, CString)>, ConnInfoError> {
         let to_c = |(keyword, value): &(String, String)| {

@@ -1,0 +1,223 @@
+//! What can go wrong, each with what to do, and how it is told.
+
+use std::io;
+
+use remote::{ConnInfoError, RemoteError};
+use serde::Serialize;
+
+use crate::exit::Exit;
+
+/// Why the program ends without having done what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// `--dbname` is to be a connection string and is none.
+    #[error("--dbname: {0}")]
+    BadConnInfo(ConnInfoError),
+    /// A session failed, or what was asked in it.
+    #[error("{0}")]
+    Remote(#[from] RemoteError),
+    /// A signal.
+    #[error("ended by {signal}")]
+    ToldToStop {
+        /// Its name.
+        signal: &'static str,
+    },
+    /// The extension is not in the database.
+    #[error("the extension citus_fence does not exist in database \"{database}\" of {server}")]
+    NoExtension {
+        /// Where.
+        server: String,
+        /// The database.
+        database: String,
+        /// Whether its files are there.
+        available: bool,
+    },
+    /// The database is not distributed.
+    #[error("database \"{database}\" of {server} has no Citus catalog")]
+    NoCatalog {
+        /// Where.
+        server: String,
+        /// The database.
+        database: String,
+    },
+    /// Asked the wrong node.
+    #[error("{server} is a worker (group {group}), and only the coordinator knows of a block")]
+    Worker {
+        /// Where.
+        server: String,
+        /// Its group.
+        group: i32,
+        /// Host and port of the coordinator, where the worker knows.
+        coordinator: Option<(String, i32)>,
+    },
+    /// Asked a standby.
+    #[error("{server} is a standby, and only the coordinator's primary knows of a block")]
+    Standby {
+        /// Where.
+        server: String,
+    },
+    /// Standard output takes nothing.
+    #[error("could not write to standard output: {0}")]
+    Output(io::Error),
+    /// No handler for signals.
+    #[error("could not listen to signals: {0}")]
+    Signals(io::Error),
+}
+
+/// A failure as it is told: in lines, or as one JSON object.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// What went wrong, with the names of the server and of what was asked.
+    pub message: String,
+    /// More of it.
+    pub detail: Option<String>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// The server's SQLSTATE, if a server spoke.
+    pub sqlstate: Option<String>,
+    /// The exit code.
+    pub exit_code: u8,
+}
+
+impl Failure {
+    /// The exit code it ends the program with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Failure::BadConnInfo(_) => Exit::WrongUse,
+            Failure::Remote(_)
+            | Failure::ToldToStop { .. }
+            | Failure::NoExtension { .. }
+            | Failure::NoCatalog { .. }
+            | Failure::Worker { .. }
+            | Failure::Standby { .. }
+            | Failure::Output(_)
+            | Failure::Signals(_) => Exit::Failed,
+        }
+    }
+
+    /// How it is told.
+    pub fn report(&self) -> Report {
+        let server = match self {
+            Failure::Remote(error) => error.server_error(),
+            _ => None,
+        };
+        let sqlstate = match self {
+            Failure::Remote(error) => error.sqlstate().map(str::to_owned),
+            _ => None,
+        };
+        Report {
+            message: self.to_string(),
+            detail: server.and_then(|error| error.detail.clone()),
+            hint: server.and_then(|error| error.hint.clone()).or_else(|| self.hint()),
+            sqlstate,
+            exit_code: self.exit().code(),
+        }
+    }
+
+    /// What to do.
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Failure::BadConnInfo(_) => {
+                "Write it as in psql: \"host=coordinator dbname=shop\" or \
+                 \"postgresql://coordinator/shop\"; \
+                 the same quotes apply."
+            }
+            Failure::Remote(error) => return remote_hint(error).map(str::to_owned),
+            Failure::NoExtension { available: true, .. } => {
+                "Name the distributed database with -d, or, if it is this one, run there on the \
+                 coordinator: CREATE EXTENSION citus_fence;"
+            }
+            Failure::NoExtension { available: false, .. } => {
+                "Its files are not installed on that server: install them on every node, then run on \
+                 the coordinator: CREATE EXTENSION citus_fence;"
+            }
+            Failure::NoCatalog { .. } => "Name the distributed database with -d.",
+            Failure::Worker { coordinator: Some((host, port)), .. } => {
+                return Some(format!("This worker knows the coordinator as: -h {host} -p {port}"));
+            }
+            Failure::Worker { coordinator: None, .. } => "Name the coordinator with -h and -p.",
+            Failure::Standby { .. } => {
+                "Name the primary with -h and -p, or all of them with \
+                 target_session_attrs=read-write in -d."
+            }
+            Failure::ToldToStop { .. } | Failure::Output(_) | Failure::Signals(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What to do about a session that failed, where the server has no hint of its own.
+fn remote_hint(error: &RemoteError) -> Option<&'static str> {
+    match error {
+        RemoteError::Connect { sqlstate: None, .. } => Some(
+            "Is the server running there? -h and -p name it, else PGHOST and PGPORT or the service \
+             file.",
+        ),
+        RemoteError::ConnectTimeout { .. } => {
+            Some("Are host and port right? --connect-timeout allows more time.")
+        }
+        RemoteError::Refused { .. } => Some(
+            "Passwords are taken from .pgpass, PGPASSWORD or the connection string, and never asked \
+             for; pg_hba.conf of the server says who may connect.",
+        ),
+        RemoteError::Timeout { .. } => Some(
+            "The server is overloaded, frozen or out of reach; the question was cancelled as far as \
+             it could be reached.",
+        ),
+        RemoteError::Connect { sqlstate: Some(_), .. }
+        | RemoteError::BadConnInfo { .. }
+        | RemoteError::Query { .. }
+        | RemoteError::Lost { .. }
+        | RemoteError::Resources { .. }
+        | RemoteError::Stopped { .. }
+        | RemoteError::StillBusy { .. }
+        | RemoteError::Closed { .. }
+        | RemoteError::Unexpected { .. }
+        | RemoteError::ZeroByte { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remote::NodeLabel;
+
+    use super::*;
+
+    #[test]
+    fn wrong_use_and_failure_have_different_codes() {
+        assert_eq!(Failure::BadConnInfo(ConnInfoError::Malformed).exit(), Exit::WrongUse);
+        assert_eq!(Failure::ToldToStop { signal: "SIGTERM" }.exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn a_failure_names_its_place_and_what_to_do() {
+        let node = NodeLabel::unregistered("w1", 5432);
+        let refused = Failure::from(RemoteError::Refused {
+            node,
+            message: "no".into(),
+            sqlstate: remote::SqlState::parse("28P01"),
+        });
+        let report = refused.report();
+        assert_eq!(report.message, "w1:5432 refused the connection: no");
+        assert_eq!(report.sqlstate.as_deref(), Some("28P01"));
+        assert!(report.hint.is_some_and(|hint| hint.contains(".pgpass")));
+        let worker = Failure::Worker {
+            server: "w1:1".into(),
+            group: 2,
+            coordinator: Some(("c".into(), 5433)),
+        };
+        assert!(worker.report().hint.is_some_and(|hint| hint.contains("-h c -p 5433")));
+    }
+
+    #[test]
+    fn the_json_form_has_every_field() {
+        let report = Failure::ToldToStop { signal: "SIGINT" }.report();
+        let json = serde_json::to_value(report).expect("JSON");
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "message": "ended by SIGINT", "detail": null, "hint": null, "sqlstate": null, "exit_code": 1
+            })
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! The `citus-fence` command: operations on a Citus cluster that need a write fence.
+//!
+//! ```text
+//! words ──args──> Cli ──status::ask──> Status ──output──> standard output
+//!   │ wrong          │      │                │
+//!   │                │      └─ Failure       └─ findings
+//!   v                v             v                v
+//! WrongUse(2)    Done(0)        Failed(1)       Findings(3)
+//! ```
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `args` | what can be typed, and what `--help` says |
+//! | `units` | durations with units |
+//! | `exit` | the exit codes |
+//! | `failure` | what can go wrong, and how it is told |
+//! | `usage` | words that are no use, told without the secrets in them |
+//! | `output` | standard output and standard error: text or JSON, and a reader that goes away |
+//! | `signals` | INT, TERM and HUP |
+//! | `connection` | from options to libpq's parameters |
+//! | `server` | one session: asked within a time, cancelled and closed on every way out |
+//! | `rows` | from an answer's text to values |
+//! | `status` | the subcommand of that name |
+//!
+//! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
+//! a section of docs/command.md. Only what works is offered.
+
+mod args;
+mod connection;
+mod exit;
+mod failure;
+mod output;
+mod rows;
+mod server;
+mod signals;
+mod status;
+mod units;
+mod usage;
+
+use std::ffi::OsString;
+
+pub use crate::exit::Exit;
+
+use crate::args::{Cli, Task};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::signals::Stop;
+
+/// The whole program, from the words of the command line to the exit code.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let cli = match usage::parse(&words) {
+        Ok(cli) => cli,
+        Err(end) => return end,
+    };
+    let output = Output::new(cli.output.json, cli.output.quiet);
+    if cli.output.verbose {
+        output::log_to_stderr();
+    }
+    match perform(&cli, &output) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit()
+        }
+    }
+}
+
+/// Does what was asked for.
+fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
+    let stop = Stop::listen().map_err(Failure::Signals)?;
+    match &cli.task {
+        Task::Status(args) => status::run(args, &stop, output),
+    }
+}
