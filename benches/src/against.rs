@@ -22,29 +22,20 @@ pub fn block(
     pairs: usize,
     table: &mut Table,
 ) -> Result<()> {
-    let (mut first, mut second) = (latency::Idle::new(new)?, latency::Idle::new(old)?);
+    let mut idle = (latency::Idle::new(new)?, latency::Idle::new(old)?);
     // The first of each fills caches and is not counted.
-    first.once();
-    second.once();
-    let (mut blocks, mut unblocks, mut lockings) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let (new, old) = if round % 2 == 0 {
-            let new = first.once();
-            (new, second.once())
-        } else {
-            let old = second.once();
-            (first.once(), old)
-        };
-        let note = |ratios: &mut Vec<f64>, new: std::time::Duration, old: std::time::Duration| {
-            ratios.push(new.as_secs_f64() / old.as_secs_f64());
-        };
-        note(&mut blocks, new.block, old.block);
-        note(&mut unblocks, new.unblock, old.unblock);
-        note(&mut lockings, new.locking, old.locking);
+    idle.0.once();
+    idle.1.once();
+    let times =
+        turns::pairs(&mut idle, rounds, |(new, _)| Ok(new.once()), |(_, old)| Ok(old.once()))?;
+    drop(idle);
+    for (what, ratios) in [
+        ("block", turns::ratios_of(&times, |times| times.block)),
+        ("unblock", turns::ratios_of(&times, |times| times.unblock)),
+        ("first lock asked for to last lock held", turns::ratios_of(&times, |times| times.locking)),
+    ] {
+        table.interval(&format!("{what}: new / old"), ratios, SAME);
     }
-    table.interval("block: new / old", blocks, SAME);
-    table.interval("unblock: new / old", unblocks, SAME);
-    table.interval("first lock asked for to last lock held: new / old", lockings, SAME);
 
     let mut psqls = (Paced::new(new)?, Paced::new(old)?);
     psqls.0.once()?;
@@ -89,23 +80,21 @@ pub fn gate(engine: Engine, old: &Installation, plan: Plan, table: &mut Table) -
     drop(servers);
 
     for (fsync, how) in [(false, "without fsync"), (true, "as it is")] {
-        let mut new = gate::Idle::start(engine, Server::builder("new"), fsync)?;
         let builder = Server::builder("old").installation(old);
-        let mut old = gate::Idle::start(engine, builder, fsync)?;
-        new.once();
-        old.once();
-        let (mut closings, mut openings) = (Vec::new(), Vec::new());
-        for round in 0..plan.closings {
-            let (new, old) = if round % 2 == 0 {
-                let new = new.once();
-                (new, old.once())
-            } else {
-                let old = old.once();
-                (new.once(), old)
-            };
-            closings.push(new.0.as_secs_f64() / old.0.as_secs_f64());
-            openings.push(new.1.as_secs_f64() / old.1.as_secs_f64());
-        }
+        let mut idle = (
+            gate::Idle::start(engine, Server::builder("new"), fsync)?,
+            gate::Idle::start(engine, builder, fsync)?,
+        );
+        idle.0.once();
+        idle.1.once();
+        let times = turns::pairs(
+            &mut idle,
+            plan.closings,
+            |(new, _)| Ok(new.once()),
+            |(_, old)| Ok(old.once()),
+        )?;
+        let closings = turns::ratios_of(&times, |(closing, _)| *closing);
+        let openings = turns::ratios_of(&times, |(_, opening)| *opening);
         table.interval(&format!("closing an idle gate, {how}: new / old"), closings, SAME);
         table.interval(&format!("opening a gate, {how}: new / old"), openings, SAME);
     }

@@ -1,6 +1,5 @@
 //! A block as somebody sees it who types it into psql with `\timing` on: one every half second, each beside
-//! a floor at the same pace.  By then the machine's caches have forgotten the one before, which is kinder to
-//! neither.
+//! a floor at the same pace.  By then the processor's caches have forgotten the one before.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use test_cluster::{Cluster, Psql, Result};
 
 use crate::figures::Table;
 use crate::floor::Floor;
+use crate::turns;
 
 /// From the beginning of one to that of the next.
 const PACE: Duration = Duration::from_millis(500);
@@ -17,24 +17,22 @@ const PACE: Duration = Duration::from_millis(500);
 pub fn measure(cluster: &Cluster, rounds: usize, table: &mut Table) -> Result<()> {
     let floor = Floor::new(cluster);
     let mut psql = Paced::new(cluster)?;
-    let (mut floors, mut blocks) = (Vec::new(), Vec::new());
     // The first of each fills caches and is not counted.
     psql.once()?;
     floor.once();
-    for round in 0..rounds {
-        for place in 0..2 {
-            if (round + place) % 2 == 0 {
-                psql.beat.wait();
-                floors.push(floor.once());
-            } else {
-                blocks.push(psql.once()?);
-            }
-        }
-    }
+    let times = turns::pairs(
+        &mut psql,
+        rounds,
+        |psql| psql.once(),
+        |psql| {
+            psql.beat.wait();
+            Ok(floor.once())
+        },
+    )?;
+    let (blocks, floors): (Vec<_>, Vec<_>) = times.iter().copied().unzip();
     table.times("floor, one each half second", &floors, "");
     table.times("block as psql times it, one each half second", &blocks, "");
-    let ratio = |(block, floor): (&Duration, &Duration)| block.as_secs_f64() / floor.as_secs_f64();
-    let ratios = blocks.iter().zip(&floors).map(ratio).collect();
+    let ratios = turns::ratios_of(&times, |time| *time);
     table.ratios("the same / its floor, pair by pair", ratios, "p50 <= 1.5");
     Ok(())
 }

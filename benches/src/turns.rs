@@ -1,29 +1,50 @@
 //! Two things in turns, so that what else the machine does hits both alike.
 
 use std::thread;
+use std::time::Duration;
 
 use test_cluster::{Result, Server};
 
 use crate::figures::Table;
 use crate::load::{BOTH, HALF, Load, rate};
 
-/// Ratios of pairs: the first by the second.  Which comes first changes from pair to pair (A B B A), so that
-/// what drifts is for either as often as against it.
-pub fn ratios<S>(
+/// Pairs of what the first gives and the second.  Which comes first changes from pair to pair (A B B A), so
+/// that what drifts is for either as often as against it.
+pub fn pairs<S, T>(
     subject: &mut S,
     pairs: usize,
-    mut first: impl FnMut(&mut S) -> Result<f64>,
-    mut second: impl FnMut(&mut S) -> Result<f64>,
-) -> Result<Vec<f64>> {
+    mut first: impl FnMut(&mut S) -> Result<T>,
+    mut second: impl FnMut(&mut S) -> Result<T>,
+) -> Result<Vec<(T, T)>> {
     (0..pairs)
         .map(|pair| {
             if pair % 2 == 0 {
-                Ok(first(subject)? / second(subject)?)
+                let one = first(subject)?;
+                Ok((one, second(subject)?))
             } else {
                 let other = second(subject)?;
-                Ok(first(subject)? / other)
+                Ok((first(subject)?, other))
             }
         })
+        .collect()
+}
+
+/// The first by the second, of such pairs.
+pub fn ratios<S>(
+    subject: &mut S,
+    count: usize,
+    first: impl FnMut(&mut S) -> Result<f64>,
+    second: impl FnMut(&mut S) -> Result<f64>,
+) -> Result<Vec<f64>> {
+    let pairs = pairs(subject, count, first, second)?;
+    Ok(pairs.into_iter().map(|(first, second)| first / second).collect())
+}
+
+/// The same of one time that both of a pair have.
+pub fn ratios_of<T>(pairs: &[(T, T)], time: impl Fn(&T) -> Duration) -> Vec<f64> {
+    pairs
+        .iter()
+        .map(|(first, second)| time(first).as_secs_f64() / time(second).as_secs_f64())
         .collect()
 }
 
