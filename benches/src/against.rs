@@ -1,13 +1,14 @@
 //! This build beside another: servers of both at the same time, in turns, and for every figure the ratio of
 //! the new to the old with the interval that holds its true median 19 times of 20 (by order statistics).
 
-use test_cluster::{Cluster, Engine, Installation, Result, Server};
+use test_cluster::{Cluster, Engine, Result, Server};
 
 use crate::figures::Table;
 use crate::gate::{self, Plan};
 use crate::instructions::instructions;
 use crate::latency;
 use crate::load::{Tables, restart, server};
+use crate::other_build::Builds;
 use crate::psql::Paced;
 use crate::throughput::{self, Loaded};
 use crate::turns::{self, Rates};
@@ -62,11 +63,11 @@ pub fn block(
 }
 
 /// The gate: pgbench, both with the library, and an idle gate closed and opened.
-pub fn gate(engine: Engine, old: &Installation, plan: Plan, table: &mut Table) -> Result<()> {
+pub fn gate(engine: Engine, builds: &Builds, plan: Plan, table: &mut Table) -> Result<()> {
     let seconds = plan.seconds.to_string();
     let servers = (
-        server(Server::builder("new"), Tables::Plain)?,
-        server(Server::builder("old").installation(old), Tables::Plain)?,
+        server(Server::builder("new").installation(&builds.new), Tables::Plain)?,
+        server(Server::builder("old").installation(&builds.old), Tables::Plain)?,
     );
     restart(&servers.0, engine, true)?;
     restart(&servers.1, engine, true)?;
@@ -80,11 +81,10 @@ pub fn gate(engine: Engine, old: &Installation, plan: Plan, table: &mut Table) -
     drop(servers);
 
     for (fsync, how) in [(false, "without fsync"), (true, "as it is")] {
-        let builder = Server::builder("old").installation(old);
-        let mut idle = (
-            gate::Idle::start(engine, Server::builder("new"), fsync)?,
-            gate::Idle::start(engine, builder, fsync)?,
-        );
+        let start = |name, installation| {
+            gate::Idle::start(engine, Server::builder(name).installation(installation), fsync)
+        };
+        let mut idle = (start("new", &builds.new)?, start("old", &builds.old)?);
         idle.0.once();
         idle.1.once();
         let times = turns::pairs(

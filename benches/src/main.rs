@@ -81,22 +81,25 @@ fn main() -> Result<()> {
         eprintln!("there is no engine {} here", options.engine);
         std::process::exit(2);
     };
-    let other = options.against.as_deref().map(other_build::build).transpose()?;
+    let builds = options.against.as_deref().map(other_build::build).transpose()?;
     let wants = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     let mut table = Table::default();
     if wants("block") {
         println!("{} workers on {}, all on this machine", options.workers, engine.name());
         let describe =
             || Cluster::builder(engine).workers(options.workers).setting("autovacuum", "off");
-        let cluster = describe().build()?;
-        match &other {
+        let cluster = match &builds {
+            None => describe().build()?,
+            Some(builds) => describe().installation(&builds.new).build()?,
+        };
+        match &builds {
             None => {
                 latency::measure(&cluster, options.rounds, &mut table)?;
                 psql::measure(&cluster, options.rounds, &mut table)?;
                 throughput::measure(&cluster, options.pairs, &mut table)?;
             }
-            Some(other) => {
-                let old = describe().installation(other).build()?;
+            Some(builds) => {
+                let old = describe().installation(&builds.old).build()?;
                 against::block((&cluster, &old), options.rounds, options.pairs, &mut table)?;
             }
         }
@@ -111,13 +114,13 @@ fn main() -> Result<()> {
     };
     if wants("gate") {
         println!("a server with and without the library, {}", engine.name());
-        match &other {
+        match &builds {
             None => gate::measure(engine, plan, &mut table)?,
-            Some(other) => against::gate(engine, other, plan, &mut table)?,
+            Some(builds) => against::gate(engine, builds, plan, &mut table)?,
         }
     }
     // That is between the gate and none, whichever build it is of.
-    if wants("partitions") && other.is_none() {
+    if wants("partitions") && builds.is_none() {
         println!("a server with and without the library, 64 partitions, {}", engine.name());
         partitions::measure(engine, plan, &mut table)?;
     }

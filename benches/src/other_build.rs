@@ -2,7 +2,9 @@
 //! target folder and an installation of PostgreSQL of its own, all below `target/against/`.
 //!
 //! That installation is made of links to the real one's files.  Only the server program is a copy, since it
-//! looks for its libraries and extensions by the way from itself to them, with its own links resolved.
+//! looks for its libraries and extensions by the way from itself to them, with its own links resolved.  The build
+//! under test gets such a tree as well: how the kernel keeps a file in memory depends on how it was written, and
+//! that alone made blocks of one build a tenth slower than those of the same build in a copy.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,9 +16,46 @@ use test_cluster::{Error, Installation, Result};
 /// What the extension and its embedded catalog install: of these the installation has only its own.
 const OURS: [&str; 2] = ["citus_fence", "pg_dist"];
 
-/// Builds that commit and installs it.
-pub fn build(commit: &str) -> Result<Installation> {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+/// This build and another, each in an installation of its own.
+pub struct Builds {
+    /// What is installed.
+    pub new: Installation,
+    /// The other commit's.
+    pub old: Installation,
+}
+
+/// Builds that commit, and makes both installations.
+pub fn build(commit: &str) -> Result<Builds> {
+    Ok(Builds { old: build_other(commit)?, new: copy_of_this()? })
+}
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A folder below `target/against/`.
+fn place(name: &str) -> Result<PathBuf> {
+    let place = project().join("target/against").join(name);
+    fs::create_dir_all(&place).map_err(|error| failed("cannot create", &place, &error))?;
+    place.canonicalize().map_err(|error| failed("cannot find", &place, &error))
+}
+
+fn copy_of_this() -> Result<Installation> {
+    let real = Installation::current()?;
+    let this = real.below(&place("this")?.join("root"));
+    for (from, to) in folders(real, &this) {
+        for (name, path) in files(&from)? {
+            if is_ours(&name) {
+                copy(&path, &to.join(name))?;
+            }
+        }
+    }
+    complete(real, &this)?;
+    Ok(this)
+}
+
+fn build_other(commit: &str) -> Result<Installation> {
+    let project = project();
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
         git.arg("-C").arg(&project).args(arguments);
@@ -24,9 +63,7 @@ pub fn build(commit: &str) -> Result<Installation> {
     };
     let hash =
         git(&["rev-parse", "--verify", "--end-of-options", &format!("{commit}^{{commit}}")])?;
-    let place = project.join("target/against").join(&hash[..12]);
-    fs::create_dir_all(&place).map_err(|error| failed("cannot create", &place, &error))?;
-    let place = place.canonicalize().map_err(|error| failed("cannot find", &place, &error))?;
+    let place = place(&hash[..12])?;
     let (tree, root) = (place.join("tree"), place.join("root"));
     if !tree.is_dir() {
         // Forced, for one that `cargo clean` took away is still in git's list.
@@ -38,7 +75,10 @@ pub fn build(commit: &str) -> Result<Installation> {
     println!("building citus_fence as of {} in {}", &hash[..12], tree.display());
     package(real, &tree, &place.join("build"), &root)?;
     let other = real.below(&root);
-    complete(real, &other, &tree)?;
+    for (name, path) in files(&tree.join("sql/pg_dist"))? {
+        copy(&path, &extensions(&other).join(name))?;
+    }
+    complete(real, &other)?;
     Ok(other)
 }
 
@@ -69,18 +109,30 @@ fn package(real: &Installation, tree: &Path, build: &Path, root: &Path) -> Resul
     run(&mut cargo).map(drop)
 }
 
-/// Adds to what was packaged all that a server needs besides.
-fn complete(real: &Installation, other: &Installation, tree: &Path) -> Result<()> {
-    let extensions = |installation: &Installation| installation.sharedir().join("extension");
-    for (from, to) in [
+fn extensions(installation: &Installation) -> PathBuf {
+    installation.sharedir().join("extension")
+}
+
+/// The folders that a server looks into, and which they are in another installation.
+fn folders(real: &Installation, other: &Installation) -> [(PathBuf, PathBuf); 3] {
+    [
         (real.pkglibdir().to_owned(), other.pkglibdir().to_owned()),
         (extensions(real), extensions(other)),
         (real.sharedir().to_owned(), other.sharedir().to_owned()),
-    ] {
+    ]
+}
+
+fn is_ours(name: &str) -> bool {
+    OURS.iter().any(|ours| name.starts_with(ours))
+}
+
+/// Adds to what is ours all that a server needs besides.
+fn complete(real: &Installation, other: &Installation) -> Result<()> {
+    for (from, to) in folders(real, other) {
         fs::create_dir_all(&to).map_err(|error| failed("cannot create", &to, &error))?;
         for (name, path) in files(&from)? {
             let link = to.join(&name);
-            if OURS.iter().any(|ours| name.starts_with(ours)) || link.exists() {
+            if is_ours(&name) || link.exists() {
                 continue;
             }
             // One whose file has gone meanwhile is still there as a link.
@@ -88,16 +140,14 @@ fn complete(real: &Installation, other: &Installation, tree: &Path) -> Result<()
             symlink(&path, &link).map_err(|error| failed("cannot link", &link, &error))?;
         }
     }
-    let mut copies = vec![(real.program("postgres"), other.program("postgres"))];
-    for (name, path) in files(&tree.join("sql/pg_dist"))? {
-        copies.push((path, extensions(other).join(name)));
-    }
-    for (from, to) in copies {
-        let parent = to.parent().unwrap_or(&to);
-        fs::create_dir_all(parent).map_err(|error| failed("cannot create", parent, &error))?;
-        fs::copy(&from, &to).map_err(|error| failed("cannot copy to", &to, &error))?;
-    }
-    Ok(())
+    copy(&real.program("postgres"), &other.program("postgres"))
+}
+
+/// Copies a file into a folder that may have to be made.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let parent = to.parent().unwrap_or(to);
+    fs::create_dir_all(parent).map_err(|error| failed("cannot create", parent, &error))?;
+    fs::copy(from, to).map_err(|error| failed("cannot copy to", to, &error)).map(drop)
 }
 
 /// What is in a folder.
