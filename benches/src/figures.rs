@@ -69,6 +69,16 @@ impl Table {
         ]);
     }
 
+    /// Instructions of two that were counted, or that there is nothing to count them with.
+    pub fn counts(&mut self, what: &str, counts: (Option<f64>, Option<f64>)) {
+        match counts {
+            (Some(first), Some(second)) => {
+                self.note(what, &format!("{first:.0} / {second:.0} = {:.4}", first / second));
+            }
+            _ => self.note(what, "needs valgrind"),
+        }
+    }
+
     /// A figure that stands for itself.
     pub fn note(&mut self, what: &str, value: &str) {
         let nothing = String::new;

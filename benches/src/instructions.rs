@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use test_cluster::{PATIENCE, Result, Server, StopMode, wait_until};
 
-use crate::gate::{Load, tidy};
+use crate::load::{Load, tidy};
 
 /// Transactions of the two sessions whose difference counts: beginning and ending a session costs as much in
 /// both.
@@ -28,9 +28,7 @@ pub fn instructions(server: &Server, load: Load) -> Result<Option<f64>> {
     for (count, transactions) in counted.iter_mut().zip(TRANSACTIONS) {
         let mut client = server.connect()?;
         let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).expect("a number").get(0);
-        for number in 0..transactions {
-            client.batch_execute(&load.statement(number)).expect("a transaction");
-        }
+        load.run(&mut client, transactions);
         drop(client);
         let file = counts.with_extension(pid.to_string());
         *count = wait_until("the counts of a session that has ended", PATIENCE, || {

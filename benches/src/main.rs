@@ -4,23 +4,36 @@
 //! make bench                        # embedded catalog
 //! make bench BENCH_ARGS='--engine citus'
 //! make bench BENCH_ARGS='--only gate'
+//! make bench BENCH_ARGS='--against v0.1.0'      # that commit beside this one, in turns
 //! ```
 //!
 //! | file | question |
 //! | --- | --- |
 //! | `latency.rs` | how long do block and unblock take, and how much of it is the floor |
+//! | `psql.rs` | the same as psql times it, one block each half second |
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
 //! | `gate.rs` | what does the gate cost writers and readers, and how long does closing it take |
+//! | `partitions.rs` | what does it cost where a transaction has more locks than the fast path takes |
 //! | `instructions.rs` | the same in instructions of the processor, which no other load disturbs |
+//! | `load.rs` | pgbench: its transactions, servers for it, its rate |
+//! | `against.rs` | every figure, this build by that of another commit |
+//! | `other_build.rs` | that commit, built and installed beside this one |
+//! | `turns.rs` | pairs in turns |
 //! | `figures.rs` | medians, and the table |
 
+mod against;
 mod figures;
 mod floor;
 mod gate;
 mod instructions;
 mod latency;
+mod load;
+mod other_build;
+mod partitions;
+mod psql;
 mod throughput;
+mod turns;
 
 use clap::Parser;
 use test_cluster::{Cluster, Engine, Result};
@@ -45,7 +58,10 @@ struct Options {
     /// Pairs of intervals of single-shard load, outside and under a block.
     #[arg(long, default_value_t = 10)]
     pairs: usize,
-    /// block or gate; without it both.
+    /// A commit whose build is measured beside this one: every figure is then the ratio of the new to the old.
+    #[arg(long)]
+    against: Option<String>,
+    /// block, gate or partitions; without it all.
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
@@ -65,28 +81,48 @@ fn main() -> Result<()> {
         eprintln!("there is no engine {} here", options.engine);
         std::process::exit(2);
     };
+    let builds = options.against.as_deref().map(other_build::build).transpose()?;
     let wants = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     let mut table = Table::default();
     if wants("block") {
         println!("{} workers on {}, all on this machine", options.workers, engine.name());
-        let cluster = Cluster::builder(engine)
-            .workers(options.workers)
-            .setting("autovacuum", "off")
-            .build()?;
-        latency::measure(&cluster, options.rounds, &mut table)?;
-        throughput::measure(&cluster, options.pairs, &mut table)?;
+        let describe =
+            || Cluster::builder(engine).workers(options.workers).setting("autovacuum", "off");
+        let cluster = match &builds {
+            None => describe().build()?,
+            Some(builds) => describe().installation(&builds.new).build()?,
+        };
+        match &builds {
+            None => {
+                latency::measure(&cluster, options.rounds, &mut table)?;
+                psql::measure(&cluster, options.rounds, &mut table)?;
+                throughput::measure(&cluster, options.pairs, &mut table)?;
+            }
+            Some(builds) => {
+                let old = describe().installation(&builds.old).build()?;
+                against::block((&cluster, &old), options.rounds, options.pairs, &mut table)?;
+            }
+        }
         if options.log {
             print!("{}", cluster.coordinator().log());
         }
     }
+    let plan = gate::Plan {
+        pairs: options.gate_pairs,
+        seconds: options.gate_seconds,
+        closings: options.rounds,
+    };
     if wants("gate") {
         println!("a server with and without the library, {}", engine.name());
-        let plan = gate::Plan {
-            pairs: options.gate_pairs,
-            seconds: options.gate_seconds,
-            closings: options.rounds,
-        };
-        gate::measure(engine, plan, &mut table)?;
+        match &builds {
+            None => gate::measure(engine, plan, &mut table)?,
+            Some(builds) => against::gate(engine, builds, plan, &mut table)?,
+        }
+    }
+    // That is between the gate and none, whichever build it is of.
+    if wants("partitions") && builds.is_none() {
+        println!("a server with and without the library, 64 partitions, {}", engine.name());
+        partitions::measure(engine, plan, &mut table)?;
     }
     print!("{table}");
     Ok(())

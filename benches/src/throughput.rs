@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use test_cluster::postgres::Client;
 use test_cluster::{Cluster, Result};
 
 use crate::figures::Table;
+use crate::turns;
 
 /// Length of one interval.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -14,8 +16,10 @@ const KEYS: i64 = 200;
 
 /// What a client does all the time.
 #[derive(Clone, Copy)]
-enum Load {
+pub enum Load {
+    /// To a row of a shard.
     Write,
+    /// Of such a row.
     Read,
 }
 
@@ -75,43 +79,67 @@ impl Clients {
     }
 }
 
+/// A table of a cluster, and a session that blocks.
+pub struct Loaded<'a> {
+    cluster: &'a Cluster,
+    client: Client,
+}
+
+impl<'a> Loaded<'a> {
+    /// Makes the table.
+    pub fn new(cluster: &'a Cluster) -> Result<Self> {
+        cluster.create_distributed(
+            "CREATE TABLE loaded (id bigint PRIMARY KEY, n bigint)",
+            "loaded",
+            "id",
+            16,
+        )?;
+        let mut client = cluster.connect(0)?;
+        for id in 1..=KEYS {
+            let insert =
+                cluster.shard_sql("loaded", id, &format!("INSERT INTO %s VALUES ({id}, 0)"));
+            client.batch_execute(&insert).expect("an insert");
+        }
+        Ok(Self { cluster, client })
+    }
+
+    /// The clients' rate under a block.
+    fn blocked(&mut self, clients: &Clients) -> f64 {
+        self.client.query_one("SELECT citus_block_writes_for_backup()", &[]).expect("a block");
+        let rate = clients.rate();
+        self.client.query_one("SELECT citus_unblock_writes_for_backup()", &[]).expect("its end");
+        rate
+    }
+
+    /// The rate under a block, of clients that have the machine for themselves.
+    pub fn rate(&mut self, load: Load) -> f64 {
+        let clients = Clients::start(self.cluster, load);
+        let rate = self.blocked(&clients);
+        clients.stop();
+        rate
+    }
+}
+
+/// The loads, and what they are called.
+pub const LOADS: [(Load, &str); 2] = [
+    (Load::Write, "single-shard writes under a block"),
+    (Load::Read, "single-shard reads under a block"),
+];
+
 /// Intervals outside and under a block, in turns; which comes first changes from pair to pair.
 pub fn measure(cluster: &Cluster, pairs: usize, table: &mut Table) -> Result<()> {
-    cluster.create_distributed(
-        "CREATE TABLE loaded (id bigint PRIMARY KEY, n bigint)",
-        "loaded",
-        "id",
-        16,
-    )?;
-    let mut client = cluster.connect(0)?;
-    for id in 1..=KEYS {
-        let insert = cluster.shard_sql("loaded", id, &format!("INSERT INTO %s VALUES ({id}, 0)"));
-        client.batch_execute(&insert).expect("an insert");
-    }
-    for (load, what) in [
-        (Load::Write, "single-shard writes under a block / outside"),
-        (Load::Read, "single-shard reads under a block / outside"),
-    ] {
+    let mut loaded = Loaded::new(cluster)?;
+    for (load, what) in LOADS {
         let clients = Clients::start(cluster, load);
         clients.rate();
-        let mut ratios = Vec::new();
-        for pair in 0..pairs {
-            let mut blocked = || {
-                client.query_one("SELECT citus_block_writes_for_backup()", &[]).expect("a block");
-                let rate = clients.rate();
-                client.query_one("SELECT citus_unblock_writes_for_backup()", &[]).expect("its end");
-                rate
-            };
-            let (blocked, free) = if pair % 2 == 0 {
-                let free = clients.rate();
-                (blocked(), free)
-            } else {
-                (blocked(), clients.rate())
-            };
-            ratios.push(blocked / free);
-        }
+        let ratios = turns::ratios(
+            &mut loaded,
+            pairs,
+            |loaded| Ok(loaded.blocked(&clients)),
+            |_| Ok(clients.rate()),
+        )?;
         clients.stop();
-        table.ratios(what, ratios, "p50 >= 0.95");
+        table.ratios(&format!("{what} / outside"), ratios, "p50 >= 0.95");
     }
     Ok(())
 }

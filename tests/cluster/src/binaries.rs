@@ -21,6 +21,7 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(600);
 pub struct Installation {
     bindir: PathBuf,
     sharedir: PathBuf,
+    pkglibdir: PathBuf,
     version: String,
 }
 
@@ -49,8 +50,21 @@ impl Installation {
         Ok(Installation {
             bindir: ask("--bindir")?.into(),
             sharedir: ask("--sharedir")?.into(),
+            pkglibdir: ask("--pkglibdir")?.into(),
             version: ask("--version")?,
         })
+    }
+
+    /// The same folders below another root.  A server looks for its libraries and extensions by the way from
+    /// its own program to them, so one that is started from there finds those that are there.
+    pub fn below(&self, root: &Path) -> Installation {
+        let place = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        Installation {
+            bindir: place(&self.bindir),
+            sharedir: place(&self.sharedir),
+            pkglibdir: place(&self.pkglibdir),
+            version: self.version.clone(),
+        }
     }
 
     /// The path of one of its programs.
@@ -61,6 +75,16 @@ impl Installation {
     /// Where its programs are.
     pub fn bindir(&self) -> &Path {
         &self.bindir
+    }
+
+    /// Where its extensions and other files of every platform are.
+    pub fn sharedir(&self) -> &Path {
+        &self.sharedir
+    }
+
+    /// Where its loadable libraries are.
+    pub fn pkglibdir(&self) -> &Path {
+        &self.pkglibdir
     }
 
     /// What `pg_config --version` says.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::binaries::Installation;
 use crate::cluster::{Cluster, node_name};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ pub enum PasswordSource {
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
     pub(crate) engine: Engine,
+    pub(crate) installation: Option<Installation>,
     pub(crate) database: String,
     pub(crate) workers: usize,
     pub(crate) standbys: Vec<usize>,
@@ -41,6 +43,7 @@ impl ClusterBuilder {
     pub fn new(engine: Engine) -> ClusterBuilder {
         ClusterBuilder {
             engine,
+            installation: None,
             database: String::from("postgres"),
             workers: 2,
             standbys: Vec::new(),
@@ -58,6 +61,12 @@ impl ClusterBuilder {
     /// How many workers.
     pub fn workers(mut self, workers: usize) -> ClusterBuilder {
         self.workers = workers;
+        self
+    }
+
+    /// Servers of another installation of the same PostgreSQL, with its libraries.
+    pub fn installation(mut self, installation: &Installation) -> ClusterBuilder {
+        self.installation = Some(installation.clone());
         self
     }
 
@@ -166,6 +175,7 @@ impl ClusterBuilder {
     ) -> Options {
         let with_fence = self.fence && !self.without_preload.contains(&node);
         let mut options = Options::new(&node_name(node));
+        options.installation = self.installation.clone();
         options.database = self.database.clone();
         options.preload = self.engine.preload(with_fence);
         options.fsync = self.fsync;

@@ -31,7 +31,7 @@
 //! | `binaries` | the PostgreSQL installation (`PG_CONFIG`) and running its programs |
 //! | `engine` | embedded or Citus, and which of them a test runs on (`CITUS_FENCE_ENGINE`) |
 //! | `extent` | whether a test runs the whole of its matrix (`CITUS_FENCE_TEST_ALL`) |
-//! | `server`, `talk`, `copies` | one server: start, stop, freeze, kill; connect and query; back up, copy, follow |
+//! | `server`, `talk`, `psql`, `copies` | one server: start, stop, freeze, kill; connect and query; psql at work; back up, copy, follow |
 //! | `settings`, `template`, `control_file`, `files` | what a server's data directory is made of |
 //! | `process`, `os_user` | its processes, and the user they run as |
 //! | `ports`, `root_dir` | ports and folders that test processes side by side do not share, and the clean-up (`CITUS_FENCE_KEEP=1` keeps the folders) |
@@ -65,6 +65,7 @@ mod pooler;
 mod ports;
 mod process;
 mod proxy;
+mod psql;
 mod restore;
 mod root_dir;
 mod server;
@@ -94,6 +95,7 @@ pub use ports::PortLease;
 pub use postgres;
 pub use process::{Process, Stopped};
 pub use proxy::Link;
+pub use psql::Psql;
 pub use restore::{ISOLATION, Restore};
 pub use server::{Server, ServerBuilder, StopMode};
 pub use shards::{Placement, ShardRow};

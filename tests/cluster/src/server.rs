@@ -66,6 +66,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Runs the server program of another installation of the same PostgreSQL, with its libraries.
+    pub fn installation(mut self, installation: &Installation) -> ServerBuilder {
+        self.options.installation = Some(installation.clone());
+        self
+    }
+
     /// Adds a library to `shared_preload_libraries`.
     pub fn preload(mut self, library: &str) -> ServerBuilder {
         self.options.preload.push(library.to_owned());
@@ -306,7 +312,7 @@ impl Server {
             .at("cannot open", &log_path)?;
         give_to_server_user(&log_path)?;
         let also_log = log.try_clone().at("cannot open", &log_path)?;
-        let installation = Installation::current()?;
+        let installation = self.options.installation()?;
         let mut command = installation.command_through(runner, "postgres")?;
         command.arg("-D").arg(&data).stdout(Stdio::from(log)).stderr(Stdio::from(also_log));
         if self.options.passfile {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use crate::binaries::Installation;
 use crate::connect::HOST;
 use crate::error::{IoContext, Result};
 use crate::os_user::give_to_server_user;
@@ -18,6 +19,8 @@ const INCLUDE_LINE: &str = "include 'server.conf'";
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) name: String,
+    /// Whose server program runs; without it that of `PG_CONFIG`.
+    pub(crate) installation: Option<Installation>,
     /// The database that connections go to unless told otherwise.
     pub(crate) database: String,
     pub(crate) preload: Vec<String>,
@@ -37,6 +40,7 @@ impl Options {
     pub(crate) fn new(name: &str) -> Options {
         Options {
             name: name.to_owned(),
+            installation: None,
             database: String::from("postgres"),
             preload: Vec::new(),
             fsync: true,
@@ -45,6 +49,14 @@ impl Options {
             password: None,
             passfile: false,
             is_node: false,
+        }
+    }
+
+    /// Where its server program is.
+    pub(crate) fn installation(&self) -> Result<&Installation> {
+        match &self.installation {
+            Some(installation) => Ok(installation),
+            None => Installation::current(),
         }
     }
 

@@ -95,7 +95,7 @@ impl Server {
         let output = script.with_extension("log");
         let log = File::create(&output).at("cannot create", &output)?;
         let also_log = log.try_clone().at("cannot open", &output)?;
-        let installation = Installation::current()?;
+        let installation = self.options().installation()?;
         let mut command = installation.command("postgres")?;
         let status = command
             .arg("--single")
