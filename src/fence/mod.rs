@@ -10,7 +10,7 @@ pub mod party;
 pub mod recovery;
 pub mod retry;
 #[cfg(test)]
-mod scripted;
+pub mod scripted;
 pub mod statements;
 pub mod steps;
 pub mod under_way;

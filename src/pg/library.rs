@@ -18,7 +18,7 @@ pub fn preloaded() -> Vec<String> {
 
 /// The name in an entry of the list, without quotes, directory and ending.
 fn library_name(entry: &str) -> String {
-    let entry = entry.trim().trim_matches('"');
+    let entry = entry.trim().trim_matches(['"', '\'']);
     let file = entry.rsplit('/').next().unwrap_or(entry);
     file.strip_suffix(".so").unwrap_or(file).to_owned()
 }

@@ -148,3 +148,76 @@ impl ClusterError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::STEPS;
+    use crate::fence::engine::{Bounds, Others, Silence, attempt};
+    use crate::fence::error::Failed;
+    use crate::fence::party::Party;
+    use crate::fence::scripted::{ScriptHome, answer, host, nodes, well};
+    use remote::script::{Incoming, Script, ScriptPq, ScriptWaiter, ms, node, sent};
+    use remote::{Connecting, Deadline, PqResult, ResultSet, Target};
+
+    /// The answer of a node on which nobody is in the middle of anything.
+    fn nobody() -> Vec<(u64, Incoming)> {
+        let columns = ["pid", "usename", "age", "what"].map(str::to_owned).to_vec();
+        let command_tag = "SELECT 0".into();
+        let set = ResultSet { columns, rows: vec![], command_tag, affected: 0 };
+        vec![(1, Incoming::Result(PqResult::Set(set))), (1, Incoming::Ready)]
+    }
+
+    /// Runs the list that runs on three nodes, of which the last answers so when it is asked who is in the middle
+    /// of a command; what was done.
+    fn run(last_in_steps: Vec<(u64, Incoming)>) -> (Result<(), Failed>, Vec<String>) {
+        let holder = |index: usize| {
+            let in_steps = if index == 2 { last_in_steps.clone() } else { nobody() };
+            Script::connects(1).answers([answer(1), answer(1), answer(1), in_steps, answer(1)])
+        };
+        let targets: Vec<Target> =
+            (0..3).map(|index| node(&host(index), [holder(index), well(1)])).collect();
+        let mut waiter = ScriptWaiter::default();
+        let deadline = Deadline::after(&waiter, ms(30_000));
+        let connecting = Connecting::start(&waiter, &targets, deadline);
+        let others = Others { nodes: &nodes(3), connecting, in_doubt: &targets };
+        let bounds = Bounds {
+            deadline,
+            connect_timeout: ms(3000),
+            lock_timeout: ms(5000),
+            silence: Silence::AttemptMs(3000),
+        };
+        let mut party = Party::<ScriptPq>::default();
+        let mut home = ScriptHome::default();
+        let outcome = attempt(&mut waiter, STEPS, &mut home, &mut party, others, &bounds);
+        (outcome.map(drop), sent())
+    }
+
+    #[test]
+    fn nothing_is_closed_before_what_it_would_cut_in_half_has_ended() {
+        let (outcome, done) = run(nobody());
+        outcome.expect("closed gates");
+        let first = |what: &str| done.iter().position(|line| line.contains(what)).expect(what);
+        let last = |what: &str| done.iter().rposition(|line| line.contains(what)).expect(what);
+        const CLIENT: &str = "lock_gate('client')";
+        const IN_STEPS: &str = "commands_in_steps()";
+        const RECOVER: &str = "recover_prepared_transactions()";
+        const INTERNAL: &str = "lock_gate('internal')";
+        assert!(last(CLIENT) < first(IN_STEPS), "{done:#?}");
+        assert!(last(IN_STEPS) < first(RECOVER), "{done:#?}");
+        assert!(last(RECOVER) < first(INTERNAL), "{done:#?}");
+        assert!(last(INTERNAL) < first("home: read nodes"), "{done:#?}");
+        for what in [CLIENT, IN_STEPS, RECOVER, INTERNAL] {
+            assert_eq!(done.iter().filter(|line| line.contains(what)).count(), 3, "{what}");
+        }
+        // Whatever holds no gate and no table's lock is none of its business.
+        assert!(!done.iter().any(|line| line.contains("IN EXCLUSIVE MODE")), "{done:#?}");
+    }
+
+    #[test]
+    fn a_command_in_the_middle_of_its_steps_is_named_and_not_cut() {
+        let (outcome, done) = run(answer(1));
+        let Err(Failed::ForNow(reason)) = outcome else { panic!("{outcome:?}") };
+        assert!(reason.tells && reason.blockers.len() == 1, "{reason:?}");
+        assert!(!done.iter().any(|line| line.contains("lock_gate('internal')")), "{done:#?}");
+    }
+}
