@@ -348,17 +348,13 @@ impl<C: Pq> Member<C> {
 
     /// The position up to which the node has flushed, and the node's identity.
     fn note_flush(&mut self, reply: &Reply) -> Result<(), RemoteError> {
-        let set = reply.last_set()?;
-        let number = |column| set.value(0, column).and_then(|text| text.parse::<i64>().ok());
-        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
-        let (Some(identifier), Some(timeline)) = (number("system_identifier"), number("timeline"))
-        else {
-            return Err(reply.unexpected("no system identifier or timeline"));
+        let flushed = reply.last_set()?.value(0, "flushed").and_then(Flushed::parse);
+        let Some(flushed) = flushed else {
+            return Err(reply.unexpected("no WAL position, system identifier or timeline"));
         };
-        self.system_identifier = identifier as u64;
-        self.timeline = timeline as u32;
-        let lsn = set.value(0, "lsn").and_then(Lsn::parse).map(|lsn| lsn.0);
-        self.wal_lsn = lsn.ok_or_else(|| reply.unexpected("no WAL position"))?;
+        self.wal_lsn = flushed.lsn;
+        self.system_identifier = flushed.system_identifier;
+        self.timeline = flushed.timeline;
         Ok(())
     }
 
@@ -366,5 +362,38 @@ impl<C: Pq> Member<C> {
     fn note_lock(&mut self, reply: &Reply) {
         self.locked_after = reply.took;
         self.waited += reply.took;
+    }
+}
+
+/// What a node says of its flush, `(0/3000148,7412345678901234567,1)`.
+#[derive(Debug, PartialEq, Eq)]
+struct Flushed {
+    lsn: u64,
+    system_identifier: u64,
+    timeline: u32,
+}
+
+impl Flushed {
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.strip_prefix('(')?.strip_suffix(')')?.split(',');
+        let lsn = Lsn::parse(fields.next()?)?.0;
+        // SQL has no unsigned numbers: the upper half of the identifiers shows as negative.
+        let system_identifier = fields.next()?.parse::<i64>().ok()? as u64;
+        let timeline = u32::try_from(fields.next()?.parse::<i64>().ok()?).ok()?;
+        fields.next().is_none().then_some(Self { lsn, system_identifier, timeline })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Flushed;
+
+    #[test]
+    fn what_a_node_says_of_its_flush_is_read_as_it_is_written() {
+        let flushed = Flushed { lsn: 0x16_B374_D848, system_identifier: u64::MAX, timeline: 3 };
+        assert_eq!(Flushed::parse("(16/B374D848,-1,3)"), Some(flushed));
+        for wrong in ["", "(16/B374D848,,3)", "(16/B374D848,-1)", "(16/B374D848,-1,3,4)"] {
+            assert_eq!(Flushed::parse(wrong), None, "{wrong}");
+        }
     }
 }

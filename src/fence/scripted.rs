@@ -23,9 +23,7 @@ pub fn answer_with(after: u64, other: &[(&str, &str)]) -> Vec<(u64, Incoming)> {
         ("deadlock_timeout", "1s"),
         ("pid", "$pid"),
         ("definition", OURS),
-        ("lsn", "0/1000"),
-        ("system_identifier", "7000000000000000001"),
-        ("timeline", "1"),
+        ("flushed", "(0/1000,7000000000000000001,1)"),
     ];
     for cell in &mut cells {
         if let Some(other) = other.iter().find(|(column, _)| *column == cell.0) {
