@@ -7,6 +7,7 @@
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
 use super::attempt::Barrier;
+use crate::gate::lock::numbers;
 use remote::TransactionStatus;
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
@@ -261,7 +262,8 @@ pub fn local_blockers() -> &'static str {
 
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables or on a gate
 /// (whose locks have the numbers of relations that there are not) has to wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
-const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
+const BLOCKERS: &str = concat!(
+    "SELECT coalesce(l.pid, 0) AS pid, \
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
             CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
@@ -279,12 +281,15 @@ const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
         AND (l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
                              WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
                                AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction')) \
-             OR l.relation IN (9997, 9998)) \
+             OR l.relation IN (",
+    numbers!(gates),
+    ")) \
         AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', \
                        'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
         AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
       ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST \
-      LIMIT 3";
+      LIMIT 3"
+);
 
 #[cfg(test)]
 mod tests {

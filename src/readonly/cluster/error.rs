@@ -4,7 +4,7 @@ use pgrx::PgSqlErrorCode;
 
 use crate::citus::CatalogError;
 use crate::fence::error::FenceError;
-use crate::gate::error::GateError;
+use crate::readonly::error::SwitchError;
 use crate::report::Report;
 use remote::RemoteError;
 
@@ -13,7 +13,7 @@ use remote::RemoteError;
 pub enum ClusterError {
     /// This node's own part.
     #[error(transparent)]
-    Gate(#[from] GateError),
+    Switch(#[from] SwitchError),
     /// What closing the gates has in common with a backup block.
     #[error(transparent)]
     Fence(#[from] FenceError),
@@ -77,7 +77,7 @@ impl From<&ClusterError> for Report {
     fn from(error: &ClusterError) -> Self {
         let message = error.to_string();
         match error {
-            ClusterError::Gate(error) => error.into(),
+            ClusterError::Switch(error) => error.into(),
             ClusterError::Fence(error) => error.into(),
             ClusterError::WritersInTheWay { last, blockers, .. } => {
                 let mut detail = format!("The last attempt ended with: {last}.");
