@@ -1,6 +1,6 @@
 -- Views over the gate, who may use them and the functions beside them, and what they all mean.
 
--- Numbers of the gates' locks: src/pg/gate_lock.rs.  A prepared transaction has no process; it is found by
+-- The numbers of the locks are those of src/gate/lock.rs, which does not compile with others.  A prepared transaction has no process; it is found by
 -- the lock on its transaction number, which it holds under the same virtual number.
 CREATE VIEW citus_fence.gate_blockers AS
 SELECT gate.pid,
@@ -38,16 +38,10 @@ SELECT node.state,
          WHERE b.mode = 'ExclusiveLock' AND b.granted
            AND b.database = pg_catalog.current_database()) AS closed;
 
-REVOKE ALL ON FUNCTION alter_system_read_only(boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION alter_system_read_write() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.commands_in_steps() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.lock_gate(text) FROM PUBLIC;
 GRANT SELECT ON citus_fence.gate_blockers, citus_fence.stat_gate TO PUBLIC;
 
-COMMENT ON FUNCTION alter_system_read_only(boolean) IS
-'make this node refuse every write, across restarts, until alter_system_read_write(); sessions that are writing are ended (FATAL 25006), or waited for where terminate_writers is false; returns the WAL position that no commit of this node is behind; takes effect at once, whatever becomes of the calling transaction; superuser only; errors: 42501, 22004 null, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 40P01 a writer that waits for the calling transaction, 55006 prepared transactions that nobody ends within citus_fence.lock_timeout, 58030 the state cannot be written to disk';
-COMMENT ON FUNCTION alter_system_read_write() IS
-'let this node write again after alter_system_read_only(); superuser only; errors: 42501, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 58030 the state cannot be removed from disk';
 COMMENT ON FUNCTION citus_fence.lock_gate(text) IS
 'close a gate of this database to the end of the transaction: ''client'' for sessions of clients, ''internal'' for those that serve another node; returns once all who have passed it have ended, and then writers wait, this transaction being refused; bounded by lock_timeout; takes no transaction number; errors: 22004 null, 22023 no such gate, 25001 in a transaction that has written, 55000 on a standby or not preloaded, 55P03 lock_timeout';
 COMMENT ON FUNCTION citus_fence.commands_in_steps() IS

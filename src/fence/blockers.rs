@@ -3,6 +3,7 @@
 use remote::ResultSet;
 
 use super::statements::{HELPER_IDLE_MS, begin_helper};
+use crate::gate::lock::numbers;
 
 /// Looks for them in a transaction of its own, in place of the one that failed.
 pub fn look() -> String {
@@ -19,7 +20,8 @@ pub const IN_STEPS: &str = "SELECT a.pid, a.usename::text, \
 
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables or on a gate
 /// (whose locks have the numbers of relations that there are not) has to wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
-const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
+const BLOCKERS: &str = concat!(
+    "SELECT coalesce(l.pid, 0) AS pid, \
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
             CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
@@ -38,12 +40,15 @@ const BLOCKERS: &str = "SELECT coalesce(l.pid, 0) AS pid, \
                              WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace \
                                AND c.relname IN ('pg_dist_node', 'pg_dist_partition', 'pg_dist_transaction', \
                                                  'pg_dist_authinfo', 'pg_dist_poolinfo', 'pg_dist_local_group')) \
-             OR l.relation IN (9997, 9998)) \
+             OR l.relation IN (",
+    numbers!(gates),
+    ")) \
         AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', \
                        'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
         AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
       ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST \
-      LIMIT 3";
+      LIMIT 3"
+);
 
 /// The same on this node, in a transaction whose search_path is safe.
 pub fn look_here(node: &str) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What can go wrong with the gate and with a read-only node.
+//! What can go wrong with the gate, and with keeping the node's state.
 
 use pgrx::PgSqlErrorCode;
 
@@ -19,12 +19,6 @@ pub enum GateError {
     UnknownGate {
         /// What was given.
         given: String,
-    },
-    /// Not a superuser.
-    #[error("must be superuser to call {function}")]
-    NotSuperuser {
-        /// The function.
-        function: &'static str,
     },
     /// No shared memory.
     #[error("citus_fence must be loaded via shared_preload_libraries")]
@@ -64,23 +58,11 @@ pub enum GateError {
         /// Names of prepared transactions that hold it.
         prepared: Vec<String>,
     },
-    /// Prepared transactions that nobody ends.
-    #[error("could not make the system read only because of prepared transactions")]
-    Prepared {
-        /// Their names, quoted.
-        gids: Vec<String>,
-    },
     /// The prepared transactions cannot be looked at.
     #[error("could not look for prepared transactions: {why}")]
     Look {
         /// The server's reason.
         why: String,
-    },
-    /// A writer that is waited for waits for this session.
-    #[error("the transaction of process {pid} waits for this one")]
-    Deadlock {
-        /// The writer.
-        pid: i32,
     },
     /// The state file cannot be written or removed.
     #[error("could not {what} file \"{file}\": {why}")]
@@ -94,9 +76,6 @@ pub enum GateError {
     },
 }
 
-/// How many prepared transactions a message names.
-const MOST_NAMES: usize = 20;
-
 impl From<&GateError> for Report {
     fn from(error: &GateError) -> Self {
         use PgSqlErrorCode::*;
@@ -108,8 +87,6 @@ impl From<&GateError> for Report {
             }
             GateError::UnknownGate { .. } => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
                 .hint("The gates are \"client\" and \"internal\"."),
-            GateError::NotSuperuser { .. } => Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message)
-                .hint("Call it as a superuser."),
             GateError::NotPreloaded => libpq::too_old().unwrap_or_else(|| {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("Writers pass the gate only where the server was started with the library.")
@@ -156,25 +133,8 @@ impl From<&GateError> for Report {
                         )
                 }
             }
-            GateError::Prepared { gids } => {
-                let shown = gids.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
-                let more = if gids.len() > MOST_NAMES { ", …" } else { "" };
-                Report::new(ERRCODE_OBJECT_IN_USE, message)
-                    .detail(format!(
-                        "There are {}: {shown}{more}. No session ended them within \
-                         citus_fence.lock_timeout.",
-                        gids.len()
-                    ))
-                    .hint("Use COMMIT PREPARED or ROLLBACK PREPARED, or have Citus do so: SELECT recover_prepared_transactions(); on the node that began them. The system is still read-write.")
-            }
             GateError::Look { .. } => Report::new(ERRCODE_INTERNAL_ERROR, message)
                 .detail("The state is not changed."),
-            GateError::Deadlock { pid } => Report::new(ERRCODE_T_R_DEADLOCK_DETECTED, message)
-                .detail(format!(
-                    "It is waited for until it ends, but process {pid} needs a lock that this \
-                     transaction holds."
-                ))
-                .hint("Call the function in a transaction of its own."),
             GateError::File { .. } => Report::new(ERRCODE_IO_ERROR, message)
                 .detail("The state has to survive a restart, so it is not changed.")
                 .hint("Check the data directory's file system, and call the function again."),

@@ -1,4 +1,4 @@
-//! The gates' locks: heavyweight locks on relation numbers that no relation has.
+//! The gates' locks: heavyweight locks on relation numbers that no relation has.  All numbers are here.
 
 use super::policy::Gate;
 use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transaction};
@@ -6,12 +6,57 @@ use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transac
 // Numbers below 10000 are given out by hand, and the last two thousand of them never to anything that is
 // released: no relation will ever have these.
 
+/// The numbers as they stand in SQL text: only literals can be put together with it at compile time.
+macro_rules! numbers {
+    (attempt) => {
+        9996
+    };
+    (client) => {
+        9997
+    };
+    (internal) => {
+        9998
+    };
+    (switch) => {
+        9999
+    };
+    // Those of the gates, as a list.
+    (gates) => {
+        concat!($crate::gate::lock::numbers!(client), ", ", $crate::gate::lock::numbers!(internal))
+    };
+}
+pub(crate) use numbers;
+
 /// Held by whoever is about to close the gates, until all of them are closed.
-const ATTEMPT: u32 = 9996;
-const CLIENT: u32 = 9997;
-const INTERNAL: u32 = 9998;
+const ATTEMPT: u32 = numbers!(attempt);
+const CLIENT: u32 = numbers!(client);
+const INTERNAL: u32 = numbers!(internal);
 /// Taken by whoever switches the node.
-const SWITCH: u32 = 9999;
+const SWITCH: u32 = numbers!(switch);
+
+// The view over the locks has the same numbers.
+const _: () = {
+    const VIEW: &str = include_str!("../../sql/gate.sql");
+    assert!(says(VIEW, concat!("gate.relation WHEN ", numbers!(internal), " THEN 'internal'")));
+    assert!(says(VIEW, concat!("gate.relation IN (", numbers!(gates), ")")));
+    assert!(says(VIEW, concat!("gate.relation = ", numbers!(attempt), " ")));
+};
+
+const fn says(text: &str, part: &str) -> bool {
+    let (text, part) = (text.as_bytes(), part.as_bytes());
+    let mut start = 0;
+    while start + part.len() <= text.len() {
+        let mut same = 0;
+        while same < part.len() && text[start + same] == part[same] {
+            same += 1;
+        }
+        if same == part.len() {
+            return true;
+        }
+        start += 1;
+    }
+    false
+}
 
 /// How those who pass a gate hold its lock.
 const PASS: Mode = Mode::Shared;

@@ -2,10 +2,12 @@
 //!
 //! A transaction passes before it first writes: it takes the gate's lock to its end, *then* reads the
 //! node's state ([`passing`]).  The hooks decide who has to pass ([`policy`], [`hooks`]).  Closing comes in
-//! two kinds: whoever takes ExclusiveLock on a gate makes writers *wait*; a node that is read-only has them
+//! two kinds: whoever takes ExclusiveLock on a gate makes writers *wait* ([`closing`]); a node that is read-only has them
 //! *refused*, which a file in the data directory remembers ([`state_file`], [`store`]).
 
+pub mod api;
 pub mod area;
+pub mod closing;
 pub mod error;
 pub mod hooks;
 pub mod lock;
@@ -36,7 +38,7 @@ impl SharedArea for Memory {
     }
 }
 
-pub use passing::{close as close_gate, stay_closed};
+pub use closing::{close as close_gate, stay_closed};
 pub use policy::Gate;
 
 /// Whether the node refuses writers; recovery counts.

@@ -1,4 +1,4 @@
-//! Passing the gate.
+//! Passing the gate, and the last net before a commit.
 //!
 //! Who passes takes the lock first and *then* reads the node's state; who closes the node writes the
 //! state first and *then* looks for holders of the lock.  So every writer either sees the node closed, or
@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::area::{AREA, Activity, Node, NodeState};
+use super::closing::holds_closed;
 use super::error::GateError;
 use super::kind::{Kind, kind};
 use super::lock;
@@ -18,7 +19,6 @@ use crate::citus::{daemon, library};
 use crate::pg::elog;
 use crate::pg::ident;
 use crate::pg::session;
-use crate::pg::text_sql;
 use crate::pg::xact_callbacks as xact;
 use crate::report::Report;
 
@@ -30,10 +30,6 @@ thread_local! {
     static ENDING: Cell<u32> = const { Cell::new(0) };
     /// The transaction that has done something that Citus may have sent to other nodes.
     static DISTRIBUTED: Cell<u32> = const { Cell::new(0) };
-    /// The transaction that holds a gate closed.
-    static CLOSED: Cell<u32> = const { Cell::new(0) };
-    /// The transaction that is about to close all of them, here and on other nodes.
-    static ATTEMPT: Cell<u32> = const { Cell::new(0) };
     /// The statement that the process is marked for has done its work.
     static IS_DONE: Cell<bool> = const { Cell::new(false) };
 }
@@ -128,11 +124,6 @@ fn go_on_behind(gate: Gate, node: &Node) -> bool {
     session::take_back_read_only();
     PASSED.set(session::local_xid());
     true
-}
-
-/// Whether this transaction holds a gate closed.
-fn holds_closed() -> bool {
-    CLOSED.get() != 0 && CLOSED.get() == session::local_xid()
 }
 
 /// Turns a writer away.
@@ -233,59 +224,4 @@ pub fn before_ending_prepared(node: &Node, command: impl FnOnce() -> String) {
         AREA.unmark_statement();
         refuse(node, command());
     }
-}
-
-/// Closes a gate to the end of this transaction: writers wait.
-pub fn close(gate: Gate, prepared_holders: impl FnOnce() -> Vec<String>) -> Result<(), GateError> {
-    const FUNCTION: &str = "citus_fence.lock_gate()";
-    if AREA.node().is_none() {
-        return Err(GateError::NotPreloaded);
-    }
-    if ident::in_recovery() {
-        return Err(GateError::InRecovery { function: FUNCTION });
-    }
-    if has_passed() || xact::has_written() {
-        return Err(GateError::HasWritten { function: FUNCTION });
-    }
-    if ATTEMPT.get() != session::local_xid() {
-        if !lock::begin_attempt() {
-            return Err(GateError::NotClosed { gate: gate.name(), prepared: vec![] });
-        }
-        ATTEMPT.set(session::local_xid());
-    }
-    if !lock::try_close(gate) {
-        // Now, as the catalog is out of reach after an error.
-        let prepared = prepared_holders();
-        if !lock::close(gate) {
-            return Err(GateError::NotClosed { gate: gate.name(), prepared });
-        }
-    }
-    if gate == Gate::Internal {
-        let prepared = ungated_prepared()?;
-        if !prepared.is_empty() {
-            return Err(GateError::NotClosed { gate: gate.name(), prepared });
-        }
-    }
-    CLOSED.set(session::local_xid());
-    Ok(())
-}
-
-/// The gates of all nodes are closed, and stay so to the end of this transaction: who only reads needs to wait
-/// no longer.
-pub fn stay_closed() {
-    if ATTEMPT.get() != 0 && ATTEMPT.replace(0) == session::local_xid() {
-        lock::end_attempt();
-    }
-}
-
-/// What was prepared before this library was loaded holds no gate, and would walk through a closed one.
-fn ungated_prepared() -> Result<Vec<String>, GateError> {
-    let rows = text_sql::query(
-        "SELECT pg_catalog.quote_literal(p.gid) FROM pg_catalog.pg_prepared_xacts p \
-          WHERE p.database = pg_catalog.current_database() \
-            AND NOT EXISTS (SELECT FROM citus_fence.gate_blockers b WHERE b.gid = p.gid)",
-        &[],
-    )
-    .map_err(|error| GateError::Look { why: error.to_string() })?;
-    Ok(rows.into_iter().flatten().flatten().collect())
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::error::SwitchError;
 use crate::gate::area::{AREA, MarkedProcess, Node, NodeState};
 use crate::gate::error::GateError;
 use crate::gate::lock::{self, SwitchLock};
@@ -31,22 +32,22 @@ use crate::report::Report;
 use remote::Waiter;
 
 /// What every switch asks for first.
-pub fn require_switchable(function: &'static str) -> Result<&'static Node, GateError> {
+pub fn require_switchable(function: &'static str) -> Result<&'static Node, SwitchError> {
     if !session::is_superuser() {
-        return Err(GateError::NotSuperuser { function });
+        return Err(SwitchError::NotSuperuser { function });
     }
     let node = AREA.node().ok_or(GateError::NotPreloaded)?;
     if ident::in_recovery() {
-        return Err(GateError::InRecovery { function });
+        return Err(GateError::InRecovery { function }.into());
     }
     if passing::has_passed() || xact::has_written() {
-        return Err(GateError::HasWritten { function });
+        return Err(GateError::HasWritten { function }.into());
     }
     Ok(node)
 }
 
 /// Makes the node read-only; the position that no commit is behind.
-pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
+pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
     let node = require_switchable("alter_system_read_only()")?;
     let _one_at_a_time = SwitchLock::acquire();
     if node.state() == NodeState::ReadOnly && node.lsn() != 0 {
@@ -71,7 +72,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
         if !was_read_only {
             let _ = store::remove();
         }
-        return Err(error);
+        return Err(error.into());
     }
     closing.done(record);
     node.counters().terminated.fetch_add(terminated, Ordering::Relaxed);
@@ -88,7 +89,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, GateError> {
 }
 
 /// Lets the node write.
-pub fn read_write() -> Result<(), GateError> {
+pub fn read_write() -> Result<(), SwitchError> {
     let node = require_switchable("alter_system_read_write()")?;
     let _one_at_a_time = SwitchLock::acquire();
     if node.state() == NodeState::ReadWrite {
@@ -195,7 +196,7 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 /// Nobody prepares any more once the sessions are gone.  Whoever has prepared may still commit: two-phase
 /// commits that other nodes are in the middle of end by themselves.  What is left after a while is nobody's,
 /// and would keep its half of a transaction on a node that can do nothing about it.
-fn drain(terminate: bool) -> Result<u64, GateError> {
+fn drain(terminate: bool) -> Result<u64, SwitchError> {
     let bound = Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64);
     let mut ended: Vec<Writer> = Vec::new();
     let mut pause = FIRST_PAUSE;
@@ -213,7 +214,7 @@ fn drain(terminate: bool) -> Result<u64, GateError> {
                 return Ok(pids.len() as u64);
             }
             if alone_since.get_or_insert_with(Instant::now).elapsed() >= bound {
-                return Err(GateError::Prepared { gids });
+                return Err(SwitchError::Prepared { gids });
             }
         }
         if terminate {
@@ -248,7 +249,7 @@ fn tell(left: &[Writer]) {
 
 /// The wait is none that the server's detector knows, so a writer that waits for this transaction, which
 /// waits for him, is looked for here.
-fn look_for_deadlock(left: &[Writer]) -> Result<(), GateError> {
+fn look_for_deadlock(left: &[Writer]) -> Result<(), SwitchError> {
     let me = process::me().pid.to_string();
     for writer in left {
         let pid = writer.pid();
@@ -262,7 +263,7 @@ fn look_for_deadlock(left: &[Writer]) -> Result<(), GateError> {
                 .and_then(|row| row.first())
                 .is_some_and(|value| value.as_deref() == Some("t"))
         {
-            return Err(GateError::Deadlock { pid });
+            return Err(SwitchError::Deadlock { pid });
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use pgrx::PgSqlErrorCode;
 use crate::citus::CatalogError;
 use crate::fence::FenceError;
 use crate::fence::under_way::UnderWay;
-use crate::gate::error::GateError;
+use crate::readonly::error::SwitchError;
 use crate::report::Report;
 use remote::RemoteError;
 
@@ -14,7 +14,7 @@ use remote::RemoteError;
 pub enum ClusterError {
     /// This node's own part.
     #[error(transparent)]
-    Gate(#[from] GateError),
+    Switch(#[from] SwitchError),
     /// What closing the gates has in common with a backup block.
     #[error(transparent)]
     Fence(FenceError),
@@ -98,7 +98,7 @@ impl From<&ClusterError> for Report {
     fn from(error: &ClusterError) -> Self {
         let message = error.to_string();
         match error {
-            ClusterError::Gate(error) => error.into(),
+            ClusterError::Switch(error) => error.into(),
             ClusterError::Fence(error) => error.into(),
             ClusterError::WritersInTheWay { last, blockers, .. } => {
                 let mut detail = format!("The last attempt ended with: {last}.");

@@ -1,0 +1,65 @@
+//! What can go wrong with switching a node to read-only and back.
+
+use pgrx::PgSqlErrorCode;
+
+use crate::gate::error::GateError;
+use crate::report::Report;
+
+/// One variant per kind; each has its SQLSTATE, detail and hint below.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The gate's own.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// Not a superuser.
+    #[error("must be superuser to call {function}")]
+    NotSuperuser {
+        /// The function.
+        function: &'static str,
+    },
+    /// Prepared transactions that nobody ends.
+    #[error("could not make the system read only because of prepared transactions")]
+    Prepared {
+        /// Their names, quoted.
+        gids: Vec<String>,
+    },
+    /// A writer that is waited for waits for this session.
+    #[error("the transaction of process {pid} waits for this one")]
+    Deadlock {
+        /// The writer.
+        pid: i32,
+    },
+}
+
+/// How many prepared transactions a message names.
+const MOST_NAMES: usize = 20;
+
+impl From<&SwitchError> for Report {
+    fn from(error: &SwitchError) -> Self {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        match error {
+            SwitchError::Gate(error) => error.into(),
+            SwitchError::NotSuperuser { .. } => {
+                Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint("Call it as a superuser.")
+            }
+            SwitchError::Prepared { gids } => {
+                let shown = gids.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+                let more = if gids.len() > MOST_NAMES { ", …" } else { "" };
+                Report::new(ERRCODE_OBJECT_IN_USE, message)
+                    .detail(format!(
+                        "There are {}: {shown}{more}. No session ended them within \
+                         citus_fence.lock_timeout.",
+                        gids.len()
+                    ))
+                    .hint("Use COMMIT PREPARED or ROLLBACK PREPARED, or have Citus do so: SELECT recover_prepared_transactions(); on the node that began them. The system is still read-write.")
+            }
+            SwitchError::Deadlock { pid } => Report::new(ERRCODE_T_R_DEADLOCK_DETECTED, message)
+                .detail(format!(
+                    "It is waited for until it ends, but process {pid} needs a lock that this \
+                     transaction holds."
+                ))
+                .hint("Call the function in a transaction of its own."),
+        }
+    }
+}
