@@ -9,7 +9,7 @@ use crate::instructions::instructions;
 use crate::latency;
 use crate::load::{Tables, restart, server};
 use crate::other_build::Builds;
-use crate::psql::Paced;
+use crate::psql::{Beat, Paced};
 use crate::throughput::{self, Loaded};
 use crate::turns::{self, Rates};
 
@@ -27,8 +27,23 @@ pub fn block(
     // The first of each fills caches and is not counted.
     idle.0.once();
     idle.1.once();
-    let times =
-        turns::pairs(&mut idle, rounds, |(new, _)| Ok(new.once()), |(_, old)| Ok(old.once()))?;
+    // What one cluster still has to clear away is not to be the other's time.
+    let quiet = |idle: &mut (latency::Idle, latency::Idle)| {
+        idle.0.quiet();
+        idle.1.quiet();
+    };
+    let times = turns::pairs(
+        &mut idle,
+        rounds,
+        |idle| {
+            quiet(idle);
+            Ok(idle.0.once())
+        },
+        |idle| {
+            quiet(idle);
+            Ok(idle.1.once())
+        },
+    )?;
     drop(idle);
     for (what, ratios) in [
         ("block", turns::ratios_of(&times, |times| times.block)),
@@ -38,14 +53,14 @@ pub fn block(
         table.interval(&format!("{what}: new / old"), ratios, SAME);
     }
 
-    let mut psqls = (Paced::new(new)?, Paced::new(old)?);
-    psqls.0.once()?;
-    psqls.1.once()?;
+    let mut psqls = (Paced::new(new)?, Paced::new(old)?, Beat::default());
+    psqls.0.once(&mut psqls.2)?;
+    psqls.1.once(&mut psqls.2)?;
     let paced = turns::ratios(
         &mut psqls,
         rounds,
-        |(new, _)| Ok(new.once()?.as_secs_f64()),
-        |(_, old)| Ok(old.once()?.as_secs_f64()),
+        |(new, _, beat)| Ok(new.once(beat)?.as_secs_f64()),
+        |(_, old, beat)| Ok(old.once(beat)?.as_secs_f64()),
     )?;
     table.interval("block as psql times it, one each half second: new / old", paced, SAME);
 

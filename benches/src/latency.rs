@@ -16,8 +16,9 @@ pub fn measure(cluster: &Cluster, rounds: usize, table: &mut Table) -> Result<()
     let mut lockings = Vec::new();
     // The first of each fills caches and is not counted.
     for round in 0..=rounds {
-        idle.quiet.wait();
+        idle.quiet();
         let floor = floor.once();
+        idle.quiet();
         let times = idle.once();
         if round > 0 {
             floors.push(floor);
@@ -61,9 +62,13 @@ impl<'a> Idle<'a> {
         Ok(Self { cluster, client: cluster.connect(0)?, quiet: Quiet::new(cluster, own)? })
     }
 
+    /// Waits until the server processes of what was measured before are gone.
+    pub fn quiet(&mut self) {
+        self.quiet.wait();
+    }
+
     /// Blocks and unblocks.
     pub fn once(&mut self) -> Times {
-        self.quiet.wait();
         let block = timed(&mut self.client, "SELECT citus_block_writes_for_backup()");
         let unblock = timed(&mut self.client, "SELECT citus_unblock_writes_for_backup()");
         let locking = last_locking_time(&self.cluster.coordinator().log());
@@ -73,20 +78,20 @@ impl<'a> Idle<'a> {
 
 /// Knows when the server processes of what was measured before are all gone: their ends are to be nobody's
 /// time.
-pub struct Quiet {
+struct Quiet {
     watchers: Vec<(Client, i64)>,
 }
 
 impl Quiet {
     /// With so many sessions of its own on a node, one of them the watcher.
-    pub fn new(cluster: &Cluster, own: impl Fn(usize) -> i64) -> Result<Self> {
+    fn new(cluster: &Cluster, own: impl Fn(usize) -> i64) -> Result<Self> {
         let watch = |node| Ok((cluster.connect(node)?, own(node)));
         let watchers = (0..cluster.nodes().len()).map(watch).collect::<Result<_>>()?;
         Ok(Self { watchers })
     }
 
     /// Waits for that.
-    pub fn wait(&mut self) {
+    fn wait(&mut self) {
         for (watcher, own) in &mut self.watchers {
             let sessions = "SELECT count(*) FROM pg_stat_activity \
                  WHERE (backend_type = 'client backend' AND application_name NOT LIKE 'citus_internal%') \

@@ -3,8 +3,7 @@
 //!
 //! That installation is made of links to the real one's files.  Only the server program is a copy, since it
 //! looks for its libraries and extensions by the way from itself to them, with its own links resolved.  The build
-//! under test gets such a tree as well: how the kernel keeps a file in memory depends on how it was written, and
-//! that alone made blocks of one build a tenth slower than those of the same build in a copy.
+//! under test gets such a tree as well, so that nothing but the builds differs.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -16,16 +16,16 @@ const PACE: Duration = Duration::from_millis(500);
 /// A floor and a block in turns; which comes first changes from pair to pair.
 pub fn measure(cluster: &Cluster, rounds: usize, table: &mut Table) -> Result<()> {
     let floor = Floor::new(cluster);
-    let mut psql = Paced::new(cluster)?;
+    let mut psql = (Paced::new(cluster)?, Beat::default());
     // The first of each fills caches and is not counted.
-    psql.once()?;
+    psql.0.once(&mut psql.1)?;
     floor.once();
     let times = turns::pairs(
         &mut psql,
         rounds,
-        |psql| psql.once(),
-        |psql| {
-            psql.beat.wait();
+        |(psql, beat)| psql.once(beat),
+        |(_, beat)| {
+            beat.wait();
             Ok(floor.once())
         },
     )?;
@@ -40,35 +40,34 @@ pub fn measure(cluster: &Cluster, rounds: usize, table: &mut Table) -> Result<()
 /// Blocks at that pace.
 pub struct Paced {
     psql: Psql,
-    beat: Beat,
 }
 
 impl Paced {
     /// Starts a psql.
     pub fn new(cluster: &Cluster) -> Result<Self> {
-        Ok(Self {
-            psql: cluster.coordinator().psql_session()?,
-            beat: Beat { last: Instant::now() },
-        })
+        Ok(Self { psql: cluster.coordinator().psql_session()? })
     }
 
     /// Blocks, at the next beat, and unblocks; what psql says of the block.
-    pub fn once(&mut self) -> Result<Duration> {
-        self.beat.wait();
+    pub fn once(&mut self, beat: &mut Beat) -> Result<Duration> {
+        beat.wait();
         let block = self.psql.time("SELECT citus_block_writes_for_backup()")?;
         self.psql.time("SELECT citus_unblock_writes_for_backup()")?;
         Ok(block)
     }
 }
 
-/// When the last one began.
-struct Beat {
-    last: Instant,
+/// When the last one began, whosever it was.
+#[derive(Default)]
+pub struct Beat {
+    last: Option<Instant>,
 }
 
 impl Beat {
     fn wait(&mut self) {
-        thread::sleep(PACE.saturating_sub(self.last.elapsed()));
-        self.last = Instant::now();
+        if let Some(last) = self.last {
+            thread::sleep(PACE.saturating_sub(last.elapsed()));
+        }
+        self.last = Some(Instant::now());
     }
 }
