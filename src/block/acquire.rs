@@ -273,3 +273,15 @@ fn warning(absent: &[String]) -> String {
         absent.join("; ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Mode;
+    use crate::fence::engine::tests::{GATES, TABLES};
+
+    #[test]
+    fn the_lists_that_are_run_against_scripted_nodes_are_those_of_the_modes() {
+        assert_eq!(Mode::TwoPhase.steps(), TABLES);
+        assert_eq!(Mode::All.steps(), GATES);
+    }
+}

@@ -1,5 +1,4 @@
-//! The SQL functions of the backup fence.  Glue only: arguments are checked, the control block is
-//! asked, answers are waited for.
+//! The SQL functions of the backup block.  Glue only; what they do is in [`super::calls`].
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;

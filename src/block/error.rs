@@ -93,7 +93,7 @@ pub enum BlockError {
     LocksNotHeld {
         /// How long it was tried.
         after_ms: i32,
-        /// What the last attempt ended with.
+        /// What the last attempt ended with that tells something.
         last: String,
         /// Who was in the way: node, pid, age, query.
         blockers: Vec<String>,

@@ -1,7 +1,8 @@
 //! One attempt: a list of steps, run over all nodes, from connections to what they hold in the end.
 //!
-//! Connect to all and warm up first; nobody waits for a cold session.  Then the steps, in the order of the list, each
-//! on this node before the others where this node has a part of its own ([`Home`]), and on all others at once.
+//! Connect to all and warm up first; nobody waits for a cold session.  Then the steps, in the order of the list, on all
+//! nodes at once; where this node has a part of its own ([`Home`]), a barrier is closed there first, and its WAL is
+//! flushed last.
 //!
 //! Locks on several nodes can form a cycle with writers that no one node sees, so one bound is on all waits of
 //! an attempt together; an attempt that fails lets everything go, has the nodes finish what they left in
@@ -232,4 +233,4 @@ impl From<Stopped> for Failed {
 
 #[cfg(test)]
 #[path = "engine_tests.rs"]
-mod tests;
+pub mod tests;

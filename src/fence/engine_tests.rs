@@ -14,9 +14,9 @@ use remote::{Connecting, Deadline, Target, Waiter};
 const NODES: usize = 1000;
 
 /// What holds two-phase commits back.
-const TABLES: &[Step] = &[Step::Close(Tables), Step::SameNodes, Step::Flush];
+pub const TABLES: &[Step] = &[Step::Close(Tables), Step::SameNodes, Step::Flush];
 /// What holds every write back.
-const GATES: &[Step] = &[
+pub const GATES: &[Step] = &[
     Step::Close(ClientGate),
     Step::Close(InternalGate),
     Step::Close(Tables),

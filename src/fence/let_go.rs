@@ -2,7 +2,7 @@
 //!
 //! A lock is gone when its node has answered the ROLLBACK, not when the session is closed: a server
 //! process notices that some time later, and one that waits for a lock not before it has it.  So nothing
-//! may say that a block is over before this has returned.
+//! may say that a hold is over before this has returned.
 
 use std::time::Duration;
 

@@ -144,7 +144,7 @@ impl<C: Pq> Party<C> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// In mode `all` there is no node without a gate.
+    /// Where gates are closed there is no node without one.
     pub fn require_gates(&self) -> Result<(), Failed> {
         match self.members.iter().find(|member| !member.can_flush) {
             None => Ok(()),
@@ -270,7 +270,7 @@ impl<C: Pq> Party<C> {
     }
 
     /// Brings every node's WAL to disk, and has the hold begin: from here on a node that hears nothing
-    /// more keeps it for as long as the block may live.
+    /// more keeps it for as long as it may last.
     pub fn flush<W: Waiter>(
         &mut self,
         waiter: &mut W,

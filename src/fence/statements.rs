@@ -119,7 +119,7 @@ pub fn lock(barrier: Barrier, settle: &str, lock_timeout_ms: i64) -> String {
 }
 
 /// Brings the node's WAL to disk, by this extension's function, and gives the node's own end of the hold
-/// its time.  Asked for with it: what the manifest says of the node, as one value, for which the node plans less
+/// its time.  Asked for with it: what there is to tell of the node, as one value, for which the node plans less
 /// than for a table of one row.
 pub fn flush(idle_timeout_ms: i64) -> String {
     format!(

@@ -1,7 +1,7 @@
 //! Which of the operations that exclude each other is under way in this database.
 //!
-//! None of them waits for another's locks: who is second is refused at once, with words that name the first.  An
-//! operation says here how it is found; the library's start-up wires them together.
+//! None of them waits for another's locks: who is second is refused at once, with words that name the first.  How an
+//! operation is found, its own room says; the library's start-up puts them together.
 
 use std::sync::OnceLock;
 

@@ -38,7 +38,8 @@ mod citus_fence {
 
     /// Prepared transactions of this database that have passed a gate.
     const PREPARED_HOLDERS: &str = "SELECT DISTINCT pg_catalog.quote_literal(gid) \
-         FROM citus_fence.gate_blockers WHERE gid IS NOT NULL";
+         FROM citus_fence.gate_blockers \
+         WHERE gid IS NOT NULL AND database = pg_catalog.current_database()";
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]

@@ -1,5 +1,5 @@
-//! The read-only node: what is behind the gate says no to writers ([`switch`]); and in [`cluster`] all nodes at
-//! one moment.
+//! The read-only node: behind the gate it refuses writers, and [`switch`] turns that on and off; [`cluster`] does so
+//! on all nodes at one moment.
 
 pub mod api;
 pub mod cluster;
