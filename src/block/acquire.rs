@@ -47,7 +47,7 @@ use crate::pg::worker::Transaction;
 
 impl Mode {
     /// What has to hold before a block of this mode is active, in order.
-    pub fn steps(self) -> &'static [Step] {
+    pub const fn steps(self) -> &'static [Step] {
         use Barrier::{ClientGate, InternalGate, Tables};
         use Step::{Close, Flush, SameNodes};
         match self {

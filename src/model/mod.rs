@@ -3,11 +3,15 @@
 //! Two things are claimed of it: no restored backup holds half a commit, and no lock outlives its
 //! owner's deadline; with them what makes them hold ([`properties`]).  Here every order of events is
 //! tried, by a model checker, over the very state machine that runs: a step of the control block is a
-//! call of [`Block`](crate::block::state::Block)'s own function.  The rest is a model of the block's `acquire.rs`,
-//! `hold.rs`, `worker.rs`, `control.rs` and `api.rs`, a step of theirs being a step here.
+//! call of [`Block`](crate::block::state::Block)'s own function.  What an attempt does, and in which order, is
+//! read from the very list that runs ([`Mode::steps`](crate::block::state::Mode::steps)).  The rest is a model of
+//! `fence/engine.rs` and `fence/let_go.rs` and of the block's `acquire.rs`, `hold.rs`, `worker.rs`, `control.rs` and
+//! `calls.rs`, a step of theirs being a step here.
 //!
-//! Each rule of the design can be taken out ([`rules`]); [`tests`] does so, one by one, and must find
-//! a counterexample.
+//! The switch of a cluster to read-only has a model of its own ([`switch`]).
+//!
+//! Each rule of the design can be taken out ([`rules`]), and each step of the list; [`tests`] does so, one by
+//! one, and must find a counterexample.
 //!
 //! # What is modelled
 //!
@@ -15,9 +19,9 @@
 //! | --- | --- | --- |
 //! | the slot | [`slot`] | the real block, packed; one call is one step, as one lock is taken for it |
 //! | callers, operator, strangers | [`people`] | a caller waits, is told, or leaves; the operator copies one node after the other at any time after, then unblocks; anybody else may unblock too |
-//! | the worker | [`worker`] | connect, lock here, lock everywhere, read the list again, flush, activate, hold, extend, let go, say so; attempts fail at any point, for good or to be repeated |
+//! | the worker | [`worker`] | connect, the steps of the list (each barrier here, then everywhere; read the nodes again; flush), activate, hold, extend, let go, say so; attempts fail at any point, for good or to be repeated |
 //! | nodes | [`nodes`] | each grant, flush and end of a session is a step of its own, however late; a node may join |
-//! | writers | [`writers`] | Citus' order: record and lock, PREPARE, local commit (flushed or not), COMMIT PREPARED, lock released; recovery of what is left |
+//! | writers | [`writers`] | Citus' order: the gates in mode `all`, record and lock, PREPARE, local commit (flushed or not), COMMIT PREPARED, lock released; recovery of what is left |
 //! | faults | [`world::Fault`] | processes end with or without a word, nodes crash and restart, links go silent for good, at any point |
 //! | time | [`world`] | ticks, of the length of the bounds on one exchange; a bound is kept by the process that has to keep it, while that lives |
 //!
@@ -42,20 +46,25 @@
 //!
 //! | cluster | events | states | s |
 //! | --- | --- | --- | --- |
-//! | 3 nodes, 2 writers | no fault | 68,000 | 1 |
-//! | 2 nodes, 1 joins, 2 writers | 2 attempts | 174,000 | 3 |
-//! | 2 nodes, 1 writer on either | any 2 faults | 43,000 and 51,000 | 2 |
-//! | 3 nodes, 1 writer | any 2 faults | 186,000 | 3 |
-//! | 3 nodes | 2 attempts, extension, a stranger's release, any 2 faults | 272,000 | 5 |
-//! | 2 nodes, 2 blocks | 2 attempts, a stranger's release, any 2 faults | 553,000 | 10 |
-//! | 2 nodes, 2 blocks, 1 writer | 2 attempts, any fault | 736,000 | 13 |
-//! | 2 nodes, 3 blocks, 1 writer | 1 attempt, a node crashes | 479,000 | 8 |
+//! | 3 nodes, 2 writers | no fault | 67,000 | 2 |
+//! | 2 nodes, 1 joins, 2 writers | 2 attempts | 169,000 | 4 |
+//! | 2 nodes, 1 writer on either | any 2 faults | 40,000 and 47,000 | 2 |
+//! | 3 nodes, 1 writer | any 2 faults | 176,000 | 5 |
+//! | 3 nodes | 2 attempts, extension, a stranger's release, any 2 faults | 275,000 | 7 |
+//! | 2 nodes, 2 blocks | 2 attempts, a stranger's release, any 2 faults | 572,000 | 13 |
+//! | 2 nodes, 2 blocks, 1 writer | 2 attempts, any fault | 670,000 | 15 |
+//! | 2 nodes, 3 blocks, 1 writer | 1 attempt, a node crashes | 393,000 | 8 |
+//! | mode `all`: 2 nodes, 2 writers | no fault | 13,000 | 1 |
+//! | mode `all`: 2 nodes, 1 joins, 1 writer | 2 attempts | 21,000 | 1 |
+//! | mode `all`: 2 nodes, 1 writer | any 2 faults | 41,000 | 1 |
 
 mod nodes;
 mod people;
 mod properties;
 mod rules;
+mod search;
 mod slot;
+mod switch;
 mod tests;
 mod worker;
 mod world;

@@ -3,8 +3,9 @@
 use super::people::{Call, Caller, Ended};
 use super::rules::{Rule, Rules};
 use super::slot::{Slot, ticks};
-use super::worker::{Local, Phase};
+use super::worker::Phase;
 use super::world::{NODES, Size, World};
+use crate::fence::steps::Barrier;
 
 /// A set of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,9 +34,37 @@ impl Nodes {
         Self(self.0 & !(1 << node))
     }
 
+    pub fn all(self) -> impl Iterator<Item = u8> {
+        (0..NODES).filter(move |node| self.has(*node))
+    }
+
     /// All but the coordinator.
     pub fn remote(self) -> impl Iterator<Item = u8> {
         (1..NODES).filter(move |node| self.has(*node))
+    }
+}
+
+/// A set of barriers that are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Closed(u8);
+
+impl Closed {
+    pub const NONE: Self = Self(0);
+
+    pub fn has(self, barrier: Barrier) -> bool {
+        self.0 & Self::bit(barrier) != 0
+    }
+
+    pub fn with(self, barrier: Barrier) -> Self {
+        Self(self.0 | Self::bit(barrier))
+    }
+
+    fn bit(barrier: Barrier) -> u8 {
+        match barrier {
+            Barrier::ClientGate => 1,
+            Barrier::InternalGate => 2,
+            Barrier::Tables => 4,
+        }
     }
 }
 
@@ -46,9 +75,9 @@ pub enum Side {
     None,
     /// In a transaction, without locks.
     Open,
-    /// LOCK is on its way or waits.
+    /// The command to close the next barrier is on its way or waits.
     Waiting,
-    /// Holds its lock.
+    /// Keeps closed what it was told to close.
     Held,
     /// Has let go, and answered.
     RolledBack,
@@ -69,6 +98,8 @@ pub enum Word {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
     pub side: Side,
+    /// What it keeps closed.
+    pub closed: Closed,
     pub word: Word,
     /// Nothing gets through any more, in either direction.
     pub silent: bool,
@@ -77,12 +108,17 @@ pub struct Session {
 }
 
 impl Session {
-    pub const NONE: Self =
-        Self { side: Side::None, word: Word::Nothing, silent: false, ends_in: 0 };
+    pub const NONE: Self = Self {
+        side: Side::None,
+        closed: Closed::NONE,
+        word: Word::Nothing,
+        silent: false,
+        ends_in: 0,
+    };
 
-    /// Whether it holds its lock.
+    /// Whether it keeps anything closed.
     pub fn holds(&self) -> bool {
-        self.side == Side::Held
+        self.closed != Closed::NONE
     }
 
     /// Whether the node has the session in its transaction.
@@ -165,15 +201,19 @@ impl World {
         }
     }
 
-    /// The node grants the lock, which may be long after anybody wants it.
+    /// The node grants the lock of the next barrier, which may be long after anybody wants it.
     pub fn grant(&mut self, size: &Size, rules: Rules, party: u8, node: u8) -> bool {
-        if self.session(party, node).side != Side::Waiting
-            || self.commits_on(size, node)
-            || self.is_fenced(node)
-        {
+        let session = *self.session(party, node);
+        if session.side != Side::Waiting {
+            return false;
+        }
+        let next = rules.barriers().find(|barrier| !session.closed.has(*barrier));
+        let Some(barrier) = next else { return false };
+        if self.is_passed(size, rules, node, barrier) || self.is_closed(node, barrier) {
             return false;
         }
         self.session(party, node).side = Side::Held;
+        self.session(party, node).closed = session.closed.with(barrier);
         self.session(party, node).ends_in = ticks::TIMEOUT + ticks::GRACE;
         if rules.flush_with_the_lock {
             self.make_durable(size, node);
@@ -189,12 +229,14 @@ impl World {
         let is_sent = worker.phase == Phase::Flushing
             && worker.party == party
             && !worker.heard.has(node)
-            && rules.has(Rule::FlushBeforeActive)
             && !rules.flush_with_the_lock;
-        if !is_sent || !session.holds() || session.silent || session.word != Word::Nothing {
+        let is_ready = matches!(session.side, Side::Open | Side::Held);
+        if !is_sent || !is_ready || session.silent || session.word != Word::Nothing {
             return false;
         }
-        self.session(party, node).ends_in = ticks::TIMEOUT + ticks::GRACE;
+        if session.is_timed() {
+            self.session(party, node).ends_in = ticks::TIMEOUT + ticks::GRACE;
+        }
         self.make_durable(size, node);
         self.answer(party, node, Phase::Flushing);
         true
@@ -242,7 +284,10 @@ impl World {
         }
         match (session.side, session.word) {
             // The statement fails; the session stays, without locks.
-            (Side::Waiting, Word::Nothing | Word::Rollback) => session.side = Side::Open,
+            (Side::Waiting, Word::Nothing | Word::Rollback) => {
+                session.side = Side::Open;
+                session.closed = Closed::NONE;
+            }
             _ => session.lose(),
         }
         true
@@ -251,8 +296,8 @@ impl World {
     /// A row for one more node, under the lock that `pg_dist_node` asks for.
     pub fn join(&mut self, size: &Size) -> bool {
         let joiner = size.nodes;
-        let is_locked = self.lives.iter().any(|life| life.worker.local != Local::Nothing);
-        if is_locked || self.listed.has(joiner) {
+        let is_locked = self.lives.iter().any(|life| life.worker.has_list);
+        if is_locked || self.is_closed(0, Barrier::ClientGate) || self.listed.has(joiner) {
             return false;
         }
         self.listed = self.listed.with(joiner);

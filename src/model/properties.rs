@@ -3,12 +3,15 @@
 use stateright::Property;
 
 use super::Exploration;
+use super::nodes::Closed;
 use super::people::{Call, Caller, Ended};
+use super::rules::Rules;
 use super::slot::ticks;
-use super::worker::{Local, Phase};
+use super::worker::Phase;
 use super::world::World;
 use super::writers::Away;
 use crate::block::state::State;
+use crate::fence::steps::Barrier::{ClientGate, InternalGate};
 
 /// What must always hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +29,14 @@ pub enum Claim {
     ActiveHoldsAll,
     /// No block is active whose caller left before it was told.
     NoBlockIsNobodys,
+    /// Where the gates are closed: while everything is, nobody is past one of them.
+    NobodyIsPastAGate,
+    /// No attempt waits for a writer who waits for that attempt.
+    NobodyWaitsInACircle,
 }
 
 impl Claim {
+    /// What holds whatever the mode.
     pub const ALL: [Self; 6] = [
         Self::NoHalfCommit,
         Self::NoCommitUnderWay,
@@ -46,14 +54,17 @@ impl Claim {
             Self::NothingHeldAfterTheEnd => "nothing is held after the end",
             Self::ActiveHoldsAll => "an active block holds all until its deadline",
             Self::NoBlockIsNobodys => "no active block is nobody's",
+            Self::NobodyIsPastAGate => "nobody is past a gate while all are closed",
+            Self::NobodyWaitsInACircle => "nobody waits in a circle",
         }
     }
 
     pub fn property(self) -> Property<Exploration> {
         let condition: fn(&Exploration, &World) -> bool = match self {
             Self::NoHalfCommit => |_, world| !(is_good(world) && world.has_torn_backup()),
-            Self::NoCommitUnderWay => |_, world| {
-                !(world.writers.iter().any(|writer| writer.is_between()) && is_all_locked(world))
+            Self::NoCommitUnderWay => |exploration, world| {
+                !(world.writers.iter().any(|writer| writer.is_between())
+                    && is_all_locked(exploration.rules, world))
             },
             Self::NoLockOutlivesItsDeadline => |_, world| {
                 (0..world.begun).all(|life| {
@@ -76,13 +87,24 @@ impl Claim {
                 world.slot.state != State::Active
                     || world.slot.expires_in == 0
                     || world.faults < exploration.size.faults
-                    || is_all_locked(world)
+                    || is_all_locked(exploration.rules, world)
             },
             Self::NoBlockIsNobodys => |_, world| {
                 world.slot.state != State::Active
                     || world
                         .life_of(world.slot.generation)
                         .is_none_or(|life| world.lives[life].caller != Caller::Left)
+            },
+            Self::NobodyIsPastAGate => |exploration, world| {
+                let Exploration { size, rules, .. } = exploration;
+                let is_passed = |node, gate| world.is_passed(size, *rules, node, gate);
+                !is_all_locked(*rules, world)
+                    || (0..size.nodes)
+                        .all(|node| !is_passed(node, ClientGate) && !is_passed(node, InternalGate))
+            },
+            Self::NobodyWaitsInACircle => |exploration, world| {
+                let Exploration { size, rules, .. } = exploration;
+                (0..world.begun).all(|life| !world.is_in_a_circle(size, *rules, life))
             },
         };
         Property::always(self.name(), condition)
@@ -153,7 +175,8 @@ fn is_good(world: &World) -> bool {
 
 /// Whether a block holds a lock anywhere, or (unless `silent_too`) on a node that answers.
 fn holds_anything(world: &World, life: u8, silent_too: bool) -> bool {
-    world.lives[usize::from(life)].worker.local != Local::Nothing
+    world.lives[usize::from(life)].worker.has_list
+        || world.lives[usize::from(life)].worker.closed != Closed::NONE
         || world
             .parties
             .iter()
@@ -163,13 +186,16 @@ fn holds_anything(world: &World, life: u8, silent_too: bool) -> bool {
 }
 
 /// Whether a block is active and every lock of it is held.
-fn is_all_locked(world: &World) -> bool {
+fn is_all_locked(rules: Rules, world: &World) -> bool {
     world.slot.state == State::Active
         && world.life_of(world.slot.generation).is_some_and(|life| {
             let worker = &world.lives[life].worker;
             let party = &world.parties[usize::from(worker.party)];
             matches!(worker.phase, Phase::Holding | Phase::Extending)
-                && worker.holds_commits()
-                && party.list.remote().all(|node| party.sessions[usize::from(node)].holds())
+                && rules.barriers().all(|barrier| {
+                    let closed = |node| party.sessions[usize::from(node)].closed;
+                    worker.closed.has(barrier)
+                        && party.list.remote().all(|node| closed(node).has(barrier))
+                })
         })
 }

@@ -1,18 +1,17 @@
 //! The rules of the design, each of which can be taken out.
 
+use crate::block::state::Mode;
+use crate::fence::steps::{Barrier, Step};
+
 /// What the design (and the code) rests on.  The comment says what is done where the rule is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// The node list is read again under the lock on `pg_dist_node`.  Out: the first list stands.
-    ReadTheListAgain,
     /// Every primary is locked.  Out: only those whose metadata is kept in step.
     LockEveryPrimary,
     /// A writer takes the lock of its commit record before PREPARE.  Out: after it.
     RecordBeforePrepare,
     /// A writer keeps that lock past the last COMMIT PREPARED.  Out: until its local commit.
     HoldToTheLast,
-    /// Every node's WAL is flushed before the block is active.  Out: it is not flushed.
-    FlushBeforeActive,
     /// Who ends a block shows that it is its own, under the lock that the end is written under.  Out:
     /// it has looked earlier, and writes whatever is in the slot by now.
     OwnerUnderTheSameLock,
@@ -51,14 +50,29 @@ pub enum Rule {
 /// Which rules are in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
+    /// What an attempt does, in order.
+    pub steps: &'static [Step],
+    /// Whether gates are among what that closes.
+    pub has_gates: bool,
     without: [Option<Rule>; 2],
     /// Not a rule, but another plan; see [`Self::FLUSH_WITH_THE_LOCK`].
     pub flush_with_the_lock: bool,
 }
 
 impl Rules {
-    /// The design.
-    pub const ALL: Self = Self { without: [None, None], flush_with_the_lock: false };
+    /// The design, with the list that runs.
+    pub const ALL: Self = Self::of(Mode::TwoPhase.steps());
+
+    /// The design, with another list.
+    pub const fn of(steps: &'static [Step]) -> Self {
+        let mut has_gates = false;
+        let mut rest = steps;
+        while let [step, others @ ..] = rest {
+            has_gates |= matches!(step, Step::Close(Barrier::ClientGate | Barrier::InternalGate));
+            rest = others;
+        }
+        Self { steps, has_gates, without: [None, None], flush_with_the_lock: false }
+    }
 
     /// The design, but with each node flushed in the statement that locks it.
     pub const FLUSH_WITH_THE_LOCK: Self = Self { flush_with_the_lock: true, ..Self::ALL };
@@ -76,5 +90,13 @@ impl Rules {
     /// Whether the rule is in force.
     pub fn has(self, rule: Rule) -> bool {
         !self.without.contains(&Some(rule))
+    }
+
+    /// What the list closes, in order.
+    pub fn barriers(self) -> impl Iterator<Item = Barrier> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Close(barrier) => Some(*barrier),
+            Step::NobodyInSteps | Step::FinishInDoubt | Step::SameNodes | Step::Flush => None,
+        })
     }
 }

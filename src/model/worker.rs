@@ -1,11 +1,12 @@
 //! The fence's worker, step by step as `acquire.rs`, `hold.rs` and `worker.rs` have it.
 
-use super::nodes::{Nodes, Party, Session, Side, Word};
+use super::nodes::{Closed, Nodes, Party, Session, Side, Word};
 use super::people::Ended;
 use super::rules::{Rule, Rules};
 use super::slot::{self, ticks};
-use super::world::{Size, World};
+use super::world::{NODES, Size, World};
 use crate::block::state::{Block, Failure, State};
+use crate::fence::steps::{Barrier, Step};
 
 /// Where a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,14 +17,17 @@ pub enum Phase {
     Registered,
     /// It has taken its block, and holds nothing.
     Adopted,
-    /// It has read the node list and has a session on each node.
+    /// It has read the node list and has a session on each node, or has done a step; the next one closes a
+    /// barrier, on the coordinator first.
     Connected,
     /// It holds the coordinator's `pg_dist_node`.
     ListLocked,
-    /// It holds the coordinator's `pg_dist_transaction` too; LOCK is under way everywhere else.
+    /// It has closed the barrier on the coordinator; that is under way everywhere else.
     Locking,
-    /// It has read the list again; the flush is under way.
+    /// The flush is under way.
     Flushing,
+    /// It has done all steps, of which the last was one of the coordinator's alone.
+    Through,
     /// Its block is active.
     Holding,
     /// An extension is under way everywhere.
@@ -55,21 +59,16 @@ pub enum Why {
     GivenUp,
 }
 
-/// Locks on the coordinator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Local {
-    Nothing,
-    /// `pg_dist_node`.
-    NodeList,
-    /// `pg_dist_transaction` as well.
-    Commits,
-}
-
 /// A worker process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     pub phase: Phase,
-    pub local: Local,
+    /// The step that it is at.
+    pub at: u8,
+    /// It holds the coordinator's `pg_dist_node`.
+    pub has_list: bool,
+    /// What it keeps closed on the coordinator.
+    pub closed: Closed,
     /// Its current attempt.
     pub party: u8,
     /// Nodes whose answer to the command under way it has.
@@ -83,17 +82,14 @@ pub struct Worker {
 impl Worker {
     pub const GONE: Self = Self {
         phase: Phase::Gone,
-        local: Local::Nothing,
+        at: 0,
+        has_list: false,
+        closed: Closed::NONE,
         party: 0,
         heard: Nodes::NONE,
         acquire_in: 0,
         overdue: false,
     };
-
-    /// Whether it keeps two-phase commits of the coordinator from beginning.
-    pub fn holds_commits(&self) -> bool {
-        self.local == Local::Commits
-    }
 
     /// Whether it has yet to become active, or to give that up.
     pub fn is_acquiring(&self) -> bool {
@@ -113,6 +109,7 @@ impl Worker {
             | Phase::ListLocked
             | Phase::Locking
             | Phase::Flushing
+            | Phase::Through
             | Phase::Holding
             | Phase::Extending
             | Phase::LettingGo(_) => true,
@@ -123,7 +120,11 @@ impl Worker {
     fn is_attempting(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Connected | Phase::ListLocked | Phase::Locking | Phase::Flushing
+            Phase::Connected
+                | Phase::ListLocked
+                | Phase::Locking
+                | Phase::Flushing
+                | Phase::Through
         )
     }
 }
@@ -182,64 +183,152 @@ impl World {
         }
         self.parties[usize::from(self.gathered)] = party;
         self.worker_mut(life).party = self.gathered;
-        self.worker_mut(life).phase = Phase::Connected;
         self.gathered += 1;
+        self.begin_step(rules, life, 0)
+    }
+
+    /// Begins the step with this number, and first does those before it that are the coordinator's alone.
+    /// False where one of these fails.
+    fn begin_step(&mut self, rules: Rules, life: u8, mut at: u8) -> bool {
+        let phase = loop {
+            match rules.steps.get(usize::from(at)) {
+                None => break Phase::Through,
+                Some(Step::Close(_)) => break Phase::Connected,
+                Some(Step::Flush) => break Phase::Flushing,
+                // The other nodes know nothing of it.
+                Some(Step::SameNodes) if self.nodes_are_the_same(rules, life) => at += 1,
+                // Another list is a failed attempt: what is left is to give up or to try again.
+                Some(Step::SameNodes) => return false,
+                Some(step @ (Step::NobodyInSteps | Step::FinishInDoubt)) => {
+                    unimplemented!(
+                        "{step:?}: the block has no such step, and so its model has none"
+                    )
+                }
+            }
+        };
+        let worker = self.worker_mut(life);
+        worker.at = at;
+        worker.heard = Nodes::NONE;
+        worker.phase = phase;
         true
     }
 
-    /// The coordinator's `pg_dist_node`, so that the list stays as it is.
-    pub fn lock_node_list(&mut self, life: u8) -> bool {
-        let is_free = self.lives.iter().all(|other| other.worker.local == Local::Nothing);
-        if !self.is_in(life, Phase::Connected) || !is_free {
+    fn nodes_are_the_same(&self, rules: Rules, life: u8) -> bool {
+        // Some nodes are missing in the first list, as they are in the second.
+        self.party_of(life).list == self.listed || !rules.has(Rule::LockEveryPrimary)
+    }
+
+    /// The barrier that the worker is closing.
+    fn barrier(&self, rules: Rules, life: u8) -> Option<Barrier> {
+        match rules.steps.get(usize::from(self.worker(life).at)) {
+            Some(Step::Close(barrier)) => Some(*barrier),
+            Some(Step::NobodyInSteps | Step::FinishInDoubt | Step::SameNodes | Step::Flush)
+            | None => None,
+        }
+    }
+
+    /// The coordinator's `pg_dist_node`, so that the list stays as it is: before the other tables.
+    pub fn lock_node_list(&mut self, rules: Rules, life: u8) -> bool {
+        let is_free = self.lives.iter().all(|other| !other.worker.has_list);
+        if !self.is_in(life, Phase::Connected)
+            || !is_free
+            || self.barrier(rules, life) != Some(Barrier::Tables)
+        {
             return false;
         }
-        self.worker_mut(life).local = Local::NodeList;
+        self.worker_mut(life).has_list = true;
         self.worker_mut(life).phase = Phase::ListLocked;
         true
     }
 
-    /// The coordinator's `pg_dist_transaction`; then LOCK goes to all others at once.
-    pub fn lock_here(&mut self, size: &Size, life: u8) -> bool {
-        if !self.is_in(life, Phase::ListLocked) || self.commits_on(size, 0) {
+    /// Closes a barrier on the coordinator; then the command goes to all others at once.
+    pub fn lock_here(&mut self, size: &Size, rules: Rules, life: u8) -> bool {
+        if !matches!(self.worker(life).phase, Phase::Connected | Phase::ListLocked) {
+            return false;
+        }
+        let Some(barrier) = self.barrier(rules, life) else { return false };
+        let from = if barrier.is_gate() { Phase::Connected } else { Phase::ListLocked };
+        if !self.is_in(life, from)
+            || self.is_passed(size, rules, 0, barrier)
+            || self.is_closed(0, barrier)
+        {
             return false;
         }
         let within = self.worker(life).acquire_in.max(0) as u8;
         for session in &mut self.party_mut(life).sessions {
-            if session.side == Side::Open {
+            if matches!(session.side, Side::Open | Side::Held) {
                 session.side = Side::Waiting;
                 session.ends_in = within;
             }
         }
         let worker = self.worker_mut(life);
-        worker.local = Local::Commits;
+        worker.closed = worker.closed.with(barrier);
         worker.heard = Nodes::NONE;
         worker.phase = Phase::Locking;
         true
     }
 
-    /// With every lock held: the list, which cannot change any more.
-    pub fn read_list_again(&mut self, rules: Rules, life: u8) -> bool {
+    /// What the block is about to close, or waits for, and where.
+    pub fn wanted(&self, rules: Rules, life: u8) -> impl Iterator<Item = (u8, Barrier)> {
+        let phase = self.worker(life).phase;
+        let is_here = matches!(phase, Phase::Connected | Phase::ListLocked);
+        let is_there = phase == Phase::Locking;
+        let sessions = &self.party_of(life).sessions;
+        let is_wanted = move |node: &u8| match node {
+            0 => is_here,
+            _ => is_there && sessions[usize::from(*node)].side == Side::Waiting,
+        };
+        let barrier = self.barrier(rules, life);
+        (0..NODES).filter(is_wanted).filter_map(move |node| Some((node, barrier?)))
+    }
+
+    /// Whether the block's present attempt keeps the barrier closed on the node.
+    pub fn is_closed_by(&self, life: u8, node: u8, barrier: Barrier) -> bool {
+        let session = self.party_of(life).sessions[usize::from(node)];
+        let closed = if node == 0 { self.worker(life).closed } else { session.closed };
+        closed.has(barrier)
+    }
+
+    /// Whether every node has done the step under way.
+    fn is_step_done(&self, rules: Rules, life: u8) -> bool {
+        let worker = self.worker(life);
         let list = self.party_of(life).list;
-        if !self.is_in(life, Phase::Locking) || !self.worker(life).heard.has_all(list.without(0)) {
+        match worker.phase {
+            Phase::Locking => worker.heard.has_all(list.without(0)),
+            Phase::Flushing if rules.flush_with_the_lock => worker.heard.has(0),
+            Phase::Flushing => worker.heard.has_all(list),
+            Phase::Through => true,
+            Phase::Gone
+            | Phase::Registered
+            | Phase::Adopted
+            | Phase::Connected
+            | Phase::ListLocked
+            | Phase::Holding
+            | Phase::Extending
+            | Phase::LettingGo(_)
+            | Phase::Free(_)
+            | Phase::Said
+            | Phase::Exiting => false,
+        }
+    }
+
+    /// Whether no step is left.
+    fn is_at_last_step(&self, rules: Rules, life: u8) -> bool {
+        usize::from(self.worker(life).at) + 1 >= rules.steps.len()
+    }
+
+    /// The next step, once this one is done on the last of the nodes.
+    pub fn next_step(&mut self, rules: Rules, life: u8) -> bool {
+        if !self.is_step_done(rules, life) || self.is_at_last_step(rules, life) {
             return false;
         }
-        // Another list is a failed attempt: what is left is to give up or to try again.
-        let may_differ = !rules.has(Rule::ReadTheListAgain) || !rules.has(Rule::LockEveryPrimary);
-        if list != self.listed && !may_differ {
-            return false;
-        }
-        self.worker_mut(life).heard = Nodes::NONE;
-        self.worker_mut(life).phase = Phase::Flushing;
-        true
+        self.begin_step(rules, life, self.worker(life).at + 1)
     }
 
     /// The coordinator's own flush, after all others.
     pub fn flush_here(&mut self, size: &Size, rules: Rules, life: u8) -> bool {
         let worker = self.worker(life);
-        if !self.is_in(life, Phase::Flushing)
-            || worker.heard.has(0)
-            || !rules.has(Rule::FlushBeforeActive)
-        {
+        if !self.is_in(life, Phase::Flushing) || worker.heard.has(0) {
             return false;
         }
         let others = self.party_of(life).list.without(0);
@@ -254,14 +343,7 @@ impl World {
 
     /// `Owner::activate`.
     pub fn activate(&mut self, rules: Rules, life: u8) -> bool {
-        let worker = self.worker(life);
-        let is_flushed = if rules.flush_with_the_lock {
-            worker.heard.has(0)
-        } else {
-            worker.heard.has_all(self.party_of(life).list)
-        };
-        if !self.is_in(life, Phase::Flushing) || (rules.has(Rule::FlushBeforeActive) && !is_flushed)
-        {
+        if !self.is_step_done(rules, life) || !self.is_at_last_step(rules, life) {
             return false;
         }
         let generation = self.lives[usize::from(life)].generation;
@@ -377,6 +459,7 @@ impl World {
     /// awaited.
     fn begin_letting_go(&mut self, rules: Rules, awaits: Rule, life: u8, why: Why) {
         let Worker { phase, heard, .. } = *self.worker(life);
+        self.worker_mut(life).at = 0;
         let is_busy = |node| phase == Phase::Extending && !heard.has(node);
         if why != Why::Again {
             let generation = self.lives[usize::from(life)].generation.into();
@@ -418,7 +501,8 @@ impl World {
     fn end_letting_go(&mut self, life: u8, why: Why) {
         self.party_mut(life).close();
         let worker = self.worker_mut(life);
-        worker.local = Local::Nothing;
+        worker.has_list = false;
+        worker.closed = Closed::NONE;
         worker.heard = Nodes::NONE;
         worker.overdue = false;
         let tries_again = why == Why::Again && worker.acquire_in >= 0;
@@ -488,13 +572,14 @@ impl World {
             | Phase::ListLocked
             | Phase::Locking
             | Phase::Flushing
+            | Phase::Through
             | Phase::Holding
             | Phase::Extending
             | Phase::LettingGo(_)
             | Phase::Free(_) => {}
         }
-        self.worker_mut(life).local = Local::Nothing;
-        self.worker_mut(life).phase = Phase::Exiting;
+        let Worker { acquire_in, .. } = *self.worker(life);
+        *self.worker_mut(life) = Worker { phase: Phase::Exiting, acquire_in, ..Worker::GONE };
         true
     }
 

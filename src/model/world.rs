@@ -7,6 +7,7 @@ use super::slot::{Slot, ticks};
 use super::worker::{Phase, Worker};
 use super::writers::Writer;
 use crate::block::state::State;
+use crate::fence::steps::Barrier;
 
 /// Most of everything, in any size.
 pub const NODES: u8 = 3;
@@ -79,7 +80,7 @@ pub enum Action {
     Connect(u8),
     LockNodeList(u8),
     LockHere(u8),
-    ReadListAgain(u8),
+    NextStep(u8),
     FlushHere(u8),
     Activate(u8),
     GiveUp(u8),
@@ -169,9 +170,9 @@ impl World {
             Action::AskExtension => next.ask_extension(),
             Action::Adopt(life) => next.adopt(life),
             Action::Connect(life) => next.connect(size, rules, life),
-            Action::LockNodeList(life) => next.lock_node_list(life),
-            Action::LockHere(life) => next.lock_here(size, life),
-            Action::ReadListAgain(life) => next.read_list_again(rules, life),
+            Action::LockNodeList(life) => next.lock_node_list(rules, life),
+            Action::LockHere(life) => next.lock_here(size, rules, life),
+            Action::NextStep(life) => next.next_step(rules, life),
             Action::FlushHere(life) => next.flush_here(size, rules, life),
             Action::Activate(life) => next.activate(rules, life),
             Action::GiveUp(life) => next.give_up(rules, life),
@@ -191,7 +192,7 @@ impl World {
             Action::Write(writer) => next.write(size, rules, writer, true),
             Action::WriteUnflushed(writer) => next.write(size, rules, writer, false),
             Action::WalWriter(writer) => next.wal_writer(writer),
-            Action::LateMessage(writer) => next.late_message(rules, writer),
+            Action::LateMessage(writer) => next.late_message(size, rules, writer),
             Action::Recover(writer) => next.recover(size, writer),
             Action::Terminate(life) => next.spend_fault() && next.terminate(rules, life),
             Action::WorkerEnds(life) => next.spend_fault() && next.worker_ends(life),
@@ -233,7 +234,7 @@ impl World {
                 Action::Connect(life),
                 Action::LockNodeList(life),
                 Action::LockHere(life),
-                Action::ReadListAgain(life),
+                Action::NextStep(life),
                 Action::FlushHere(life),
                 Action::Activate(life),
                 Action::GiveUp(life),
@@ -287,12 +288,13 @@ impl World {
         (0..usize::from(self.begun)).rev().find(|life| self.lives[*life].generation == generation)
     }
 
-    /// Whether the fence's exclusive lock is held on the node, by whichever block.
-    pub fn is_fenced(&self, node: u8) -> bool {
+    /// Whether the barrier is closed on the node, by whichever block.
+    pub fn is_closed(&self, node: u8, barrier: Barrier) -> bool {
         if node == 0 {
-            self.lives.iter().any(|life| life.worker.holds_commits())
+            self.lives.iter().any(|life| life.worker.closed.has(barrier))
         } else {
-            self.parties.iter().any(|party| party.sessions[usize::from(node)].holds())
+            let session = |party: &Party| party.sessions[usize::from(node)];
+            self.parties.iter().any(|party| session(party).closed.has(barrier))
         }
     }
 
@@ -314,7 +316,8 @@ impl World {
                 | Phase::Connected
                 | Phase::ListLocked
                 | Phase::Locking
-                | Phase::Flushing => worker.acquire_in <= 0,
+                | Phase::Flushing
+                | Phase::Through => worker.acquire_in <= 0,
                 Phase::Holding => self.slot.state != State::Active || self.slot.expires_in == 0,
                 Phase::Extending | Phase::LettingGo(_) => worker.overdue,
                 Phase::Free(_) | Phase::Said | Phase::Exiting => true,

@@ -2,6 +2,7 @@
 
 use super::rules::{Rule, Rules};
 use super::world::{Size, World};
+use crate::fence::steps::Barrier::{self, ClientGate, InternalGate, Tables};
 
 /// What a writer's own node has of its commit.  The commit record and the writer's local rows are one
 /// local transaction, and so one thing.
@@ -24,8 +25,11 @@ pub enum Away {
 /// One step of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    /// Pass the own node's gate.  Only where gates are closed at all.
+    Pass,
     /// Insert the commit record: RowExclusiveLock on the own node's `pg_dist_transaction`.
     Record,
+    /// On the other node, whose internal gate it passes; what is prepared holds that.
     Prepare,
     Commit,
     CommitPrepared,
@@ -58,6 +62,10 @@ impl Writer {
 
     fn next(&self, rules: Rules) -> Option<Step> {
         use Step::*;
+        let at = match self.at.checked_sub(rules.has_gates.into()) {
+            Some(at) => at,
+            None => return Some(Pass),
+        };
         let steps = if !rules.has(Rule::RecordBeforePrepare) {
             [Prepare, Record, Commit, CommitPrepared, Unlock]
         } else if !rules.has(Rule::HoldToTheLast) {
@@ -65,7 +73,7 @@ impl Writer {
         } else {
             [Record, Prepare, Commit, CommitPrepared, Unlock]
         };
-        steps.get(usize::from(self.at)).copied()
+        steps.get(usize::from(at)).copied()
     }
 
     /// Whether its session is going to finish what it has prepared.
@@ -108,12 +116,50 @@ impl Image {
 }
 
 impl World {
-    /// Whether a writer holds the lock of its commit record on the node.
-    pub fn commits_on(&self, size: &Size, node: u8) -> bool {
-        self.writers
-            .iter()
-            .zip(size.writers)
-            .any(|(writer, (home, _))| writer.locks && *home == node)
+    /// Whether a writer is past the barrier on the node, and has yet to end.
+    pub fn is_passed(&self, size: &Size, rules: Rules, node: u8, barrier: Barrier) -> bool {
+        self.who_passed(size, rules, node, barrier).next().is_some()
+    }
+
+    /// Who is past the barrier on the node, by index.
+    fn who_passed(
+        &self,
+        size: &Size,
+        rules: Rules,
+        node: u8,
+        barrier: Barrier,
+    ) -> impl Iterator<Item = usize> {
+        (0..size.writers.len()).filter(move |index| {
+            let writer = &self.writers[*index];
+            let (home, away) = size.writers[*index];
+            match barrier {
+                ClientGate => {
+                    let is_under_way = writer.at > 0 && writer.next(rules).is_some();
+                    home == node && writer.alive && is_under_way
+                }
+                InternalGate => away == node && writer.away == Away::Prepared,
+                Tables => home == node && writer.locks,
+            }
+        })
+    }
+
+    /// Whether the block closes a barrier somewhere that a writer waits for who is himself in the way of it.
+    pub fn is_in_a_circle(&self, size: &Size, rules: Rules, life: u8) -> bool {
+        self.wanted(rules, life).any(|(node, barrier)| {
+            self.who_passed(size, rules, node, barrier).any(|index| {
+                let (home, away) = size.writers[index];
+                let writer = &self.writers[index];
+                let waits_for = match writer.next(rules).filter(|_| writer.alive) {
+                    Some(Step::Pass) => (home, ClientGate),
+                    Some(Step::Record) => (home, Tables),
+                    Some(Step::Prepare) => (away, InternalGate),
+                    Some(Step::Commit | Step::CommitPrepared | Step::Unlock) | None => {
+                        return false;
+                    }
+                };
+                self.is_closed_by(life, waits_for.0, waits_for.1)
+            })
+        })
     }
 
     /// The node's WAL goes to disk.
@@ -131,16 +177,20 @@ impl World {
         if !self.listed.has(home) || !self.listed.has(away) {
             return false;
         }
-        let is_fenced = self.is_fenced(home);
-        let writer = &mut self.writers[usize::from(index)];
+        let mut writer = self.writers[usize::from(index)];
         let Some(step) = writer.next(rules).filter(|_| writer.alive) else { return false };
         match step {
             // Only a commit has two ways to go.
-            Step::Record | Step::Prepare | Step::CommitPrepared | Step::Unlock if !flushed => {
+            Step::Pass | Step::Record | Step::Prepare | Step::CommitPrepared | Step::Unlock
+                if !flushed =>
+            {
                 return false;
             }
-            Step::Record if is_fenced => return false,
+            Step::Pass if self.is_closed(home, ClientGate) => return false,
+            Step::Pass => {}
+            Step::Record if self.is_closed(home, Tables) => return false,
             Step::Record => writer.locks = true,
+            Step::Prepare if self.is_closed(away, InternalGate) => return false,
             Step::Prepare => writer.away = Away::Prepared,
             Step::Commit => writer.home = if flushed { Home::Durable } else { Home::InMemory },
             Step::CommitPrepared if writer.away == Away::Prepared => {
@@ -151,6 +201,7 @@ impl World {
             Step::Unlock => writer.locks = false,
         }
         writer.at += 1;
+        self.writers[usize::from(index)] = writer;
         true
     }
 
@@ -165,28 +216,35 @@ impl World {
     }
 
     /// What a writer had sent before it ended arrives only now.
-    pub fn late_message(&mut self, rules: Rules, index: u8) -> bool {
-        let writer = &mut self.writers[usize::from(index)];
+    pub fn late_message(&mut self, size: &Size, rules: Rules, index: u8) -> bool {
+        let mut writer = self.writers[usize::from(index)];
         if writer.alive {
             return false;
         }
+        let is_shut_away = self.is_closed(size.writers[usize::from(index)].1, InternalGate);
         match (writer.next(rules), writer.away) {
-            (Some(Step::Prepare), Away::Nothing) => writer.away = Away::Prepared,
+            (Some(Step::Prepare), Away::Nothing) if !is_shut_away => writer.away = Away::Prepared,
             (Some(Step::CommitPrepared), Away::Prepared) => writer.away = Away::Committed,
             _ => return false,
         }
         writer.at += 1;
+        self.writers[usize::from(index)] = writer;
         true
     }
 
     /// The recovery on a writer's home node, as `embedded/recovery.rs` has it: under a lock that both
     /// the fence's and a writer's keep out, whatever is prepared is taken to be left over.
     pub fn recover(&mut self, size: &Size, index: u8) -> bool {
-        let is_fenced = self.is_fenced(size.writers[usize::from(index)].0);
-        let writer = &mut self.writers[usize::from(index)];
-        if writer.locks || writer.away != Away::Prepared || is_fenced {
+        let home = size.writers[usize::from(index)].0;
+        let Writer { locks, away, .. } = self.writers[usize::from(index)];
+        if locks
+            || away != Away::Prepared
+            || self.is_closed(home, Tables)
+            || self.is_closed(home, InternalGate)
+        {
             return false;
         }
+        let writer = &mut self.writers[usize::from(index)];
         writer.away = if writer.home == Home::Nothing { Away::Nothing } else { Away::Committed };
         true
     }

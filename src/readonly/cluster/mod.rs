@@ -24,3 +24,5 @@ mod nodes;
 mod switch;
 
 pub use error::ClusterError;
+#[cfg(test)]
+pub use hold_back::STEPS;
