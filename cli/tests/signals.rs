@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Running, command, start, status_command};
+use std::process::{Command, Stdio};
+
+use common::{Running, start, status_command};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_cluster::postgres::Client;
@@ -51,11 +53,27 @@ fn tell(child: &mut Running, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("a signal");
 }
 
+/// The same command, started through another program.
+fn through(words: &[&str], command: &Command) -> Command {
+    let mut other = Command::new(words[0]);
+    other.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    other.stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
 #[test]
 fn a_question_is_cancelled_and_the_session_closed() -> Result<()> {
     let mut stage = Stage::set()?;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let mut child = start(&mut status_command(stage.port(), &["-v"]));
+        // Whoever runs the tests in the background of a script has SIGINT ignored, and so would the command.
+        let heeding = ["env", "--default-signal=TERM,INT,HUP"];
+        let mut child = start(&mut through(&heeding, &status_command(stage.port(), &["-v"])));
         stage.wait_until_it_waits()?;
         tell(&mut child, signal);
         // 57014: the server itself says that the question was cancelled.
@@ -109,15 +127,7 @@ fn a_server_that_does_not_answer_is_given_up_by_itself() -> Result<()> {
 fn what_is_ignored_at_the_start_stays_ignored() -> Result<()> {
     let mut stage = Stage::set()?;
     // nohup ignores HUP, but redirects what it prints only at a terminal.
-    let status = status_command(stage.port(), &[]);
-    let mut nohup = std::process::Command::new("nohup");
-    nohup.arg(status.get_program()).args(status.get_args());
-    for (name, value) in command(&[]).get_envs() {
-        match value {
-            Some(value) => nohup.env(name, value),
-            None => nohup.env_remove(name),
-        };
-    }
+    let mut nohup = through(&["nohup"], &status_command(stage.port(), &[]));
     let mut child = start(&mut nohup);
     stage.wait_until_it_waits()?;
     tell(&mut child, Signal::SIGHUP);
