@@ -24,6 +24,8 @@
 //! - The recovery that nodes do by themselves at any time, which can only help.
 //! - Lock queues, and readers that turn writers: an attempt may fail at any point.
 //! - A node that fails over, or whose state file is lost; inactive nodes.
+//! - A link that breaks for the caller alone, while the node has yet to begin what it was told: a new session that
+//!   switches it back is taken to come later, as it has to be made first, and then waits for a switch under way.
 //! - Several databases: a node that is switched ends writers of all of them.
 //!
 //! # What was found
