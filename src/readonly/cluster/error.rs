@@ -107,7 +107,7 @@ impl From<&ClusterError> for Report {
                 }
                 Report::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, message)
                     .detail(detail)
-                    .hint("End what is in the way, or raise citus_fence.acquire_timeout. Nothing has been switched.")
+                    .hint("End what is in the way, or raise citus_fence.acquire_timeout. This call has switched nothing.")
             }
             ClusterError::NoGate { .. } => {
                 Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)

@@ -32,7 +32,7 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// How long a node keeps the gates closed that hears nothing more: longer than an attempt, and not much.
-const SILENCE_MS: i64 = 3_000;
+pub const SILENCE_MS: i64 = 3_000;
 
 /// All gates, closed.  They open when the sessions' transactions end.
 pub struct ClosedGates {

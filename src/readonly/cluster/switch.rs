@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::hold_back::{ClosedGates, close_gates};
+use super::hold_back::{ClosedGates, SILENCE_MS, close_gates};
 use super::nodes::{Nodes, connect_timeout, require_coordinator};
 use super::{ClusterError, intent};
 use crate::citus::Roster;
@@ -21,6 +21,9 @@ use remote::{
 
 /// What the nodes may take to be switched, all at once.
 const SWITCH_BOUND: Duration = Duration::from_secs(10);
+// Before nodes are switched back, none may still be about to switch: one that heard the command late has given it up
+// by then, in its silence or within its own statement_timeout of 8 s ([`CLOSE`]).
+const _: () = assert!(SILENCE_MS < 8_000 && 8_000 < SWITCH_BOUND.as_millis());
 /// What it may take to switch them back, connecting included.
 const UNDO_BOUND: Duration = Duration::from_secs(15);
 /// What it may take to break that off.
