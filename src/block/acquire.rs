@@ -191,7 +191,12 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             silence: Silence::HoldMs(i64::from(self.terms.timeout_ms) + statements::IDLE_GRACE_MS),
         };
         let mut home = ThisNode::new(self.owner, &roster);
-        let others = Others { nodes: roster.others(), connecting, in_doubt: &[] };
+        let others = Others {
+            nodes: roster.others(),
+            connecting,
+            is_citus: roster.is_citus(),
+            in_doubt: &[],
+        };
         let steps = self.terms.mode.steps();
         let story = attempt(waiter, steps, &mut home, self.party, others, &bounds)?;
 

@@ -46,6 +46,8 @@ pub struct Others<'a, C: Pq> {
     pub nodes: &'a [Node],
     /// Their connections, in the same order.
     pub connecting: Connecting<C>,
+    /// Whether Citus itself is there, and not only its tables.
+    pub is_citus: bool,
     /// Where those are reached that finish what is in doubt, if a step has them do so.
     pub in_doubt: &'a [Target],
 }
@@ -133,8 +135,11 @@ pub fn attempt<C: Pq, W: Waiter>(
         helpers = Helpers::connect(waiter, others.in_doubt, helpers_by, |line| home.log(line))?;
     }
     let begin_by = bounds.connect_by(waiter);
-    let begin =
-        statements::begin(lock_timeout.as_millis() as i32, bounds.beginning_ms(waiter, begin_by));
+    let begin = statements::begin(
+        lock_timeout.as_millis() as i32,
+        bounds.beginning_ms(waiter, begin_by),
+        others.is_citus,
+    );
     party.begin(waiter, others.nodes, others.connecting, &begin, begin_by)?;
     if close_gates(steps) {
         party.require_gates()?;

@@ -47,7 +47,7 @@ fn run(
     bounds: &Bounds,
 ) -> Result<Story, Failed> {
     let connecting = Connecting::start(waiter, targets, bounds.deadline);
-    let others = Others { nodes, connecting, in_doubt: &[] };
+    let others = Others { nodes, connecting, is_citus: true, in_doubt: &[] };
     super::attempt(waiter, steps, home, party, others, bounds)
 }
 

@@ -17,7 +17,7 @@ fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {
     let mut waiter = ScriptWaiter::default();
     let deadline = Deadline::after(&waiter, ms(1000));
     let mut party = Party::default();
-    let begin = statements::begin(1000, 1000);
+    let begin = statements::begin(1000, 1000, true);
     let connecting = Connecting::start(&waiter, &targets, deadline);
     party.begin(&mut waiter, &nodes(targets.len()), connecting, &begin, deadline).unwrap();
     party

@@ -17,15 +17,16 @@ use super::steps::Barrier;
 ///   coordinator again; the hold has a longer one, which comes with the flush.
 /// - `citus.enable_version_checks`: a fresh session's first look at Citus' catalog reads the control file of every
 ///   extension there is on the machine, which took a seventh of the node's time.  What is locked here is the same
-///   in every version; where Citus is not, the name means nothing.
+///   in every version.
 /// - the TCP settings and `client_connection_check_interval` have the node notice that this side is
 ///   gone, also while it waits for a lock.
-pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64) -> String {
+pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64, is_citus: bool) -> String {
+    let unchecked = if is_citus { "SET LOCAL citus.enable_version_checks = off;" } else { "" };
     let statement_timeout_ms = i64::from(lock_timeout_ms) + STATEMENT_GRACE_MS;
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
          SET LOCAL search_path = pg_catalog;\
-         SET LOCAL citus.enable_version_checks = off;\
+         {unchecked}\
          SET LOCAL lock_timeout = {lock_timeout_ms};\
          SET LOCAL statement_timeout = {statement_timeout_ms};\
          SET LOCAL idle_in_transaction_session_timeout = {idle_timeout_ms};\

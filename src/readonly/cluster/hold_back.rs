@@ -87,6 +87,7 @@ impl<W: Waiter> Trial<W> for Attempts {
         let all = Others {
             nodes: roster.nodes(),
             connecting: Connecting::start(waiter, roster.targets(), self.limit.deadline),
+            is_citus: roster.is_citus(),
             in_doubt: roster.targets(),
         };
         attempt(waiter, STEPS, &mut OverASession(roster), &mut self.party, all, &bounds)?;
@@ -179,7 +180,7 @@ mod tests {
         let mut waiter = ScriptWaiter::default();
         let deadline = Deadline::after(&waiter, ms(30_000));
         let connecting = Connecting::start(&waiter, &targets, deadline);
-        let others = Others { nodes: &nodes(3), connecting, in_doubt: &targets };
+        let others = Others { nodes: &nodes(3), connecting, is_citus: true, in_doubt: &targets };
         let bounds = Bounds {
             deadline,
             connect_timeout: ms(3000),
