@@ -200,9 +200,7 @@ impl World {
                 // Another list is a failed attempt: what is left is to give up or to try again.
                 Some(Step::SameNodes) => return false,
                 Some(step @ (Step::NobodyInSteps | Step::FinishInDoubt)) => {
-                    unimplemented!(
-                        "{step:?}: the block has no such step, and so its model has none"
-                    )
+                    panic!("{step:?}: the block has no such step, and so its model has none")
                 }
             }
         };

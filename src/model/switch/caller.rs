@@ -187,7 +187,7 @@ impl World {
                 // Another list is a failed attempt: what is left is to give up or to try again.
                 Some(Step::SameNodes) => return false,
                 Some(step @ (Step::Close(Tables) | Step::Flush)) => {
-                    unimplemented!("{step:?}: the switch has no such step, nor has its model")
+                    panic!("{step:?}: the switch has no such step, nor has its model")
                 }
                 Some(Step::Close(_)) => {
                     self.sessions().iter_mut().for_each(|session| session.tell(Doing::Gate));
