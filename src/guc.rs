@@ -104,7 +104,7 @@ pub fn define(preloading: bool, is_read_only: fn() -> bool) {
     crate::pg::guc::define_shown_bool(
         c"citus_fence.system_is_read_only",
         c"Whether this node refuses writers.",
-        c"Switched by alter_system_read_only() and alter_system_read_write(); on during recovery.",
+        c"Switched by alter_system_read_only() and alter_system_read_write(); on during recovery, and while the node is reserved for a clone.",
         is_read_only,
     );
 }

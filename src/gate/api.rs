@@ -19,8 +19,8 @@ mod citus_fence {
         AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, name,
         or_raise,
     };
-    use crate::gate::{Gate, closing};
-    use crate::pg::{libpq, text_sql};
+    use crate::gate::{Gate, closing, reservation};
+    use crate::pg::{ident, libpq, text_sql};
     use pgrx::{pg_extern, search_path};
 
     #[pg_extern(volatile, parallel_unsafe)]
@@ -49,6 +49,43 @@ mod citus_fence {
         TableIterator::new(processes.collect::<Vec<_>>())
     }
 
+    /// What was given, or the error that nothing was.
+    fn given<T>(value: Option<T>, argument: &'static str) -> T {
+        or_raise(value.ok_or(GateError::NullArgument { argument }))
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn reserve_node(clone_id: Option<i32>, token: Option<&str>) {
+        let clone = given(clone_id, "clone_id");
+        or_raise(reservation::reserve(clone, given(token, "token")));
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn enter_reserved_node(token: Option<&str>) {
+        or_raise(reservation::enter(given(token, "token")));
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn release_node(token: Option<&str>) {
+        or_raise(reservation::release(given(token, "token")));
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn release_node_by_force(clone_id: Option<i32>) {
+        or_raise(reservation::release_by_force(given(clone_id, "clone_id")));
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn reserved_for() -> Option<i32> {
+        let node = or_raise(AREA.node().ok_or(GateError::NotPreloaded));
+        (node.state() == NodeState::Reserved).then(|| node.clone_id())
+    }
+
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     #[allow(clippy::type_complexity)]
@@ -67,12 +104,16 @@ mod citus_fence {
         let node = or_raise(AREA.node().ok_or(GateError::NotPreloaded));
         let state = node.state();
         let is_closed = state == NodeState::ReadOnly;
+        let name = match state {
+            NodeState::ReadWrite if ident::in_recovery() => "standby",
+            other => other.name(),
+        };
         let counters = node.counters();
         let count = |counter: &std::sync::atomic::AtomicU64| {
             i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
         };
         TableIterator::once((
-            state.name().to_owned(),
+            name.to_owned(),
             is_closed.then(|| TimestampWithTimeZone::try_from(node.since()).ok()).flatten(),
             (is_closed && node.lsn() != 0).then(|| Lsn(node.lsn())),
             count(&counters.refused),
@@ -86,7 +127,16 @@ mod citus_fence {
 pgrx::extension_sql_file!(
     "../../sql/gate.sql",
     name = "gate",
-    requires = [citus_fence::commands_in_steps, citus_fence::lock_gate, citus_fence::node_gate],
+    requires = [
+        citus_fence::commands_in_steps,
+        citus_fence::enter_reserved_node,
+        citus_fence::lock_gate,
+        citus_fence::node_gate,
+        citus_fence::release_node,
+        citus_fence::release_node_by_force,
+        citus_fence::reserve_node,
+        citus_fence::reserved_for
+    ],
 );
 
 fn or_raise<T>(result: Result<T, GateError>) -> T {

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
+use super::reserved_file::Token;
 use crate::pg::exit::Undo;
 use crate::pg::process;
 use crate::pg::shmem::{PerProcess, SharedArea, shareable};
@@ -17,6 +18,8 @@ pub enum NodeState {
     Closing = 1,
     /// They are refused, and none is left.
     ReadOnly = 2,
+    /// They are refused but for the clone split for which the node is reserved.
+    Reserved = 3,
 }
 
 impl NodeState {
@@ -26,6 +29,7 @@ impl NodeState {
             Self::ReadWrite => "read-write",
             Self::Closing => "closing",
             Self::ReadOnly => "read-only",
+            Self::Reserved => "reserved",
         }
     }
 }
@@ -55,13 +59,25 @@ pub struct Node {
     lsn: AtomicU64,
     since: AtomicI64,
     counters: Counters,
+    reservation: Reservation,
+}
+
+/// For what the node is reserved.  Changed by the one process whose pid is the owner, and before the state.
+#[repr(C)]
+#[derive(Default)]
+struct Reservation {
+    owner: AtomicI32,
+    /// Counted up with each, so that no session of an earlier one is taken for one of this.
+    number: AtomicU32,
+    clone: AtomicI32,
+    token: [AtomicU64; Token::WORDS],
 }
 
 /// Counted since the server's start.
 #[repr(C, align(128))]
 #[derive(Default)]
 pub struct Counters {
-    /// Writes refused because the node was read-only.
+    /// Writes refused because the node was read-only or reserved.
     pub refused: AtomicU64,
     /// Transactions that found a gate closed and waited.
     pub waited: AtomicU64,
@@ -131,6 +147,16 @@ impl GateArea {
     pub fn reopen(&self) {
         if let Some(node) = self.node() {
             node.set_state(NodeState::ReadWrite);
+            self.0.wake();
+        }
+    }
+
+    /// The node is not reserved any more: lets writers pass, and wakes who waits for it.  Where somebody is
+    /// already switching the node, his state stays.
+    pub fn end_reservation(&self) {
+        if let Some(node) = self.node() {
+            let (from, to) = (NodeState::Reserved as u32, NodeState::ReadWrite as u32);
+            let _ = node.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
             self.0.wake();
         }
     }
@@ -268,6 +294,7 @@ impl Node {
         match self.state.load(Ordering::SeqCst) {
             0 => NodeState::ReadWrite,
             1 => NodeState::Closing,
+            3 => NodeState::Reserved,
             _ => NodeState::ReadOnly,
         }
     }
@@ -283,6 +310,47 @@ impl Node {
         self.lsn.store(lsn, Ordering::SeqCst);
         self.since.store(since, Ordering::SeqCst);
         self.set_state(NodeState::ReadOnly);
+    }
+
+    /// Reserves a node that lets writers pass, with a full barrier; false where its state is another.  The
+    /// caller is the owner, or the postmaster.
+    pub fn begin_reservation(&self, clone: i32, token: Token) -> bool {
+        let reservation = &self.reservation;
+        reservation.clone.store(clone, Ordering::SeqCst);
+        for (to, word) in reservation.token.iter().zip(token.words()) {
+            to.store(word, Ordering::SeqCst);
+        }
+        reservation.number.fetch_add(1, Ordering::SeqCst);
+        let (from, to) = (NodeState::ReadWrite as u32, NodeState::Reserved as u32);
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The number of the reservation, since the server's start.
+    pub fn reservation(&self) -> u32 {
+        self.reservation.number.load(Ordering::SeqCst)
+    }
+
+    /// The clone for which the node is reserved.  Means something in that state alone.
+    pub fn clone_id(&self) -> i32 {
+        self.reservation.clone.load(Ordering::SeqCst)
+    }
+
+    /// The secret.  Only for the owner.
+    pub fn token(&self) -> Token {
+        let words = &self.reservation.token;
+        Token::of_words(std::array::from_fn(|at| words[at].load(Ordering::SeqCst)))
+    }
+
+    /// Makes the process of that pid the owner, if there is none.
+    pub fn try_take(&self, pid: i32) -> bool {
+        let owner = &self.reservation.owner;
+        owner.compare_exchange(0, pid, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// If that is the owner, there is none any more.
+    pub fn give_back(&self, pid: i32) {
+        let owner = &self.reservation.owner;
+        let _ = owner.compare_exchange(pid, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// The position noted, 0 where it is unknown.

@@ -2,6 +2,8 @@
 
 use pgrx::PgSqlErrorCode;
 
+use super::reservation::{Clone, UNKNOWN};
+use super::reserved_file::Token;
 use crate::pg::libpq;
 use crate::report::Report;
 
@@ -44,6 +46,79 @@ pub enum GateError {
         /// What would have written.
         command: String,
     },
+    /// A write on a node that is reserved.
+    #[error("cannot execute {command}: this node is reserved for {}", Clone(*.clone))]
+    Reserved {
+        /// What would have written.
+        command: String,
+        /// For which clone.
+        clone: i32,
+    },
+    /// A switch of a node that is reserved.
+    #[error("{function} cannot be used: this node is reserved for {}", Clone(*.clone))]
+    SwitchReserved {
+        /// The function.
+        function: &'static str,
+        /// For which clone.
+        clone: i32,
+    },
+    /// Another reservation.
+    #[error("this node is already reserved for {}", Clone(*.clone))]
+    ReservedAlready {
+        /// For which clone.
+        clone: i32,
+        /// It is the caller's own, and the token is another.
+        is_same: bool,
+    },
+    /// A node that takes writes already.
+    #[error("{function} can only be used during recovery")]
+    NotInRecovery {
+        /// The function.
+        function: &'static str,
+    },
+    /// There is nothing to enter.
+    #[error("{function} cannot be used: this node is not reserved")]
+    NotReserved {
+        /// The function.
+        function: &'static str,
+    },
+    /// Not who has reserved the node.
+    #[error("{function} was given another token than the one that this node is reserved with")]
+    WrongToken {
+        /// The function.
+        function: &'static str,
+        /// For which clone.
+        clone: i32,
+    },
+    /// Nobody can prove that he is who has reserved the node.
+    #[error("the token that this node is reserved with is not known any more")]
+    TokenUnknown,
+    /// A forced release of something else.
+    #[error("this node is reserved for {}, not for clone {given}", Clone(*.clone))]
+    OtherClone {
+        /// What was given.
+        given: i32,
+        /// For which clone.
+        clone: i32,
+    },
+    /// No number of a clone.
+    #[error("{clone} is not the id of a clone")]
+    CloneId {
+        /// What was given.
+        clone: i32,
+    },
+    /// A token that is empty or too long.
+    #[error("the token must have 1 to {} bytes", Token::MOST_BYTES)]
+    TokenLength,
+    /// Not a superuser.
+    #[error("must be superuser to call {function}")]
+    NotSuperuser {
+        /// The function.
+        function: &'static str,
+    },
+    /// The caller's client is gone.
+    #[error("connection to client lost")]
+    ClientGone,
     /// A write of the transaction that holds a gate closed.
     #[error("cannot execute {command}: this transaction holds a gate closed")]
     ClosedBySelf {
@@ -74,6 +149,22 @@ pub enum GateError {
         /// The operating system's reason.
         why: String,
     },
+}
+
+const IS_BEING_PROMOTED: &str = "It is a clone that is being promoted by citus_promote_clone_and_rebalance(). What is written \
+     here before that is done would be lost.";
+
+/// What to do about a reservation that is in the way.
+fn how_to_open(clone: i32) -> String {
+    let proper = match clone {
+        UNKNOWN => "Finish or give up the promotion of the clone on its coordinator.".to_owned(),
+        clone => format!(
+            "It is released at the end of SELECT citus_promote_clone_and_rebalance({clone}); on the coordinator, which can be called again."
+        ),
+    };
+    format!(
+        "{proper} To open this node whatever becomes of the clone, as a superuser: SELECT citus_fence.release_node_by_force({clone});"
+    )
 }
 
 impl From<&GateError> for Report {
@@ -111,6 +202,42 @@ impl From<&GateError> for Report {
                 .hint("Commit or roll back first, and call it again."),
             GateError::ReadOnly { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                 .hint("To let this node write again, as a superuser: SELECT alter_system_read_write();"),
+            GateError::Reserved { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
+                .detail(IS_BEING_PROMOTED)
+                .hint("Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is."),
+            GateError::SwitchReserved { clone, .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail(IS_BEING_PROMOTED)
+                .hint(how_to_open(*clone)),
+            GateError::ReservedAlready { clone, is_same } => {
+                let report = Report::new(ERRCODE_OBJECT_IN_USE, message).hint(how_to_open(*clone));
+                if *is_same { report.detail("It was reserved with another token.") } else { report }
+            }
+            GateError::NotInRecovery { .. } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("A node is reserved while it is a standby, and this one may have been written to.")
+                    .hint("Call it on the standby that is to become a worker: SELECT pg_is_in_recovery(); is true there.")
+            }
+            GateError::NotReserved { .. } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .hint("See its state: SELECT state, clone_id FROM citus_fence.stat_gate;")
+            }
+            GateError::WrongToken { clone, .. } => {
+                Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint(how_to_open(*clone))
+            }
+            GateError::TokenUnknown => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail("Its file \"citus_fence.reserved\" was damaged when the server started.")
+                .hint(how_to_open(UNKNOWN)),
+            GateError::OtherClone { clone, .. } => {
+                Report::new(ERRCODE_OBJECT_IN_USE, message).hint(how_to_open(*clone))
+            }
+            GateError::CloneId { .. } => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("The ids are those of citus_add_clone_node(), and greater than 0."),
+            GateError::TokenLength => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("Take a random one, for example: SELECT gen_random_uuid();"),
+            GateError::NotSuperuser { .. } => {
+                Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint("Call it as a superuser.")
+            }
+            GateError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
             GateError::ClosedBySelf { .. } => {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail("A transaction that closes a gate for others does not pass it either.")

@@ -7,7 +7,7 @@ use pgrx::PgSqlErrorCode::{ERRCODE_ADMIN_SHUTDOWN, ERRCODE_READ_ONLY_SQL_TRANSAC
 use super::area::{AREA, Activity, Node, NodeState};
 use super::error::GateError;
 use super::policy::{self, Verdict};
-use super::{functions, passing};
+use super::{functions, passing, reservation};
 use crate::citus;
 use crate::pg::hooks::Watch;
 use crate::pg::report::Outgoing;
@@ -26,6 +26,9 @@ const VICTIM_HINT: &CStr =
 const HINT: &CStr =
     c"To let this node write again, as a superuser: SELECT alter_system_read_write();";
 
+/// The same on a node that is reserved.
+const RESERVED_HINT: &CStr = c"Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is.";
+
 /// What the server's hooks ask.
 pub const WATCH: Watch = Watch {
     lets_plan,
@@ -35,6 +38,8 @@ pub const WATCH: Watch = Watch {
     after_utility: passing::end_with_transaction,
     // The client itself says what this transaction may do.
     before_set_read_only: session::leave_read_only_to_client,
+    // Whoever has the session next is somebody else.
+    before_reset: reservation::leave,
     minds_function: functions::may_write,
     before_function,
     before_report,
@@ -72,8 +77,7 @@ fn lets_plan(only_reads: bool) -> bool {
 
 /// Whether what only reads goes on as it is: the node writes, and this transaction was not kept from it.
 fn is_open() -> bool {
-    AREA.node().is_none_or(|node| node.state() == NodeState::ReadWrite)
-        && !session::is_forced_read_only()
+    AREA.node().is_none_or(passing::is_admitted) && !session::is_forced_read_only()
 }
 
 /// Before the executor starts on a plan that it will run.
@@ -154,15 +158,22 @@ fn before_report(report: &mut Outgoing<'_>) {
         report.replace(ERRCODE_READ_ONLY_SQL_TRANSACTION, VICTIM_MESSAGE, VICTIM_HINT);
     }
     if report.is_error(ERRCODE_READ_ONLY_SQL_TRANSACTION)
-        && AREA.node().is_some_and(|node| node.state() != NodeState::ReadWrite)
+        && let Some(node) = AREA.node()
+        && !passing::is_admitted(node)
     {
-        report.replace_end(" in a read-only transaction", ": system is now read only", HINT);
+        const THEIRS: &str = " in a read-only transaction";
+        match node.state() {
+            NodeState::Reserved => {
+                report.replace_end(THEIRS, ": this node is reserved for a clone", RESERVED_HINT);
+            }
+            _ => report.replace_end(THEIRS, ": system is now read only", HINT),
+        }
     }
 }
 
 /// On a read-only node every transaction that has not passed is a read-only one, whatever it is told.
 fn keep_read_only(node: &Node) {
-    if node.state() == NodeState::ReadWrite || passing::has_passed() {
+    if passing::is_admitted(node) || passing::has_passed() {
         session::take_back_read_only();
     } else {
         session::force_read_only();

@@ -3,7 +3,8 @@
 //! A transaction passes before it first writes: it takes the gate's lock to its end, *then* reads the
 //! node's state ([`passing`]).  The hooks decide who has to pass ([`policy`], [`hooks`]).  Closing comes in
 //! two kinds: whoever takes ExclusiveLock on a gate makes writers *wait* ([`closing`]); a node that is read-only has them
-//! *refused*, which a file in the data directory remembers ([`state_file`], [`store`]).
+//! *refused*, which a file in the data directory remembers ([`state_file`], [`store`]).  So has one that is
+//! reserved for a clone, and lets through the clone split alone ([`reservation`], [`reserved_file`]).
 
 pub mod api;
 pub mod area;
@@ -13,12 +14,15 @@ pub mod hooks;
 pub mod lock;
 pub mod passing;
 pub mod policy;
+pub mod reservation;
+pub mod reserved_file;
 pub mod state_file;
 pub mod store;
 pub mod victim;
 
 mod functions;
 mod kind;
+mod sealed_text;
 
 use crate::pg::ident;
 use crate::pg::shmem::SharedArea;
@@ -43,7 +47,10 @@ pub use policy::Gate;
 
 /// Whether the node refuses writers; recovery counts.
 pub fn is_read_only() -> bool {
-    ident::in_recovery() || AREA.node().is_some_and(|node| node.state() == NodeState::ReadOnly)
+    ident::in_recovery()
+        || AREA
+            .node()
+            .is_some_and(|node| matches!(node.state(), NodeState::ReadOnly | NodeState::Reserved))
 }
 
 /// Takes this transaction through its gate before it does on other nodes what may be a write.

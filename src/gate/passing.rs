@@ -13,8 +13,8 @@ use super::area::{AREA, Activity, Node, NodeState};
 use super::closing::holds_closed;
 use super::error::GateError;
 use super::kind::{Kind, kind};
-use super::lock;
 use super::policy::{Gate, gate_of_session};
+use super::{lock, reservation};
 use crate::citus::{daemon, library};
 use crate::pg::elog;
 use crate::pg::ident;
@@ -115,9 +115,18 @@ pub fn pass_or_read(node: &Node) {
     }
 }
 
+/// Whether the node refuses nothing to this process.
+pub fn is_admitted(node: &Node) -> bool {
+    match node.state() {
+        NodeState::ReadWrite => true,
+        NodeState::Closing | NodeState::ReadOnly => false,
+        NodeState::Reserved => reservation::is_entered(node),
+    }
+}
+
 /// The lock is taken: whether this transaction may write, or has to give it back.
 fn go_on_behind(gate: Gate, node: &Node) -> bool {
-    if node.state() != NodeState::ReadWrite {
+    if !is_admitted(node) {
         lock::turn_back(gate);
         return false;
     }
@@ -135,7 +144,12 @@ pub fn refuse(node: &Node, command: String) -> ! {
         Kind::Autovacuum | Kind::Apply => session::end_quietly(),
         Kind::Session | Kind::Citus | Kind::Exempt => {
             node.counters().refused.fetch_add(1, Ordering::Relaxed);
-            raise(&GateError::ReadOnly { command })
+            raise(&match node.state() {
+                NodeState::Reserved => GateError::Reserved { command, clone: node.clone_id() },
+                NodeState::ReadWrite | NodeState::Closing | NodeState::ReadOnly => {
+                    GateError::ReadOnly { command }
+                }
+            })
         }
     }
 }
@@ -158,7 +172,7 @@ pub fn before_commit() {
     if has_passed() {
         return;
     }
-    if AREA.am_in_statement() && node.state() != NodeState::ReadWrite {
+    if AREA.am_in_statement() && !is_admitted(node) {
         // A later transaction of a statement that commits on its way.
         refuse(node, "COMMIT".to_owned());
     }
@@ -217,10 +231,11 @@ pub fn ended() {
 }
 
 /// Before COMMIT PREPARED or ROLLBACK PREPARED.  A closed gate lets them pass, for what they end has passed
-/// before, and so does a node that is being closed, which waits for it; a read-only node refuses them.
+/// before, and so does a node that is being closed, which waits for it.  A read-only node refuses them; so does a
+/// reserved one, whose prepared transactions are those of its source, but for the clone split.
 pub fn before_ending_prepared(node: &Node, command: impl FnOnce() -> String) {
     AREA.mark(Activity::EndingPrepared);
-    if node.state() == NodeState::ReadOnly {
+    if !is_admitted(node) && node.state() != NodeState::Closing {
         AREA.unmark_statement();
         refuse(node, command());
     }

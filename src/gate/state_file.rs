@@ -1,6 +1,6 @@
 //! The file that a read-only node finds after a restart: its text, and what to make of it.  Pure.
 
-use std::fmt::Write;
+use super::sealed_text::{Fields, seal};
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,42 +43,29 @@ const TITLE: &str = "citus_fence read-only node, version 1";
 impl Record {
     /// The file's text.
     pub fn to_text(self) -> String {
-        let mut text = format!(
-            "{TITLE}\nsystem_identifier {}\ntimeline {}\nlsn {}\nsince {}\n",
-            self.system_identifier, self.timeline, self.lsn, self.since
-        );
-        let checksum = crc32(text.as_bytes());
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "checksum {checksum:08x}");
-        text
+        seal(
+            TITLE,
+            &[
+                ("system_identifier", &self.system_identifier),
+                ("timeline", &self.timeline),
+                ("lsn", &self.lsn),
+                ("since", &self.since),
+            ],
+        )
     }
 
     /// What the text says, or what is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
-        let (body, checksum) = text.split_once("checksum ").ok_or("it has no checksum")?;
-        let expected = checksum.strip_suffix('\n').ok_or("its end is missing")?;
-        if expected != format!("{:08x}", crc32(body.as_bytes())) {
-            return Err("its checksum is wrong");
-        }
-        let mut lines = body.lines();
-        if lines.next() != Some(TITLE) {
-            return Err("it is of another version");
-        }
-        let mut field =
-            |name: &str| lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let mut fields = Fields::of(bytes, TITLE)?;
         let record = Self {
-            system_identifier: number(field("system_identifier"))?,
-            timeline: number(field("timeline"))?,
-            lsn: number(field("lsn"))?,
-            since: number(field("since"))?,
+            system_identifier: fields.number("system_identifier")?,
+            timeline: fields.number("timeline")?,
+            lsn: fields.number("lsn")?,
+            since: fields.number("since")?,
         };
-        if lines.next().is_some() { Err("it says too much") } else { Ok(record) }
+        fields.end()?;
+        Ok(record)
     }
-}
-
-fn number<N: std::str::FromStr>(field: Option<&str>) -> Result<N, &'static str> {
-    field.and_then(|text| text.parse().ok()).ok_or("it lacks a number")
 }
 
 /// What to make of the file in these surroundings.  A copy's file is void whatever is in it.
@@ -98,15 +85,6 @@ pub fn judge(bytes: &[u8], here: Surroundings) -> Judgement {
     }
 }
 
-/// CRC-32 as in IEEE 802.3.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -120,12 +98,6 @@ mod tests {
         timeline: RECORD.timeline,
         is_copy: false,
     };
-
-    #[test]
-    fn the_checksum_is_the_standard_one() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-        assert_eq!(crc32(b""), 0);
-    }
 
     #[test]
     fn at_home_it_counts() {
@@ -149,14 +121,6 @@ mod tests {
     fn a_copy_is_not_read_only_even_by_a_damaged_file() {
         let here = Surroundings { is_copy: true, ..HOME };
         assert!(matches!(judge(b"", here), Judgement::Void(_)));
-    }
-
-    #[test]
-    fn an_unknown_version_is_damage() {
-        let body = RECORD.to_text().replace("version 1", "version 2");
-        let body = body.split_once("checksum").unwrap().0.to_owned();
-        let text = format!("{body}checksum {:08x}\n", crc32(body.as_bytes()));
-        assert_eq!(Record::parse(text.as_bytes()), Err("it is of another version"));
     }
 
     fn record() -> impl Strategy<Value = Record> {

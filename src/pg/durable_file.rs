@@ -1,8 +1,9 @@
 //! A small file that is there whole or not at all, after a crash at any moment.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::c_int;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use pgrx::pg_sys;
 
@@ -13,6 +14,21 @@ pub struct DurableFile {
     pub name: &'static str,
     /// What it is called while it is written.
     pub temporary: &'static str,
+}
+
+/// Where a file lies: a copy of it lies elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of its file system, which the next boot may change.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
+impl From<Metadata> for Place {
+    fn from(file: Metadata) -> Self {
+        Self { device: file.dev(), inode: file.ino() }
+    }
 }
 
 /// A step that failed.
@@ -29,6 +45,11 @@ pub struct Failed {
 impl DurableFile {
     /// Writes it anew, and has it on disk when this returns.
     pub fn write(self, text: &str) -> Result<(), Failed> {
+        self.write_what(|_| text.to_owned())
+    }
+
+    /// The same for a text that says where the file lies.
+    pub fn write_what(self, text: impl FnOnce(Place) -> String) -> Result<(), Failed> {
         step("write", self.temporary, self.write_temporary(text))?;
         step("rename", self.temporary, fs::rename(self.temporary, self.name))?;
         step("sync the directory of", self.name, sync_directory())
@@ -53,16 +74,37 @@ impl DurableFile {
         }
     }
 
-    fn write_temporary(self, text: &str) -> io::Result<()> {
+    /// Where it lies.
+    pub fn place(self) -> io::Result<Place> {
+        fs::metadata(self.name).map(Place::from)
+    }
+
+    fn write_temporary(self, text: impl FnOnce(Place) -> String) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
-            .mode(0o600)
+            .mode(file_mode())
             .open(self.temporary)?;
-        file.write_all(text.as_bytes())?;
+        // Renaming leaves it where it is.
+        let place = file.metadata()?.into();
+        file.write_all(text(place).as_bytes())?;
         sync(&file)
     }
+}
+
+/// The data directory, by the one path to it that has no links in it.
+pub fn directory() -> io::Result<String> {
+    Ok(fs::canonicalize(".")?.to_string_lossy().into_owned())
+}
+
+/// That of all files in the data directory: its owner's group may be allowed to read them.
+fn file_mode() -> u32 {
+    unsafe extern "C" {
+        static pg_file_create_mode: c_int;
+    }
+    // SAFETY: a variable of the server, settled before it makes shared memory.
+    unsafe { pg_file_create_mode as u32 }
 }
 
 fn step(what: &'static str, file: &'static str, result: io::Result<()>) -> Result<(), Failed> {

@@ -32,6 +32,8 @@ pub struct Watch {
     pub after_utility: fn(),
     /// Before SET TRANSACTION, or SET transaction_read_only.
     pub before_set_read_only: fn(),
+    /// Before DISCARD ALL, RESET ALL, and whatever says whose the session is.
+    pub before_reset: fn(),
     /// Whether one of the server's own functions is to be told of.  Asked for every function of every
     /// expression that is set up.
     pub minds_function: fn(number: u32) -> bool,
@@ -199,6 +201,10 @@ extern "C-unwind" fn before_utility(
     // SAFETY: the server's own pointer.
     if unsafe { statement::sets_read_only(statement) } {
         (watch.before_set_read_only)();
+    }
+    // SAFETY: the server's own pointer.
+    if unsafe { statement::resets_session(statement) } {
+        (watch.before_reset)();
     }
     // SAFETY: the server's own pointer; reads this process' transaction state.
     let (utility, name, stands_alone) = unsafe {

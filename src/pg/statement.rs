@@ -309,6 +309,30 @@ pub unsafe fn sets_read_only(statement: *mut pg_sys::PlannedStmt) -> bool {
     }
 }
 
+/// Whether a statement gives a session that somebody has used to somebody else: DISCARD ALL, RESET ALL, and
+/// those about the session's role.
+///
+/// # Safety
+/// As for [`utility`].
+pub unsafe fn resets_session(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's pointer, and a node of the kind that its tag says; the name is a C string or null.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        match (*node).type_ {
+            NodeTag::T_DiscardStmt => {
+                (*node.cast::<pg_sys::DiscardStmt>()).target == pg_sys::DiscardMode::DISCARD_ALL
+            }
+            NodeTag::T_VariableSetStmt => {
+                let set = node.cast::<pg_sys::VariableSetStmt>();
+                let name = (*set).name;
+                (*set).kind == pg_sys::VariableSetKind::VAR_RESET_ALL
+                    || !name.is_null() && CStr::from_ptr(name) == c"session_authorization"
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What COPY says of the format.
 unsafe fn format<'a>(copy: *mut pg_sys::CopyStmt) -> Option<&'a CStr> {
     // SAFETY: the caller's node; its options are a list of DefElem nodes with a name each, and an argument

@@ -11,12 +11,6 @@ pub enum SwitchError {
     /// The gate's own.
     #[error(transparent)]
     Gate(#[from] GateError),
-    /// Not a superuser.
-    #[error("must be superuser to call {function}")]
-    NotSuperuser {
-        /// The function.
-        function: &'static str,
-    },
     /// Prepared transactions that nobody ends.
     #[error("could not make the system read only because of prepared transactions")]
     Prepared {
@@ -40,9 +34,6 @@ impl From<&SwitchError> for Report {
         let message = error.to_string();
         match error {
             SwitchError::Gate(error) => error.into(),
-            SwitchError::NotSuperuser { .. } => {
-                Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint("Call it as a superuser.")
-            }
             SwitchError::Prepared { gids } => {
                 let shown = gids.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
                 let more = if gids.len() > MOST_NAMES { ", …" } else { "" };

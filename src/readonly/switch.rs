@@ -34,11 +34,15 @@ use remote::Waiter;
 /// What every switch asks for first.
 pub fn require_switchable(function: &'static str) -> Result<&'static Node, SwitchError> {
     if !session::is_superuser() {
-        return Err(SwitchError::NotSuperuser { function });
+        return Err(GateError::NotSuperuser { function }.into());
     }
     let node = AREA.node().ok_or(GateError::NotPreloaded)?;
     if ident::in_recovery() {
         return Err(GateError::InRecovery { function }.into());
+    }
+    // None becomes so any more: it is done in recovery alone.
+    if node.state() == NodeState::Reserved {
+        return Err(GateError::SwitchReserved { function, clone: node.clone_id() }.into());
     }
     if passing::has_passed() || xact::has_written() {
         return Err(GateError::HasWritten { function }.into());
@@ -130,10 +134,14 @@ impl Closing {
 }
 
 fn take_back(before: NodeState) {
-    match (before, AREA.node()) {
-        (NodeState::ReadWrite, _) => AREA.reopen(),
-        (NodeState::Closing | NodeState::ReadOnly, Some(node)) => node.set_state(before),
-        (NodeState::Closing | NodeState::ReadOnly, None) => {}
+    match before {
+        // A reservation is seen here only where it came too late, and is being taken back as well.
+        NodeState::ReadWrite | NodeState::Reserved => AREA.reopen(),
+        NodeState::Closing | NodeState::ReadOnly => {
+            if let Some(node) = AREA.node() {
+                node.set_state(before);
+            }
+        }
     }
 }
 
