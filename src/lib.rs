@@ -6,7 +6,6 @@
 
 mod block;
 mod citus;
-#[allow(dead_code)] // Until the split's functions are here.
 mod clone;
 mod embedded;
 mod fence;
@@ -19,6 +18,7 @@ mod pg;
 mod readonly;
 mod report;
 
+use fence::under_way::Operation;
 use pg::xact_callbacks::Turn;
 use pgrx::prelude::*;
 
@@ -30,9 +30,12 @@ mod magic {
 static SHARED: &[&dyn pg::shmem::SharedArea] = &[&block::CONTROL, &block::HANDOVERS, &gate::Memory];
 
 /// Operations that exclude each other.
-static UNDER_WAY: &[fence::under_way::Look] = &[block::under_way];
+static UNDER_WAY: &[Operation] = &[
+    Operation { name: "block", look: block::under_way },
+    Operation { name: "clone split", look: clone::under_way },
+];
 
-static WORKERS: &[&pg::worker::Worker] = &[&block::WORKER];
+static WORKERS: &[&pg::worker::Worker] = &[&block::WORKER, &clone::WORKER, &clone::LAUNCHER];
 
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
@@ -50,6 +53,9 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     pg::worker::install(WORKERS);
+    if !pg::process::is_binary_upgrade() {
+        pg::worker::register_static(&clone::LAUNCHER);
+    }
     pg::shmem::install(SHARED);
     gate::hooks::require_load_order();
     pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);

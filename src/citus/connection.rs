@@ -96,6 +96,21 @@ impl Access {
     /// Where to dial for a node.
     pub fn target(&self, node: NodeLabel) -> Result<Target, CatalogError> {
         let nodeid = node.nodeid.unwrap_or(LOOPBACK_NODE);
+        self.target_of(node, nodeid, true)
+    }
+
+    /// Where to dial for a replica of a node: with the node's password, and at its own place, whatever pooler the
+    /// node is reached by.
+    pub fn replica(&self, node: NodeLabel, of: i32) -> Result<Target, CatalogError> {
+        self.target_of(node, of, false)
+    }
+
+    fn target_of(
+        &self,
+        node: NodeLabel,
+        nodeid: i32,
+        by_pooler: bool,
+    ) -> Result<Target, CatalogError> {
         let mut params = base_params(
             &node.host,
             node.port,
@@ -115,7 +130,7 @@ impl Access {
         {
             merge(&mut params, "pg_dist_authinfo", &text, &node)?;
         }
-        if let Some(text) = find(&self.poolinfo, nodeid) {
+        if by_pooler && let Some(text) = find(&self.poolinfo, nodeid) {
             merge(&mut params, "pg_dist_poolinfo", &text, &node)?;
         }
         Ok(Target { node, params })

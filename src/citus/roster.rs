@@ -49,6 +49,21 @@ impl Roster {
         &self.targets[1..]
     }
 
+    /// The active ones and this server, and apart from them where the inactive ones are reached.
+    pub fn part_with_inactive(self) -> (Self, Vec<Target>) {
+        let mut inactive = Vec::new();
+        let (mut nodes, mut targets) = (Vec::new(), Vec::new());
+        for (node, target) in self.nodes.into_iter().zip(self.targets) {
+            if node.active || node.groupid == COORDINATOR_GROUP {
+                nodes.push(node);
+                targets.push(target);
+            } else {
+                inactive.push(target);
+            }
+        }
+        (Self { nodes, targets, is_citus: self.is_citus }, inactive)
+    }
+
     /// Whether they are still all there are.
     pub fn is_current(&self) -> Result<bool, CatalogError> {
         Ok(list()? == self.nodes)

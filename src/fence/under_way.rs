@@ -14,17 +14,28 @@ pub struct UnderWay {
     pub hint: &'static str,
 }
 
-/// Looks whether an operation is under way in this database.
-pub type Look = fn() -> Option<UnderWay>;
+/// One of the operations.
+pub struct Operation {
+    /// What it is called here.
+    pub name: &'static str,
+    /// Looks whether it is under way in this database.
+    pub look: fn() -> Option<UnderWay>,
+}
 
-static ALL: OnceLock<&'static [Look]> = OnceLock::new();
+static ALL: OnceLock<&'static [Operation]> = OnceLock::new();
 
 /// Says which operations there are.
-pub fn wire(all: &'static [Look]) {
+pub fn wire(all: &'static [Operation]) {
     let _ = ALL.set(all);
 }
 
 /// The first that is under way, if any is.
 pub fn look() -> Option<UnderWay> {
-    ALL.get()?.iter().find_map(|look| look())
+    look_but("")
+}
+
+/// The same of all but that one.
+pub fn look_but(name: &str) -> Option<UnderWay> {
+    let others = ALL.get()?.iter().filter(|operation| operation.name != name);
+    others.map(|operation| operation.look).find_map(|look| look())
 }

@@ -53,6 +53,16 @@ pub fn is_read_only() -> bool {
             .is_some_and(|node| matches!(node.state(), NodeState::ReadOnly | NodeState::Reserved))
 }
 
+/// Whether the library is preloaded.
+pub fn is_preloaded() -> bool {
+    AREA.node().is_some()
+}
+
+/// The clone that this node is reserved for.
+pub fn reserved_for() -> Option<i32> {
+    AREA.node().filter(|node| node.state() == NodeState::Reserved).map(|node| node.clone_id())
+}
+
 /// Takes this transaction through its gate before it does on other nodes what may be a write.
 pub fn pass_gate() {
     if let Some(node) = passing::guarded_node() {

@@ -137,6 +137,12 @@ pub fn leave_read_only_to_client() {
     FORCED.set(0);
 }
 
+/// Whether the statement is part of a transaction that goes on after it, or of a savepoint.
+pub fn is_in_transaction_block() -> bool {
+    // SAFETY: look at variables of this process.
+    unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() }
+}
+
 /// Whether the session's role is a superuser.
 pub fn is_superuser() -> bool {
     // SAFETY: a look-up in the system cache.

@@ -1,7 +1,8 @@
 //! SQL types that pgrx has no Rust type for.
 
-use pgrx::callconv::{BoxRet, FcInfo};
-use pgrx::datum::{Datum, IntoDatum};
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::{Datum, FromDatum, IntoDatum};
+use pgrx::nullable::Nullable;
 use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
@@ -47,6 +48,51 @@ unsafe impl SqlTranslatable for Lsn {
         Ok(SqlMappingRef::literal("pg_catalog.pg_lsn"));
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
         Ok(ReturnsRef::One(SqlMappingRef::literal("pg_catalog.pg_lsn")));
+}
+
+/// A `name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(pub String);
+
+impl FromDatum for Name {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type: pg_sys::Oid,
+    ) -> Option<Self> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the datum of a name points to one, which holds a text that ends with a zero byte.
+        let text = unsafe {
+            let name = datum.cast_mut_ptr::<pg_sys::NameData>();
+            std::ffi::CStr::from_ptr((*name).data.as_ptr())
+        };
+        Some(Self(text.to_string_lossy().into_owned()))
+    }
+}
+
+// SAFETY: the argument is a name, as ARGUMENT_SQL says, which is what FromDatum reads.
+unsafe impl<'fcx> ArgAbi<'fcx> for Name {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above; the caller asks for no null.
+        unsafe { arg.unbox_arg_using_from_datum().unwrap_or_else(|| Self(String::new())) }
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum().into() }
+    }
+}
+
+// SAFETY: the SQL type is the one that FromDatum reads.
+unsafe impl SqlTranslatable for Name {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Name);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+        Ok(SqlMappingRef::literal("pg_catalog.name"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("pg_catalog.name")));
 }
 
 #[cfg(test)]

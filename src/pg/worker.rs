@@ -96,6 +96,65 @@ pub fn register(spec: &Spec<'_>) -> Option<Handle> {
     }
 }
 
+/// Has the postmaster start a worker whenever the server takes writes: at its start, after a crash, and when a
+/// standby is promoted.  It runs once each time.  Call from `_PG_init` while the library is being preloaded.
+pub fn register_static(worker: &'static Worker) {
+    // SAFETY: plain data, filled below; the server copies it.
+    unsafe {
+        let mut entry: pg_sys::BackgroundWorker = std::mem::zeroed();
+        copy_text(&mut entry.bgw_name, worker.kind.to_bytes());
+        copy_text(&mut entry.bgw_type, worker.kind.to_bytes());
+        copy_text(&mut entry.bgw_library_name, LIBRARY.as_bytes());
+        copy_text(&mut entry.bgw_function_name, ENTRY_POINT.as_bytes());
+        entry.bgw_flags =
+            (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
+        entry.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+        entry.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+        pg_sys::RegisterBackgroundWorker(&mut entry);
+    }
+}
+
+/// Connects this worker to no database in particular: it sees what the whole server shares.
+pub fn connect_to_none() {
+    // SAFETY: called once, first thing in a worker; null stands for no database and the bootstrap superuser.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+    }
+    no_transaction_timeout();
+}
+
+/// The databases that take connections and are no templates, inside a transaction.  Needs no database.
+pub fn databases() -> Vec<u32> {
+    let mut found = Vec::new();
+    // SAFETY: the relation is open while its rows are read; a row of it is laid out as the struct says, up to the
+    // fields that are read here.  After an error the abort closes all of it.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
+        let scan = pg_sys::systable_beginscan(
+            table,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
+        loop {
+            let row = pg_sys::systable_getnext(scan);
+            if row.is_null() {
+                break;
+            }
+            let database = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>();
+            if (*database).datallowconn && !(*database).datistemplate {
+                found.push((*database).oid.to_u32());
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(table, lock);
+    }
+    found
+}
+
 fn copy_text(to: &mut [core::ffi::c_char], text: &[u8]) {
     let room = to.len() - 1;
     for (to, from) in to[..room].iter_mut().zip(text) {

@@ -1,0 +1,444 @@
+//! What the calls of the sessions do: check, ask, wait for the worker, say what it says.
+
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
+use remote::{NodeLabel, Session, Waiter};
+
+use super::checks::Fault;
+use super::driver;
+use super::error::CloneError;
+use super::links::{self, Map, SHORT, ask, connect};
+use super::registry::{self, Kind, Terms};
+use super::state::Step;
+use super::statements::{literal, query};
+use super::worker;
+use crate::citus::{self, CatalogError};
+use crate::fence::FenceError;
+use crate::fence::under_way::{self, UnderWay};
+use crate::gate;
+use crate::guc;
+use crate::pg::superuser::as_superuser;
+use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
+use crate::pg::worker::{Handle, Status};
+use crate::pg::{elog, ident, libpq, process, session};
+use crate::report::{Report, parse_sqlstate};
+
+/// Longest `catchup_timeout_seconds`: a day.
+pub const MAX_CATCHUP_S: i32 = 86_400;
+
+/// How often a waiting caller looks, if nothing wakes it.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a split that only goes forward may stand still before its caller is told.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The split of this database as others see it who exclude it.
+pub fn under_way() -> Option<UnderWay> {
+    interrupted().map(|_| UnderWay {
+        what: "a clone split is under way",
+        hint: "See how far it is: SELECT * FROM citus_clone_status(); it goes on by itself, or by calling citus_promote_clone_and_rebalance() again.",
+    })
+}
+
+/// A clone whose split has changed something and is not done.
+fn interrupted() -> Option<i32> {
+    let steps: Vec<String> = Step::ALL
+        .into_iter()
+        .filter(|step| step.is_under_way())
+        .map(|step| literal(step.name()))
+        .collect();
+    let sql = format!(
+        "SELECT clone_nodeid FROM citus_fence.clone WHERE step IN ({}) LIMIT 1",
+        steps.join(", ")
+    );
+    as_superuser(|| {
+        let exists = select("SELECT 1 FROM pg_class WHERE oid = to_regclass('citus_fence.clone')");
+        if exists.is_empty() { None } else { select(&sql).into_iter().next() }
+    })
+}
+
+/// The numbers that a query gives; it only reads.
+fn select(sql: &str) -> Vec<i32> {
+    let rows = Spi::connect(|client| {
+        let rows = client.select(sql, None, &[])?;
+        rows.map(|row| row.get::<i32>(1)).collect::<Result<Vec<_>, _>>()
+    });
+    rows.unwrap_or_default().into_iter().flatten().collect()
+}
+
+fn require_usable() -> Result<(), CloneError> {
+    libpq::require();
+    if !gate::is_preloaded() {
+        return Err(CloneError::NotPreloaded);
+    }
+    if ident::in_recovery() {
+        return Err(CloneError::InRecovery);
+    }
+    citus::require_coordinator(&mut interruptible(), bound())?;
+    Ok(())
+}
+
+fn bound() -> Duration {
+    Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64)
+}
+
+/// Which node is meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// By its address.
+    At(&'a str, i32),
+    /// By its number.
+    Numbered(i32),
+}
+
+impl std::fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::At(host, port) => write!(f, "{host}:{port}"),
+            Self::Numbered(nodeid) => write!(f, "{nodeid}"),
+        }
+    }
+}
+
+/// Registers a clone, in the caller's transaction.
+pub fn add(host: &str, port: i32, source: Named<'_>) -> Result<i32, CloneError> {
+    require_usable()?;
+    let mut waiter = interruptible();
+    let nodes = citus::read_within(&mut waiter, bound(), citus::OF_NODES, citus::nodes)??;
+    let node = nodes.iter().find(|node| match source {
+        Named::At(host, port) => node.host == host && node.port == port,
+        Named::Numbered(nodeid) => node.nodeid == nodeid,
+    });
+    let node = node.ok_or_else(|| CloneError::NoSuchSource { what: source.to_string() })?;
+    if !node.active {
+        let place = format!("{}:{}", node.host, node.port);
+        return Err(CloneError::unfit(Fault::NotTold { place, active: false }));
+    }
+    require_free(host, port)?;
+    let place = NodeLabel::unregistered(host.to_owned(), port);
+    let map = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || {
+        Map::read_for(place.clone(), node.nodeid)
+    })??;
+    let mut at_source = connect(&mut waiter, &map.roster.targets()[map.source])?;
+    let mut at_clone = connect(&mut waiter, &map.clone)?;
+    let slot =
+        driver::look_at_both(&mut waiter, &map, &mut at_source, &mut at_clone, (host, port))?;
+    let slot = slot.as_deref().map_or("NULL".to_owned(), literal);
+    let sql = format!(
+        "INSERT INTO citus_fence.clone (clone_nodeid, nodename, nodeport, source_nodeid, token, slot_name) \
+         SELECT nextval('pg_dist_node_nodeid_seq')::int, {}, {port}, {}, \
+                replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), {slot} \
+         RETURNING clone_nodeid",
+        literal(host),
+        node.nodeid,
+    );
+    Ok(written(&sql)?.into_iter().next().unwrap_or_default())
+}
+
+/// An error if a node or a clone has that address.
+fn require_free(host: &str, port: i32) -> Result<(), CloneError> {
+    let place = format!("{host}:{port}");
+    let at = format!("nodename = {} AND nodeport = {port}", literal(host));
+    as_superuser(|| {
+        let done = format!("DELETE FROM citus_fence.clone WHERE {at} AND step = 'cleaned' RETURNING clone_nodeid");
+        let nodes = select(&format!("SELECT nodeid FROM pg_dist_node WHERE {at}"));
+        if let Some(nodeid) = nodes.first() {
+            return Err(CloneError::Registered {
+                place: place.clone(),
+                by: format!("node {nodeid} of pg_dist_node"),
+                hint: "A replica that Citus' own citus_add_clone_node() has registered: SELECT pg_catalog.citus_remove_clone_node(…);".into(),
+            });
+        }
+        let clones = select(&format!(
+            "SELECT clone_nodeid FROM citus_fence.clone WHERE {at} AND step <> 'cleaned'"
+        ));
+        if let Some(nodeid) = clones.first() {
+            return Err(CloneError::Registered {
+                place: place.clone(),
+                by: format!("clone {nodeid}"),
+                hint: format!("To forget it: SELECT citus_remove_clone_node_with_nodeid({nodeid});"),
+            });
+        }
+        written(&done).map(drop)
+    })
+}
+
+/// Runs SQL that writes in the caller's transaction, with the rights of the extension; the numbers it returns.
+fn written(sql: &str) -> Result<Vec<i32>, CloneError> {
+    let rows = as_superuser(|| {
+        Spi::connect_mut(|client| {
+            let rows = client.update(sql, None, &[])?;
+            rows.map(|row| row.get::<i32>(1)).collect::<Result<Vec<_>, _>>()
+        })
+    });
+    match rows {
+        Ok(rows) => Ok(rows.into_iter().flatten().collect()),
+        Err(error) => Err(CloneError::Fence(FenceError::Local(Report::new(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            error.to_string(),
+        )))),
+    }
+}
+
+/// Forgets a clone, in the caller's transaction.
+pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
+    require_usable()?;
+    let condition = match named {
+        Named::At(host, port) => format!("nodename = {} AND nodeport = {port}", literal(host)),
+        Named::Numbered(nodeid) => format!("clone_nodeid = {nodeid}"),
+    };
+    let sql = format!("SELECT clone_nodeid FROM citus_fence.clone WHERE {condition} FOR UPDATE");
+    let Some(nodeid) = written(&sql)?.into_iter().next() else {
+        return Err(not_found(named));
+    };
+    let mut waiter = interruptible();
+    let mut home = links::connect_home(&mut waiter)?;
+    if let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)?
+        && (clone.step.is_under_way() || (clone.step != Step::Cleaned && worker::is_driven()))
+    {
+        return Err(CloneError::InUse { nodeid, step: clone.step });
+    }
+    written(&format!("DELETE FROM citus_fence.clone WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid"))?;
+    Ok(())
+}
+
+fn not_found(named: Named<'_>) -> CloneError {
+    let condition = match named {
+        Named::At(host, port) => format!("nodename = {} AND nodeport = {port}", literal(host)),
+        Named::Numbered(nodeid) => format!("nodeid = {nodeid}"),
+    };
+    // Citus 13.2 and later have a column for clones of their own.
+    let sql = format!(
+        "SELECT nodeid FROM pg_dist_node n WHERE {condition} AND to_jsonb(n) ->> 'nodeisclone' = 'true'"
+    );
+    let of_citus = as_superuser(|| !select(&sql).is_empty());
+    CloneError::NoSuchClone { what: named.to_string(), of_citus }
+}
+
+/// Splits, and comes back when that is done.
+pub fn promote(
+    nodeid: i32,
+    strategy: Option<&str>,
+    catchup_timeout_s: i32,
+) -> Result<(), CloneError> {
+    const FUNCTION: &str = "citus_promote_clone_and_rebalance()";
+    if !(1..=MAX_CATCHUP_S).contains(&catchup_timeout_s) {
+        return Err(CloneError::TimeoutOutOfRange { given: catchup_timeout_s, max: MAX_CATCHUP_S });
+    }
+    require_usable()?;
+    if session::is_in_transaction_block() {
+        return Err(CloneError::InTransaction { function: FUNCTION });
+    }
+    if let Some(other) = under_way::look_but("clone split") {
+        return Err(CloneError::UnderWay(other));
+    }
+    if !as_superuser(|| select("SELECT 1 FROM citus_fence.cluster_read_only")).is_empty() {
+        return Err(CloneError::ReadOnly);
+    }
+    let mut waiter = interruptible();
+    let mut home = links::connect_home(&mut waiter)?;
+    let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)? else {
+        return Err(not_found(Named::Numbered(nodeid)));
+    };
+    if clone.step == Step::Cleaned {
+        return Err(CloneError::Registered {
+            place: clone.place(),
+            by: format!("node {nodeid}: its split is done"),
+            hint: "See it: SELECT * FROM pg_dist_node;".into(),
+        });
+    }
+    let driven = worker::is_driven();
+    let is_others = interrupted().is_some_and(|other| other != nodeid);
+    if is_others || (driven && !clone.step.is_under_way()) {
+        return Err(CloneError::OtherSplit);
+    }
+    if !worker::wait_for_split() {
+        return Err(CloneError::OtherSplit);
+    }
+    let me = process::me();
+    let terms = Terms {
+        strategy: strategy.map(str::to_owned),
+        catchup_timeout_s: catchup_timeout_s as u32,
+        acquire_timeout_ms: guc::ACQUIRE_TIMEOUT.get() as u32,
+        lock_timeout_ms: guc::LOCK_TIMEOUT.get() as u32,
+        requestor: (me.place, me.pid),
+    };
+    let terms = serde_json::to_string(&terms).unwrap_or_default();
+    let sql = format!(
+        "UPDATE citus_fence.clone SET terms = {}::jsonb, last_error = NULL WHERE clone_nodeid = {nodeid}",
+        literal(&terms)
+    );
+    registry::write(&mut waiter, &mut home, "what is asked for", &sql)?;
+    let mut follower = Follower::begin(&mut waiter, &mut home, nodeid)?;
+    let handle = match driven {
+        true => None,
+        false => Some(worker::start(nodeid).ok_or(CloneError::NoWorkerSlot)?),
+    };
+    follower.follow(&mut waiter, &mut home, handle)
+}
+
+/// Reads the journal as it grows.
+struct Follower {
+    nodeid: i32,
+    last: i64,
+}
+
+impl Follower {
+    fn begin<W: Waiter>(
+        waiter: &mut W,
+        home: &mut Session,
+        nodeid: i32,
+    ) -> Result<Self, CloneError> {
+        let sql = query("SELECT coalesce(max(entry), 0) FROM citus_fence.clone_journal");
+        let last = ask(waiter, home, "look at the journal", &sql, SHORT)?.parse_single()?;
+        Ok(Self { nodeid, last })
+    }
+
+    /// Says what is in the journal until that has its end.
+    fn follow<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        home: &mut Session,
+        handle: Option<Handle>,
+    ) -> Result<(), CloneError> {
+        let mut moved_at = Instant::now();
+        let mut trouble = None;
+        loop {
+            // Before the journal: a worker that has stopped by now has written its last word there.
+            let is_over = match &handle {
+                Some(handle) => matches!(handle.status(), Status::Stopped | Status::PostmasterDied),
+                None => !worker::is_driven(),
+            };
+            for (kind, report) in self.read(waiter, home)? {
+                match kind {
+                    Kind::Notice => elog::emit(PgLogLevel::NOTICE, &report),
+                    Kind::Warning => elog::emit(PgLogLevel::WARNING, &report),
+                    Kind::Trouble => {
+                        trouble = Some(report);
+                        continue;
+                    }
+                    Kind::Error => return Err(report.into()),
+                    Kind::Done => {
+                        elog::emit(PgLogLevel::NOTICE, &report);
+                        return Ok(());
+                    }
+                }
+                moved_at = Instant::now();
+            }
+            if is_over {
+                return Err(CloneError::WorkerVanished);
+            }
+            if let Some(report) = &trouble
+                && moved_at.elapsed() > PATIENCE
+            {
+                return Err(CloneError::GoesOn { nodeid: self.nodeid, why: report.message.clone() });
+            }
+            if wait_latch_or_client_gone(LOOK_AGAIN) {
+                return Err(CloneError::ClientGone);
+            }
+        }
+    }
+
+    fn read<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        home: &mut Session,
+    ) -> Result<Vec<(Kind, Report)>, CloneError> {
+        let sql = query(&format!(
+            "SELECT entry, kind, sqlstate, message, detail, hint FROM citus_fence.clone_journal \
+              WHERE clone_nodeid = {} AND entry > {} ORDER BY entry",
+            self.nodeid, self.last
+        ));
+        let reply = ask(waiter, home, "read the journal", &sql, SHORT)?;
+        let set = reply.last_set()?;
+        let mut lines = Vec::new();
+        for row in 0..set.rows.len() {
+            let text = |column| set.value(row, column).map(str::to_owned);
+            let entry = text("entry").and_then(|text| text.parse().ok());
+            let kind = set.value(row, "kind").and_then(Kind::parse);
+            let sqlstate = set.value(row, "sqlstate").and_then(parse_sqlstate);
+            let (Some(entry), Some(kind), Some(sqlstate)) = (entry, kind, sqlstate) else {
+                return Err(reply.unexpected("an unknown line").into());
+            };
+            self.last = entry;
+            lines.push((
+                kind,
+                Report {
+                    sqlstate,
+                    message: text("message").unwrap_or_default(),
+                    detail: text("detail"),
+                    hint: text("hint"),
+                },
+            ));
+        }
+        Ok(lines)
+    }
+}
+
+/// A row of the status.
+pub struct Row {
+    /// The clone.
+    pub nodeid: i32,
+    /// Where it is.
+    pub host: String,
+    /// Its port.
+    pub port: i32,
+    /// What it replicates.
+    pub source: i32,
+    /// How far its split is.
+    pub step: String,
+    /// Since when, in microseconds as PostgreSQL counts them.
+    pub since: Option<pgrx::datum::TimestampWithTimeZone>,
+    /// How far it lags.
+    pub lag: Option<i64>,
+    /// What its last split ended with, or what is in its way.
+    pub last_error: Option<String>,
+}
+
+/// All clones.
+pub fn status() -> Result<Vec<Row>, CloneError> {
+    let sql = "SELECT clone_nodeid, nodename, nodeport, source_nodeid, step, step_since, last_error \
+                 FROM citus_fence.clone ORDER BY clone_nodeid";
+    let rows = as_superuser(|| {
+        Spi::connect(|client| {
+            let mut rows = Vec::new();
+            for row in client.select(sql, None, &[])? {
+                rows.push(Row {
+                    nodeid: row.get(1)?.unwrap_or_default(),
+                    host: row.get(2)?.unwrap_or_default(),
+                    port: row.get(3)?.unwrap_or_default(),
+                    source: row.get(4)?.unwrap_or_default(),
+                    step: row.get(5)?.unwrap_or_default(),
+                    since: row.get(6)?,
+                    lag: None,
+                    last_error: row.get(7)?,
+                });
+            }
+            Ok::<_, pgrx::spi::Error>(rows)
+        })
+    });
+    let mut rows = rows.map_err(|error| {
+        CloneError::from(CatalogError::Read { table: "citus_fence.clone", error: error.to_string() })
+    })?;
+    for row in &mut rows {
+        if row.step != Step::Cleaned.name() {
+            row.lag = lag_of(row).ok().flatten();
+        }
+    }
+    Ok(rows)
+}
+
+/// How far a clone lags, if both can be asked.
+fn lag_of(row: &Row) -> Result<Option<i64>, CloneError> {
+    let mut waiter = interruptible();
+    let place = NodeLabel::unregistered(row.host.clone(), row.port);
+    let map = citus::read_within(&mut waiter, Duration::ZERO, citus::OF_NODES, || {
+        Map::read_for(place.clone(), row.source)
+    })??;
+    let mut source = connect(&mut waiter, &map.roster.targets()[map.source])?;
+    let sql = query("SELECT pg_current_wal_flush_lsn()::text");
+    let reply = ask(&mut waiter, &mut source, "look how far the source is", &sql, SHORT)?;
+    let lsn = reply.single_value()?.to_owned();
+    let mut clone = connect(&mut waiter, &map.clone)?;
+    driver::lag_behind(&mut waiter, &mut clone, &lsn)
+}

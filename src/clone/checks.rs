@@ -1,0 +1,684 @@
+//! Whether a replica is fit to become a node, and its source fit to give half of its shards away.
+//!
+//! What two servers say of themselves ([`Facts`]) is judged without a server ([`judge`]); the questions are at the end.
+
+use pgrx::PgSqlErrorCode;
+use remote::{Reply, ResultSet, Session, Target, Waiter};
+
+use super::error::CloneError;
+use super::links::{SHORT, ask, connect};
+use super::statements::{self, query};
+use crate::fence::FenceError;
+use crate::report::Report;
+
+/// Something that keeps a clone from being registered or promoted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Another node answers.
+    #[error("another node than the catalog says answers at {place}")]
+    OtherGroup {
+        /// Where.
+        place: String,
+        /// The group that answers.
+        group: i32,
+        /// The group that should.
+        expected: i32,
+    },
+    /// A node that can write and would not learn of the split.
+    #[error("node {place} does not keep the catalog up to date")]
+    NotTold {
+        /// Where.
+        place: String,
+        /// Whether Citus uses it.
+        active: bool,
+    },
+    /// The source is a standby itself.
+    #[error("source {place} is a standby")]
+    SourceInRecovery {
+        /// Where.
+        place: String,
+    },
+    /// It is no standby.
+    #[error("{place} is not a streaming replica")]
+    NotInRecovery {
+        /// Where.
+        place: String,
+    },
+    /// It is a replica of something else.
+    #[error("{place} is not a replica of {source_place}")]
+    OtherSystem {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+        /// Its own system identifier.
+        own: String,
+        /// The source's.
+        expected: String,
+    },
+    /// It does not stream, or from somewhere else.
+    #[error("{place} does not stream from {source_place}")]
+    NotStreaming {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+        /// What it does instead.
+        instead: String,
+    },
+    /// Its replay is paused.
+    #[error("{place} has paused its replay")]
+    Paused {
+        /// Where.
+        place: String,
+    },
+    /// Commits of the source wait for it.
+    #[error("{place} is a synchronous standby of {source_place}")]
+    Synchronous {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+    },
+    /// Other servers stream from it.
+    #[error("other servers stream from {place}")]
+    Cascading {
+        /// Where.
+        place: String,
+        /// How many.
+        count: i64,
+    },
+    /// Server, Citus or this extension are of other versions.
+    #[error("{place} does not run what {source_place} runs")]
+    OtherVersion {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+        /// What differs.
+        what: &'static str,
+        /// On the clone.
+        own: String,
+        /// On the source.
+        expected: String,
+    },
+    /// A library that the source preloads is not preloaded.
+    #[error("{place} does not preload {library}")]
+    NotPreloaded {
+        /// Where.
+        place: String,
+        /// What.
+        library: String,
+    },
+    /// A setting is lower than the source's.
+    #[error("{name} is lower on {place} than on {source_place}")]
+    Lower {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+        /// The setting.
+        name: &'static str,
+        /// On the clone.
+        own: i64,
+        /// On the source.
+        expected: i64,
+    },
+    /// A node cannot prepare as many transactions as the split needs.
+    #[error("{place} cannot keep prepared transactions")]
+    NoPrepared {
+        /// Where.
+        place: String,
+    },
+    /// It would archive where its source does.
+    #[error("{place} archives its WAL as {source_place} does")]
+    SharedArchive {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+    },
+    /// Subscriptions would start to apply on it.
+    #[error("{place} would start to apply the subscriptions of {source_place}")]
+    Subscriptions {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+    },
+    /// A scheduler would run its source's jobs.
+    #[error("{place} would run the scheduled jobs of {source_place}")]
+    Scheduler {
+        /// Where.
+        place: String,
+        /// The source.
+        source_place: String,
+    },
+    /// A manager would demote or rewind it.
+    #[error("{place} is managed by {manager}")]
+    Managed {
+        /// Where.
+        place: String,
+        /// By what.
+        manager: String,
+    },
+    /// It would reach itself where its source is.
+    #[error("citus.local_hostname on {place} is \"{value}\"")]
+    LocalHostname {
+        /// Where.
+        place: String,
+        /// Its value.
+        value: String,
+    },
+    /// Its indexes on text would be wrong.
+    #[error("collations on {place} are of other versions than recorded")]
+    Collations {
+        /// Where.
+        place: String,
+        /// Which.
+        names: String,
+    },
+    /// A library of an installed extension is not there.
+    #[error("{place} cannot load {library}")]
+    Library {
+        /// Where.
+        place: String,
+        /// Which.
+        library: String,
+        /// Why.
+        why: String,
+    },
+    /// What it streams from is gone.
+    #[error("replication slot {slot} of {place} has lost WAL")]
+    SlotLost {
+        /// The clone.
+        place: String,
+        /// The slot.
+        slot: String,
+    },
+    /// Logical walsenders of the source wait for it.
+    #[error("logical replication of {source_place} waits for {place}")]
+    SynchronizedSlot {
+        /// The clone.
+        place: String,
+        /// The source.
+        source_place: String,
+        /// The slot.
+        slot: String,
+    },
+    /// Another Citus database is on the same server.
+    #[error("{source_place} has another database with Citus")]
+    OtherDatabase {
+        /// The source.
+        source_place: String,
+        /// Its name.
+        database: String,
+    },
+    /// Shards are being moved.
+    #[error("a background job of Citus is running")]
+    JobRunning {
+        /// Which.
+        job: String,
+    },
+}
+
+impl From<&Fault> for Report {
+    fn from(fault: &Fault) -> Self {
+        let report = Report::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            fault.to_string(),
+        );
+        match fault {
+            Fault::OtherGroup { group, expected, .. } => report
+                .detail(format!("The node that answers is of group {group}, and the catalog has group {expected}."))
+                .hint("Correct the node's address: SELECT citus_update_node(…);"),
+            Fault::NotTold { place, active } => {
+                let detail = if *active {
+                    "It can write, and would go on writing to shards that have moved."
+                } else {
+                    "It is inactive, but it answers, and would go on writing to shards that have moved."
+                };
+                let (host, port) = place.rsplit_once(':').unwrap_or((place, "5432"));
+                let call = if *active { "start_metadata_sync_to_node" } else { "citus_activate_node" };
+                report.detail(detail).hint(format!("SELECT {call}('{host}', {port});"))
+            }
+            Fault::SourceInRecovery { .. } => report
+                .detail("A clone replicates the node's primary.")
+                .hint("Correct the node's address: SELECT citus_update_node(…);"),
+            Fault::NotInRecovery { .. } => report
+                .detail("It is not in recovery.")
+                .hint("Make one with pg_basebackup -R, and start it."),
+            Fault::OtherSystem { own, expected, .. } => report
+                .detail(format!("Its system identifier is {own}, the source's {expected}."))
+                .hint("Name the node that it replicates."),
+            Fault::NotStreaming { instead, .. } => report
+                .detail(format!("{instead}."))
+                .hint("Let its primary_conninfo lead to the source itself, and start it."),
+            Fault::Paused { .. } => report
+                .detail("A promotion ends the pause, and replays all that was received.")
+                .hint("On the replica: SELECT pg_wal_replay_resume();"),
+            Fault::Synchronous { .. } => report
+                .detail("Commits there would wait for it for ever once it is promoted.")
+                .hint("Take it out of synchronous_standby_names of the source, and reload."),
+            Fault::Cascading { count, .. } => report
+                .detail(format!("{count} of them would follow it to its new timeline, or stop."))
+                .hint("Let them stream from the source."),
+            Fault::OtherVersion { what, own, expected, .. } => report
+                .detail(format!("{what}: {own} on the replica, {expected} on the source."))
+                .hint("Install the same on both."),
+            Fault::NotPreloaded { library, .. } => report
+                .detail("The source does.")
+                .hint(format!("Add {library} to its shared_preload_libraries, as the source has them, and restart it.")),
+            Fault::Lower { own, expected, .. } => report
+                .detail(format!("It is {own} there and {expected} on the source."))
+                .hint("Raise it on the replica, and restart it."),
+            Fault::NoPrepared { .. } => report
+                .detail("max_prepared_transactions is less than 2.")
+                .hint("Raise it, and restart the node."),
+            Fault::SharedArchive { .. } => report
+                .detail("Its own timeline would land among the source's, and whoever restores \"latest\" there would follow it.")
+                .hint("Give it an archive and a backup stanza of its own, or set archive_mode = off, before it is promoted."),
+            Fault::Subscriptions { .. } => report
+                .detail("They start some milliseconds after the promotion.")
+                .hint("Set max_logical_replication_workers = 0 on the replica and restart it, or disable the subscriptions on the source."),
+            Fault::Scheduler { .. } => report
+                .detail("pg_cron is preloaded there, and cron.job has active jobs.")
+                .hint("Take pg_cron out of the replica's shared_preload_libraries, or set cron.launch_active_jobs = off there."),
+            Fault::Managed { .. } => report
+                .detail("It would demote or rewind the replica once it is promoted.")
+                .hint("Take the replica out of the manager first; see the page on the clone split."),
+            Fault::LocalHostname { .. } => report
+                .detail("It is the source's: the clone would reach its source where it means itself.")
+                .hint("Set it on the replica to a name that leads to the replica, and reload."),
+            Fault::Collations { names, .. } => report
+                .detail(format!("The replica's system has others than the source's: {names}. Its indexes on text are wrong."))
+                .hint("Run the replica on the same version of the system's libraries as its source."),
+            Fault::Library { why, .. } => report
+                .detail(why.clone())
+                .hint("Install the extension's files on the replica's host."),
+            Fault::SlotLost { .. } => report
+                .detail("The source has removed WAL that the replica needs.")
+                .hint("Make the replica anew with pg_basebackup."),
+            Fault::SynchronizedSlot { slot, .. } => report
+                .detail(format!("synchronized_standby_slots there names its slot {slot}, which the split drops."))
+                .hint("Take the slot out of synchronized_standby_slots on the source, and reload."),
+            Fault::OtherDatabase { database, .. } => report
+                .detail(format!("The clone of database {database} would act as its source's node."))
+                .hint("A clone can become a node of one cluster only; see the page on the clone split."),
+            Fault::JobRunning { job, .. } => report
+                .detail(format!("Job {job} is not finished."))
+                .hint("Wait for it: SELECT citus_rebalance_wait(); or stop it: SELECT citus_rebalance_stop();"),
+        }
+    }
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What messages call it.
+    pub place: String,
+    /// Its host, as the catalog or the caller has it.
+    pub host: String,
+    /// Its port.
+    pub port: i32,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// Of its data directory.
+    pub system_identifier: String,
+    /// `server_version_num`.
+    pub version: String,
+    /// Versions of Citus' and this extension's libraries.
+    pub libraries: String,
+    /// `shared_preload_libraries`.
+    pub preloaded: Vec<String>,
+    /// Prepared transactions it can keep.
+    pub max_prepared: i64,
+    /// Connections it takes.
+    pub max_connections: i64,
+    /// How it archives its WAL; nothing where it does not.
+    pub archive: String,
+    /// Whether its replay is paused.
+    pub paused: bool,
+    /// Where it streams from: status, host, port.
+    pub receiver: Option<(String, String, String)>,
+    /// Its slot at the source.
+    pub slot: Option<String>,
+    /// Servers that stream from it.
+    pub senders: Vec<Sender>,
+    /// Slots of its own: name, process that uses it, state of its WAL.
+    pub slots: Vec<(String, String, String)>,
+    /// `synchronized_standby_slots`.
+    pub synchronized_slots: String,
+    /// Enabled subscriptions that could start.
+    pub subscriptions: bool,
+    /// Whether pg_cron has jobs that would run.
+    pub scheduled: bool,
+    /// A manager that has a session or a setting there.
+    pub manager: Option<String>,
+    /// `citus.local_hostname`.
+    pub local_hostname: String,
+    /// Collations whose version here is another than recorded.
+    pub collations: String,
+}
+
+/// A walsender of the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Its process.
+    pub pid: String,
+    /// `streaming`, or what it does instead.
+    pub state: String,
+    /// `async`, or how commits wait for it.
+    pub sync_state: String,
+}
+
+/// Judges a replica against its source; `None`: fit.
+pub fn judge(source: &Facts, clone: &Facts) -> Option<Fault> {
+    let place = clone.place.clone();
+    let source_place = source.place.clone();
+    if source.in_recovery {
+        return Some(Fault::SourceInRecovery { place: source_place });
+    }
+    if !clone.in_recovery {
+        return Some(Fault::NotInRecovery { place });
+    }
+    if clone.system_identifier != source.system_identifier {
+        let (own, expected) = (clone.system_identifier.clone(), source.system_identifier.clone());
+        return Some(Fault::OtherSystem { place, source_place, own, expected });
+    }
+    let differs: [(&'static str, &String, &String); 2] = [
+        ("server_version_num", &clone.version, &source.version),
+        ("libraries", &clone.libraries, &source.libraries),
+    ];
+    for (what, own, expected) in differs {
+        if own != expected {
+            let (own, expected) = (own.clone(), expected.clone());
+            return Some(Fault::OtherVersion { place, source_place, what, own, expected });
+        }
+    }
+    if let Some(library) = ["citus", "citus_fence"].into_iter().find(|library| {
+        source.preloaded.iter().any(|name| name == library)
+            && !clone.preloaded.iter().any(|name| name == library)
+    }) {
+        return Some(Fault::NotPreloaded { place, library: library.to_owned() });
+    }
+    if clone.paused {
+        return Some(Fault::Paused { place });
+    }
+    if let Some(fault) = judge_stream(source, clone) {
+        return Some(fault);
+    }
+    if !clone.senders.is_empty() {
+        return Some(Fault::Cascading { place, count: clone.senders.len() as i64 });
+    }
+    let lower: [(&'static str, i64, i64); 2] = [
+        ("max_prepared_transactions", clone.max_prepared, source.max_prepared),
+        ("max_connections", clone.max_connections, source.max_connections),
+    ];
+    for (name, own, expected) in lower {
+        if own < expected {
+            return Some(Fault::Lower { place, source_place, name, own, expected });
+        }
+    }
+    if source.max_prepared < 2 {
+        return Some(Fault::NoPrepared { place: source_place });
+    }
+    if !clone.archive.is_empty() && clone.archive == source.archive {
+        return Some(Fault::SharedArchive { place, source_place });
+    }
+    if clone.subscriptions {
+        return Some(Fault::Subscriptions { place, source_place });
+    }
+    if clone.scheduled {
+        return Some(Fault::Scheduler { place, source_place });
+    }
+    if let Some(manager) = clone.manager.clone() {
+        return Some(Fault::Managed { place, manager });
+    }
+    // "localhost" leads to whoever says it.
+    let is_own = |name: &str| matches!(name, "" | "localhost" | "127.0.0.1" | "::1");
+    if !is_own(&clone.local_hostname)
+        && clone.local_hostname == source.host
+        && source.host != clone.host
+    {
+        return Some(Fault::LocalHostname { place, value: clone.local_hostname.clone() });
+    }
+    if !clone.collations.is_empty() {
+        return Some(Fault::Collations { place, names: clone.collations.clone() });
+    }
+    None
+}
+
+/// Whether it streams from that source, and whether anything of the source waits for it.
+fn judge_stream(source: &Facts, clone: &Facts) -> Option<Fault> {
+    let place = clone.place.clone();
+    let source_place = source.place.clone();
+    let not_streaming = |instead: String| Fault::NotStreaming {
+        place: clone.place.clone(),
+        source_place: source.place.clone(),
+        instead,
+    };
+    let Some((status, host, port)) = &clone.receiver else {
+        return Some(not_streaming("It has no WAL receiver".to_owned()));
+    };
+    if status != "streaming" {
+        return Some(not_streaming(format!("Its WAL receiver is {status}")));
+    }
+    if port.parse() != Ok(source.port) {
+        return Some(not_streaming(format!("It streams from {host}:{port}")));
+    }
+    let mine: Vec<&Sender> = match &clone.slot {
+        // Its walsender is the one that uses its slot.
+        Some(slot) => {
+            let Some((_, pid, wal_status)) = source.slots.iter().find(|(name, ..)| name == slot)
+            else {
+                return Some(not_streaming(format!("The source has no replication slot {slot}")));
+            };
+            if matches!(wal_status.as_str(), "lost" | "unreserved") {
+                return Some(Fault::SlotLost { place, slot: slot.clone() });
+            }
+            if source.synchronized_slots.split(',').any(|name| name.trim() == slot) {
+                return Some(Fault::SynchronizedSlot { place, source_place, slot: slot.clone() });
+            }
+            source.senders.iter().filter(|sender| sender.pid == *pid).collect()
+        }
+        // Which of them serves it cannot be told: what holds for any of them is taken to hold for it.
+        None => source.senders.iter().collect(),
+    };
+    if mine.is_empty() {
+        return Some(not_streaming("The source has no walsender for it".to_owned()));
+    }
+    mine.iter()
+        .any(|sender| !matches!(sender.sync_state.as_str(), "async" | ""))
+        .then_some(Fault::Synchronous { place, source_place })
+}
+
+/// What both are asked.
+fn question(is_citus: bool) -> String {
+    // The versions of libraries, and not those of what is in the catalog, which a replica has from its source.
+    let citus = if is_citus { "citus_version()" } else { "''" };
+    query(&format!(
+        "SELECT pg_is_in_recovery() AS in_recovery, \
+                (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier, \
+                current_setting('server_version_num') AS version, \
+                {citus} || ' ' || citus_fence.library_version() AS libraries, \
+                current_setting('shared_preload_libraries') AS preloaded, \
+                current_setting('max_prepared_transactions') AS max_prepared, \
+                current_setting('max_connections') AS max_connections, \
+                CASE WHEN current_setting('archive_mode') = 'off' THEN '' \
+                     ELSE current_setting('archive_command') || coalesce(current_setting('archive_library', true), '') END AS archive, \
+                CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS paused, \
+                r.status, r.sender_host, r.sender_port, r.slot_name, \
+                coalesce(current_setting('synchronized_standby_slots', true), '') AS synchronized_slots, \
+                current_setting('max_logical_replication_workers')::int > 0 \
+                    AND EXISTS (SELECT FROM pg_subscription WHERE subenabled) AS subscriptions, \
+                coalesce(current_setting('citus.local_hostname', true), '') AS local_hostname, \
+                (SELECT 'Patroni' FROM pg_stat_activity WHERE application_name LIKE 'Patroni%' LIMIT 1) AS patroni, \
+                (SELECT 'repmgr' FROM pg_stat_activity WHERE application_name LIKE 'repmgr%' LIMIT 1) AS repmgr, \
+                (SELECT 'pg_auto_failover' FROM pg_stat_activity WHERE application_name LIKE 'pg_auto%' LIMIT 1) AS pg_auto, \
+                (SELECT string_agg(name, ', ' ORDER BY name) FROM ( \
+                    SELECT collname::text AS name FROM pg_collation \
+                     WHERE collversion IS DISTINCT FROM pg_collation_actual_version(oid) AND collversion IS NOT NULL \
+                    UNION ALL \
+                    SELECT 'the default of the database' FROM pg_database \
+                     WHERE datname = current_database() AND datcollversion IS NOT NULL \
+                       AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)) c) AS collations \
+           FROM (SELECT) one LEFT JOIN pg_stat_wal_receiver r ON true;\
+         SELECT pid, state, sync_state FROM pg_stat_replication WHERE application_name NOT LIKE 'pg_basebackup%';\
+         SELECT slot_name, coalesce(active_pid::text, '') AS pid, coalesce(wal_status, '') AS wal_status \
+           FROM pg_replication_slots WHERE slot_type = 'physical'"
+    ))
+}
+
+/// Asks a server for its facts.
+pub fn ask_facts<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    is_citus: bool,
+    host: &str,
+    port: i32,
+) -> Result<Facts, CloneError> {
+    let reply = ask(waiter, session, "look at the replica and its source", &question(is_citus), SHORT)?;
+    facts(&reply, host, port)
+        .ok_or_else(|| CloneError::Fence(FenceError::from(reply.unexpected("unknown facts"))))
+}
+
+fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
+    let with_column = |name: &str| {
+        reply.sets.iter().find(|set| set.columns.iter().any(|column| column == name))
+    };
+    let own = with_column("in_recovery")?;
+    let text = |column: &str| own.value(0, column).unwrap_or_default().to_owned();
+    let number = |column: &str| own.value(0, column)?.parse::<i64>().ok();
+    let is = |column: &str| own.value(0, column) == Some("t");
+    let rows = |set: &ResultSet, columns: [&str; 3]| -> Vec<[String; 3]> {
+        (0..set.rows.len())
+            .map(|row| columns.map(|column| set.value(row, column).unwrap_or_default().to_owned()))
+            .collect()
+    };
+    let senders = rows(with_column("sync_state")?, ["pid", "state", "sync_state"])
+        .into_iter()
+        .map(|[pid, state, sync_state]| Sender { pid, state, sync_state })
+        .collect();
+    let slots = rows(with_column("wal_status")?, ["slot_name", "pid", "wal_status"])
+        .into_iter()
+        .map(|[name, pid, wal_status]| (name, pid, wal_status))
+        .collect();
+    Some(Facts {
+        place: format!("{host}:{port}"),
+        host: host.to_owned(),
+        port,
+        in_recovery: is("in_recovery"),
+        system_identifier: text("system_identifier"),
+        version: text("version"),
+        libraries: text("libraries"),
+        preloaded: text("preloaded").split(',').map(|name| name.trim().to_owned()).collect(),
+        max_prepared: number("max_prepared")?,
+        max_connections: number("max_connections")?,
+        archive: text("archive"),
+        paused: is("paused"),
+        receiver: own
+            .value(0, "status")
+            .map(|status| (status.to_owned(), text("sender_host"), text("sender_port"))),
+        slot: own.value(0, "slot_name").filter(|name| !name.is_empty()).map(str::to_owned),
+        senders,
+        slots,
+        synchronized_slots: text("synchronized_slots"),
+        subscriptions: is("subscriptions"),
+        scheduled: false,
+        manager: ["patroni", "repmgr", "pg_auto"]
+            .into_iter()
+            .find_map(|column| own.value(0, column).map(str::to_owned)),
+        local_hostname: text("local_hostname"),
+        collations: text("collations"),
+    })
+}
+
+/// Whether pg_cron would run jobs there: it is preloaded, starts jobs, and has some.
+pub fn ask_scheduled<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+) -> Result<bool, CloneError> {
+    let has_table = query(
+        "SELECT current_setting('shared_preload_libraries') LIKE '%pg_cron%' \
+            AND coalesce(current_setting('cron.launch_active_jobs', true), 'on') <> 'off' \
+            AND to_regclass('cron.job') IS NOT NULL",
+    );
+    let reply = ask(waiter, session, "look for a scheduler", &has_table, SHORT)?;
+    if reply.single_value()? != "t" {
+        return Ok(false);
+    }
+    let has_jobs = query("SELECT EXISTS (SELECT FROM cron.job WHERE active)");
+    Ok(ask(waiter, session, "look for scheduled jobs", &has_jobs, SHORT)?.single_value()? == "t")
+}
+
+/// A library of an installed extension that cannot be loaded there.
+pub fn ask_libraries<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    place: &str,
+) -> Result<Option<Fault>, CloneError> {
+    let names = query(
+        "SELECT DISTINCT probin FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+          WHERE l.lanname = 'c' AND probin LIKE '$libdir/%' ORDER BY 1",
+    );
+    let reply = ask(waiter, session, "look at the libraries in use", &names, SHORT)?;
+    let libraries: Vec<String> =
+        reply.last_set()?.rows.iter().filter_map(|row| row.first()?.clone()).collect();
+    for library in libraries {
+        let load = format!("LOAD {}", statements::literal(&library));
+        if let Err(error) = ask(waiter, session, "load a library", &load, SHORT) {
+            if error.sqlstate().is_none() {
+                return Err(error.into());
+            }
+            let why = error.server_message().unwrap_or_default().to_owned();
+            return Ok(Some(Fault::Library { place: place.to_owned(), library, why }));
+        }
+    }
+    Ok(None)
+}
+
+/// Another database of the same server in which Citus is.
+pub fn ask_databases<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    target: &Target,
+    place: &str,
+) -> Result<Option<Fault>, CloneError> {
+    let sql = query(
+        "SELECT datname FROM pg_database \
+          WHERE datallowconn AND NOT datistemplate AND datname <> current_database() ORDER BY 1",
+    );
+    let reply = ask(waiter, session, "look at the databases", &sql, SHORT)?;
+    let names: Vec<String> =
+        reply.last_set()?.rows.iter().filter_map(|row| row.first()?.clone()).collect();
+    for name in names {
+        let mut other = target.clone();
+        other.params.set("dbname", &*name);
+        let mut there = connect(waiter, &other)?;
+        let sql = query("SELECT count(*) FROM pg_extension WHERE extname = 'citus'");
+        if ask(waiter, &mut there, "look for Citus", &sql, SHORT)?.single_value()? != "0" {
+            let source_place = place.to_owned();
+            return Ok(Some(Fault::OtherDatabase { source_place, database: name }));
+        }
+    }
+    Ok(None)
+}
+
+/// A job of Citus that is not finished, on the coordinator.
+pub fn ask_jobs<W: Waiter>(
+    waiter: &mut W,
+    home: &mut Session,
+) -> Result<Option<Fault>, CloneError> {
+    let sql = query(
+        "SELECT job_id FROM pg_dist_background_job \
+          WHERE state NOT IN ('finished', 'cancelled', 'failed') ORDER BY job_id LIMIT 1",
+    );
+    let reply = ask(waiter, home, "look for background jobs", &sql, SHORT)?;
+    let job = reply.last_set()?.value(0, "job_id").map(str::to_owned);
+    Ok(job.map(|job| Fault::JobRunning { job }))
+}
+
+#[cfg(test)]
+#[path = "checks_tests.rs"]
+mod tests;

@@ -1,0 +1,529 @@
+//! Drives a split from step to step, as far as it goes.
+//!
+//! What is done can be undone up to the promotion, and then only finished; [`super::state`] has the picture.  Before each step the
+//! registry says that it begins.
+
+use std::time::{Duration, Instant};
+
+use pgrx::PgSqlErrorCode;
+use remote::{Command, Deadline, Pause, Session, Waiter, pause, run_all};
+
+use super::checks::{self, Fault};
+use super::error::CloneError;
+use super::hold::{self, Attempts};
+use super::identity;
+use super::inventory::Inventory;
+use super::links::{Links, Map, SHORT, ask, connect};
+use super::registry::{self, Replica, Kind, Plan, entry};
+use super::state::{Step, Way};
+use super::statements::{self, literal, query};
+use super::{harmless, links};
+use crate::fence::retry::{GaveUp, Limit, until_held};
+use crate::pg::elog;
+use crate::pg::wait::BackendWaiter;
+use crate::pg::worker;
+use crate::report::Report;
+
+/// A clone this close to its source catches up in a moment.
+const NEAR_BYTES: i64 = 16 * 1024 * 1024;
+/// How often is looked how near it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a checkpoint of the promoted clone may take.
+const CHECKPOINT_BOUND: Duration = Duration::from_secs(1_800);
+
+/// A split that is driven.
+pub struct Drive<'a, W: Waiter> {
+    /// Waits until the call is given up, or for ever.
+    pub waiter: &'a mut W,
+    /// Who takes part.
+    pub map: &'a Map,
+    /// The clone, as the registry has it.
+    pub clone: &'a mut Replica,
+    /// Is told of each line of the journal.
+    pub tell: &'a mut dyn FnMut(),
+    /// When the last step began.
+    pub since: Instant,
+}
+
+impl<W: Waiter> Drive<'_, W> {
+    /// From the start to the promotion.  After an error, go [`back`].
+    pub fn start(&mut self, links: &mut Links) -> Result<(), CloneError> {
+        self.advance(links, Step::Checked, "")?;
+        check(self.waiter, self.map, links, self.clone)?;
+        let inventory = self.weigh(links)?;
+        let sides = inventory.sides();
+        let moving = inventory.moving(&sides).len();
+        let message = format!("clone {} is fit: {moving} shards are to move to it", self.clone.place());
+        self.say(links, Kind::Notice, &message)?;
+
+        let group: i32 = ask(
+            self.waiter,
+            &mut links.home,
+            "draw a node group",
+            &query("SELECT nextval('pg_dist_groupid_seq')"),
+            SHORT,
+        )?
+        .parse_single()?;
+        self.advance(links, Step::Near, "")?;
+        let Links { home, clone: session, .. } = links;
+        harmless::make_harmless(self.waiter, self.map, home, session, self.clone)?;
+        let catch_up = Duration::from_secs(u64::from(self.clone.terms.catchup_timeout_s));
+        let near_by = Deadline::after(self.waiter, catch_up);
+        self.come_near(links, near_by)?;
+        self.say(links, Kind::Notice, "the clone is near its source")?;
+
+        self.advance(links, Step::Prepared, "")?;
+        let (plan, held_at) = self.hold(links, &inventory, &sides, group)?;
+        // The plan is written down before anything goes forward by it.
+        let text = serde_json::to_string(&plan).unwrap_or_default();
+        let note = format!(
+            "UPDATE citus_fence.clone SET plan = {}::jsonb WHERE clone_nodeid = {};",
+            literal(&text),
+            self.clone.nodeid
+        );
+        self.advance(links, Step::CaughtUp, &note)?;
+        self.clone.plan = Some(plan);
+        let target = identity::target(self.waiter, self.source_line(links))?;
+        // Writers wait for this one.
+        let lag_by = Deadline::after(self.waiter, HELD_CATCH_UP).earlier(near_by);
+        if !identity::replayed(self.waiter, &mut links.clone, &target, lag_by)? {
+            return Err(self.behind(links, "while writers waited"));
+        }
+        self.advance(links, Step::Promoting, "")?;
+        let message = format!(
+            "writers are held, and the clone has all they wrote, after {:.0} ms",
+            held_at.elapsed().as_secs_f64() * 1e3
+        );
+        self.say(links, Kind::Notice, &message)
+    }
+
+    /// From the promotion to the end, from whichever step of it.
+    pub fn forward(&mut self, links: &mut Links) -> Result<(), CloneError> {
+        let plan = self.clone.plan.clone().ok_or_else(|| CloneError::Lost {
+            node: links.home.node().to_string(),
+            nodeid: self.clone.nodeid,
+            what: "the plan in the registry".into(),
+        })?;
+        let is_citus = self.map.roster.is_citus();
+        let source_group = self.map.roster.nodes()[self.map.source].groupid;
+        if self.clone.step == Step::Promoting {
+            identity::promote(self.waiter, &mut links.clone)?;
+            self.advance(links, Step::Promoted, "")?;
+        }
+        if self.clone.step == Step::Promoted {
+            let left = identity::become_itself(
+                self.waiter,
+                &mut links.clone,
+                self.clone,
+                &plan,
+                is_citus,
+                source_group == crate::citus::COORDINATOR_GROUP,
+            )?;
+            self.advance(links, Step::Committing, "")?;
+            if !left.is_empty() {
+                let message = format!("the clone has inherited prepared transactions: {}", left.join("; "));
+                self.say(links, Kind::Warning, &message)?;
+            }
+        }
+        if self.clone.step == Step::Committing {
+            self.commit(links)?;
+            self.advance(links, Step::Released, "")?;
+            let count = plan.moving.len();
+            let message = format!(
+                "writers go on: clone {} is node {} with {count} shards",
+                self.clone.place(),
+                self.clone.nodeid
+            );
+            self.say(links, Kind::Notice, &message)?;
+        }
+        if self.clone.step == Step::Released {
+            self.tidy(links, &plan, source_group)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that a step begins.
+    fn advance(&mut self, links: &mut Links, step: Step, besides: &str) -> Result<(), CloneError> {
+        registry::advance(self.waiter, &mut links.home, self.clone.nodeid, step, besides)?;
+        self.clone.step = step;
+        worker::report_activity(&format!(
+            "citus_fence clone split of node {}: {}",
+            self.clone.nodeid,
+            step.name()
+        ));
+        Ok(())
+    }
+
+    /// A line of the journal, with the time since the last one.
+    fn say(&mut self, links: &mut Links, kind: Kind, message: &str) -> Result<(), CloneError> {
+        let ms = self.since.elapsed().as_secs_f64() * 1e3;
+        self.since = Instant::now();
+        let sqlstate = match kind {
+            Kind::Warning => PgSqlErrorCode::ERRCODE_WARNING,
+            Kind::Notice | Kind::Trouble | Kind::Error | Kind::Done => {
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION
+            }
+        };
+        let report = Report::new(sqlstate, format!("{}: {message} ({ms:.0} ms)", self.clone.step.name()));
+        elog::log(&format!("citus_fence: clone split of node {}: {}", self.clone.nodeid, report.message));
+        let sql = entry(self.clone.nodeid, kind, &report);
+        registry::write(self.waiter, &mut links.home, "line of the journal", &sql)?;
+        (self.tell)();
+        Ok(())
+    }
+
+    fn source_line<'l>(&self, links: &'l mut Links) -> &'l mut Session {
+        &mut links.lines[self.map.source]
+    }
+
+    fn weigh(&mut self, links: &mut Links) -> Result<Inventory, CloneError> {
+        let source = &self.map.roster.nodes()[self.map.source];
+        let Links { home, lines, .. } = links;
+        Inventory::weigh(
+            self.waiter,
+            home,
+            &mut lines[self.map.source],
+            source.groupid,
+            self.map.roster.is_citus(),
+            self.clone.terms.strategy.as_deref(),
+        )
+    }
+
+    /// Waits until the clone lags little.
+    fn come_near(&mut self, links: &mut Links, by: Deadline) -> Result<(), CloneError> {
+        loop {
+            if lag(self.waiter, self.map, links)?.is_some_and(|bytes| bytes <= NEAR_BYTES) {
+                return Ok(());
+            }
+            if by.expired(self.waiter) {
+                return Err(self.behind(links, "while writers went on"));
+            }
+            if pause(self.waiter, LOOK_AGAIN) == Pause::Stopped {
+                return Err(CloneError::GivenUp);
+            }
+        }
+    }
+
+    fn behind(&mut self, links: &mut Links, when: &str) -> CloneError {
+        let lag = match lag(self.waiter, self.map, links) {
+            Ok(Some(bytes)) => format!("{bytes} bytes behind, {when}"),
+            Ok(None) | Err(_) => format!("behind by an unknown amount, {when}"),
+        };
+        CloneError::Behind {
+            clone: self.clone.place(),
+            after_s: u64::from(self.clone.terms.catchup_timeout_s),
+            lag,
+        }
+    }
+
+    /// Holds the writers, and prepares the switch; when the attempt that did began to hold.
+    fn hold(
+        &mut self,
+        links: &mut Links,
+        inventory: &Inventory,
+        sides: &super::inventory::Sides,
+        group: i32,
+    ) -> Result<(Plan, Instant), CloneError> {
+        let terms = &self.clone.terms;
+        let limit = Limit::from_now(
+            self.waiter,
+            Duration::from_millis(u64::from(terms.acquire_timeout_ms)),
+        );
+        let longest = Duration::from_millis(u64::from(terms.lock_timeout_ms));
+        let mut attempts = Attempts {
+            map: self.map,
+            links,
+            clone: self.clone,
+            group,
+            weighed: inventory,
+            sides,
+            bound: hold::SHORTEST.min(longest),
+            longest,
+            began: None,
+            lasted: Duration::ZERO,
+        };
+        let why = match until_held(self.waiter, &mut attempts, limit) {
+            Ok(held) => {
+                let lasted = attempts.lasted;
+                let held_at = Instant::now().checked_sub(lasted).unwrap_or_else(Instant::now);
+                let message = format!(
+                    "writers of {} shards are held, and the switch is prepared, with attempt {} after {:.0} ms",
+                    held.what.moving.len(),
+                    held.attempts,
+                    lasted.as_secs_f64() * 1e3
+                );
+                self.say(links, Kind::Notice, &message)?;
+                return Ok((held.what, held_at));
+            }
+            Err(why) => why,
+        };
+        Err(match why {
+            GaveUp::Stopped => CloneError::GivenUp,
+            GaveUp::NotHeld(reason) => CloneError::InTheWay { after_ms: limit.ms(), reason },
+            GaveUp::TooLittleTime(error) => error.into(),
+            GaveUp::ForGood(error) => CloneError::Fence(error),
+        })
+    }
+
+    /// Commits the switch on all nodes at once, and the seal after them: what comes to the old place without a lock
+    /// waits until then, and is refused.
+    fn commit(&mut self, links: &mut Links) -> Result<(), CloneError> {
+        let switch = self.clone.switch_gid();
+        let sql = format!("COMMIT PREPARED {}", literal(&switch));
+        let by = Deadline::after(self.waiter, SHORT);
+        let mut sessions: Vec<&mut Session> = links.lines.iter_mut().collect();
+        let command = |_| Command::new("commit the switch", sql.as_str());
+        let replies = run_all(self.waiter, &mut sessions, command, by);
+        for (session, reply) in sessions.into_iter().zip(replies) {
+            match reply {
+                Ok(_) => {}
+                Err(error) if error.sqlstate() == Some(identity::NO_SUCH_GID) => {
+                    let node = error.node().to_string();
+                    identity::require_switched(self.waiter, session, self.clone, node)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let seal = format!("COMMIT PREPARED {}", literal(&self.clone.seal_gid()));
+        match ask(self.waiter, &mut links.seal, "commit the seal", &seal, SHORT) {
+            Ok(_) => Ok(()),
+            // It was committed before.
+            Err(error) if error.sqlstate() == Some(identity::NO_SUCH_GID) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is left to do when the writers go on.
+    fn tidy(&mut self, links: &mut Links, plan: &Plan, source_group: i32) -> Result<(), CloneError> {
+        // Until then the clone's control file names the old timeline, which misleads tools that look at it.
+        ask(self.waiter, &mut links.clone, "checkpoint", "CHECKPOINT", CHECKPOINT_BOUND)?;
+        if let Some(slot) = &self.clone.slot {
+            let sql = statements::drop_slot(slot);
+            let source = &mut links.lines[self.map.source];
+            ask(self.waiter, source, "drop the slot", &sql, SHORT)?;
+        }
+        // With the step, in one transaction: what is dropped is written down once.
+        let clean_up = statements::clean_up(plan, source_group);
+        self.advance(links, Step::Cleaned, &clean_up)?;
+        let orphans = plan.moving_names.len() + plan.staying_names.len();
+        let message = format!(
+            "{orphans} orphaned shards are left to Citus' clean-up, and the replication slot is dropped"
+        );
+        self.say(links, Kind::Notice, &message)?;
+        let report = Report::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("clone {} is node {} of group {}", self.clone.place(), self.clone.nodeid, plan.group),
+        )
+        .hint("Run ANALYZE on it, give it a backup of its own, which has to be a full one, and a standby.");
+        let sql = entry(self.clone.nodeid, Kind::Done, &report);
+        registry::write(self.waiter, &mut links.home, "end of the journal", &sql)?;
+        (self.tell)();
+        Ok(())
+    }
+}
+
+/// Longest time that writers wait for the clone.
+const HELD_CATCH_UP: Duration = Duration::from_secs(30);
+
+/// Puts everything back that was done before the promotion; can be done again.
+///
+/// The nodes first: writers wait there.
+pub fn back<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    links: &mut Links,
+    clone: &mut Replica,
+) -> Result<(), CloneError> {
+    links.roll_back_prepared(waiter, clone)?;
+    harmless::give_back(waiter, &mut links.clone, clone)?;
+    let forget = format!(
+        "UPDATE citus_fence.clone SET plan = NULL, former_settings = NULL WHERE clone_nodeid = {};",
+        clone.nodeid
+    );
+    registry::advance(waiter, &mut links.home, clone.nodeid, Step::Registered, &forget)?;
+    clone.step = Step::Registered;
+    clone.plan = None;
+    clone.former_settings = None;
+    elog::log(&format!(
+        "citus_fence: clone split of node {}: taken back on {} nodes",
+        clone.nodeid,
+        map.roster.nodes().len()
+    ));
+    Ok(())
+}
+
+/// How many bytes the clone lags behind its source, where that is known.
+pub fn lag<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    links: &mut Links,
+) -> Result<Option<i64>, CloneError> {
+    let sql = query("SELECT pg_current_wal_flush_lsn()::text AS lsn");
+    let source = &mut links.lines[map.source];
+    let reply = ask(waiter, source, "look how far the source is", &sql, SHORT)?;
+    let lsn = reply.single_value()?.to_owned();
+    lag_behind(waiter, &mut links.clone, &lsn)
+}
+
+/// The same behind a position.
+pub fn lag_behind<W: Waiter>(
+    waiter: &mut W,
+    clone: &mut Session,
+    lsn: &str,
+) -> Result<Option<i64>, CloneError> {
+    let sql = query(&format!(
+        "SELECT greatest(0, {}::pg_lsn - pg_last_wal_replay_lsn())::bigint AS lag",
+        literal(lsn)
+    ));
+    let reply = ask(waiter, clone, "look how far the clone is", &sql, SHORT)?;
+    Ok(reply.last_set()?.value(0, "lag").and_then(|text| text.parse().ok()))
+}
+
+/// Looks whether clone, source and cluster are fit.
+pub fn check<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    links: &mut Links,
+    clone: &mut Replica,
+) -> Result<(), CloneError> {
+    let is_citus = map.roster.is_citus();
+    let slot = look_at_both(
+        waiter,
+        map,
+        &mut links.lines[map.source],
+        &mut links.clone,
+        (&clone.host, clone.port),
+    )?;
+    if slot != clone.slot {
+        let text = slot.as_deref().map_or("NULL".to_owned(), literal);
+        let sql = format!(
+            "UPDATE citus_fence.clone SET slot_name = {text} WHERE clone_nodeid = {}",
+            clone.nodeid
+        );
+        registry::write(waiter, &mut links.home, "note of the slot", &sql)?;
+        clone.slot = slot;
+    }
+    for index in 0..links.lines.len() {
+        let sql = query("SELECT current_setting('max_prepared_transactions')");
+        let reply = ask(waiter, &mut links.lines[index], "look at a setting", &sql, SHORT)?;
+        if reply.parse_single::<i64>()? < 2 {
+            return Err(CloneError::unfit(Fault::NoPrepared { place: map.name(index) }));
+        }
+    }
+    all_are_told(waiter, map, &mut links.home)?;
+    if is_citus && let Some(fault) = checks::ask_jobs(waiter, &mut links.home)? {
+        return Err(CloneError::unfit(fault));
+    }
+    Ok(())
+}
+
+/// Looks at clone and source; the slot that the clone streams from.
+pub fn look_at_both<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    source: &mut Session,
+    clone: &mut Session,
+    place: (&str, i32),
+) -> Result<Option<String>, CloneError> {
+    let is_citus = map.roster.is_citus();
+    let node = &map.roster.nodes()[map.source];
+    let of_source = checks::ask_facts(waiter, source, is_citus, &node.host, node.port)?;
+    let mut of_clone = checks::ask_facts(waiter, clone, is_citus, place.0, place.1)?;
+    of_clone.scheduled = checks::ask_scheduled(waiter, clone)?;
+    if let Some(fault) = checks::judge(&of_source, &of_clone) {
+        return Err(CloneError::unfit(fault));
+    }
+    if is_citus {
+        let target = &map.roster.targets()[map.source];
+        if let Some(fault) = checks::ask_databases(waiter, source, target, &of_source.place)? {
+            return Err(CloneError::unfit(fault));
+        }
+    }
+    match checks::ask_libraries(waiter, clone, &of_clone.place)? {
+        Some(fault) => Err(CloneError::unfit(fault)),
+        None => Ok(of_clone.slot),
+    }
+}
+
+/// Every node that can write must learn of the split.
+fn all_are_told<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    home: &mut Session,
+) -> Result<(), CloneError> {
+    let reply = ask(waiter, home, "look at the nodes", &query(statements::NOT_TOLD), SHORT)?;
+    let set = reply.last_set()?;
+    if let (Some(host), Some(port)) = (set.value(0, "nodename"), set.value(0, "nodeport")) {
+        let place = format!("{host}:{port}");
+        return Err(CloneError::unfit(Fault::NotTold { place, active: true }));
+    }
+    // An inactive one that does not answer writes nothing, and is told when it is activated.
+    for target in &map.inactive {
+        if connect(waiter, target).is_ok() {
+            let place = format!("{}:{}", target.node.host, target.node.port);
+            return Err(CloneError::unfit(Fault::NotTold { place, active: false }));
+        }
+    }
+    Ok(())
+}
+
+/// Goes on with an interrupted split until it is where it can rest: as before, or done.  Whatever is in the way is
+/// written down and tried again.
+pub fn settle<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    clone: &mut Replica,
+    tell: &mut dyn FnMut(),
+) -> Result<(), CloneError> {
+    const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+    let mut backoff = BACKOFF.0;
+    loop {
+        let tried = links::Links::connect(waiter, map).and_then(|mut links| match clone.step.way() {
+            Way::Start | Way::Done => Ok(()),
+            Way::Back => back(waiter, map, &mut links, clone),
+            Way::Forward => {
+                let since = Instant::now();
+                Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
+                    .forward(&mut links)
+            }
+        });
+        let error = match tried {
+            Ok(()) => return Ok(()),
+            Err(CloneError::GivenUp) => return Err(CloneError::GivenUp),
+            Err(error) => error,
+        };
+        note_trouble(clone.nodeid, &error);
+        tell();
+        if pause(waiter, backoff) == Pause::Stopped {
+            return Err(CloneError::GivenUp);
+        }
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+/// Writes down what is in the way, for whoever looks; where even that fails, the log has it.
+fn note_trouble(nodeid: i32, error: &CloneError) {
+    let report = Report::from(error);
+    elog::log(&format!(
+        "citus_fence: clone split of node {nodeid} cannot go on yet: {}{}",
+        report.message,
+        report.detail.as_deref().map_or(String::new(), |detail| format!(" ({detail})"))
+    ));
+    note(nodeid, Kind::Trouble, &report);
+}
+
+/// Writes down how a split ended, or what is in its way, over a session of its own.
+pub fn note(nodeid: i32, kind: Kind, report: &Report) {
+    let mut waiter = BackendWaiter::new(|| false);
+    let sql = format!(
+        "UPDATE citus_fence.clone SET last_error = {} WHERE clone_nodeid = {nodeid}; {}",
+        literal(&report.message),
+        entry(nodeid, kind, report)
+    );
+    let written = super::worker::connect_home(&mut waiter)
+        .and_then(|mut home| registry::write(&mut waiter, &mut home, "line of the journal", &sql));
+    if let Err(error) = written {
+        elog::log(&format!("citus_fence: the journal of clone splits cannot be written: {error}"));
+    }
+}
+

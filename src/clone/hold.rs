@@ -1,0 +1,392 @@
+//! Holding the writers back, on every node, and preparing the new metadata there.
+//!
+//! The order of the locks, for the other one deadlocks with every writer of a reference table on the coordinator,
+//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there; then nodes, DDL
+//! and moves of shards; then what moves there; then all of it on all other nodes at once; then the tables at the
+//! source, behind what is in flight there and behind what is prepared, which holds no lock of a shard any more.
+//!
+//! Under the locks nothing slow is done: sizes and costs were asked for before, and only the list of shards is
+//! read again.
+//!
+//! Locks on several nodes can form a cycle with writers that no one node sees.  So one bound is on all waits of an
+//! attempt together; it grows from attempt to attempt, and between two the writers get as long as they had to wait.
+
+use std::time::Duration;
+
+use remote::{
+    Command, Deadline, Pause, RemoteError, Reply, Session, SessionState, TransactionStatus, Waiter,
+    pause, run_all,
+};
+
+use super::links::{Links, Map, SHORT, ask, cancel};
+
+use super::registry::{Replica, Plan};
+use super::inventory::{self, Inventory, Placed, Sides};
+use super::statements;
+use crate::fence::blockers::describe_all;
+use crate::fence::error::{Failed, Reason, is_passing_remote};
+use crate::fence::recovery::finish_in_doubt;
+use crate::fence::retry::Trial;
+use crate::pg::elog;
+use crate::pg::wait::BackendWaiter;
+
+/// The first attempt's bound.
+pub const SHORTEST: Duration = Duration::from_millis(1_000);
+/// Bound on what waits for nobody: rows that go in, prepared transactions.
+const WRITE_BOUND: Duration = Duration::from_secs(10);
+/// Bound on looking who is in the way.
+const LOOK_BOUND: Duration = Duration::from_millis(500);
+/// Bound on rolling back.
+const ROLLBACK_BOUND: Duration = Duration::from_secs(5);
+/// Bound on recovering what is in doubt.
+const RECOVERY_BOUND: Duration = Duration::from_secs(2);
+
+/// Attempts to hold the writers of what moves.
+pub struct Attempts<'a> {
+    /// Who takes part.
+    pub map: &'a Map,
+    /// The sessions with them.
+    pub links: &'a mut Links,
+    /// The clone.
+    pub clone: &'a Replica,
+    /// Its node group.
+    pub group: i32,
+    /// What there was to weigh before the locks.
+    pub weighed: &'a Inventory,
+    /// What was found to move then.
+    pub sides: &'a Sides,
+    /// Bound of the next attempt.
+    pub bound: Duration,
+    /// Bound of the longest.
+    pub longest: Duration,
+    /// When the last one began to hold anybody.
+    pub began: Option<Duration>,
+    /// How long it held.
+    pub lasted: Duration,
+}
+
+impl<W: Waiter> Trial<W> for Attempts<'_> {
+    type Held = Plan;
+    const ATTEMPT: &'static str = "holding back the writers of the moving shards";
+
+    fn attempt(&mut self, waiter: &mut W) -> Result<Plan, Failed> {
+        self.begin(waiter)?;
+        let began = waiter.now();
+        self.began = Some(began);
+        let by = Deadline::after(waiter, self.bound);
+        let held = self.hold(waiter, by);
+        self.lasted = waiter.now().saturating_sub(began);
+        self.bound = (self.bound * 3 / 2).min(self.longest);
+        held
+    }
+
+    fn let_go(&mut self) -> Vec<RemoteError> {
+        let mut waiter = BackendWaiter::new(|| false);
+        self.links.let_go(&mut waiter, self.clone)
+    }
+
+    fn recover(&mut self, waiter: &mut W) -> Result<(), Failed> {
+        let by = Deadline::after(waiter, RECOVERY_BOUND);
+        finish_in_doubt(waiter, self.map.roster.targets(), by, elog::log)?;
+        match pause(waiter, self.lasted) {
+            Pause::Over => Ok(()),
+            Pause::Stopped => Err(Failed::Stopped),
+        }
+    }
+}
+
+impl Attempts<'_> {
+    /// Begins all transactions, and warms their sessions up.
+    fn begin<W: Waiter>(&mut self, waiter: &mut W) -> Result<(), Failed> {
+        let sql = statements::begin(self.bound, self.map.roster.is_citus());
+        let by = Deadline::after(waiter, SHORT);
+        let mut sessions = self.links.holders();
+        let replies =
+            run_all(waiter, &mut sessions, |_| Command::new("begin to hold", sql.as_str()), by);
+        for (session, reply) in sessions.iter_mut().zip(replies) {
+            let reply = reply.map_err(Failed::of_node)?;
+            session.set_server_pid(reply.parse_single().map_err(Failed::of_node)?);
+        }
+        Ok(())
+    }
+
+    fn hold<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<Plan, Failed> {
+        let source_group = self.map.roster.nodes()[self.map.source].groupid;
+        let reference = self.weighed.reference();
+        let lock_reference = statements::lock_shards(reference.iter().map(|shard| shard.id));
+        self.on_coordinator(waiter, "hold writers of reference tables", &lock_reference, by)?;
+        let lock_cluster = statements::lock_cluster(self.weighed.lock_ids());
+        self.on_coordinator(waiter, "hold changes of nodes and shards", &lock_cluster, by)?;
+
+        // Nobody changes nodes, tables or placements from here on.
+        let sql = statements::inventory(source_group, self.map.roster.is_citus());
+        let reply = self.on_coordinator(waiter, "read the shards again", &sql, by)?;
+        let placed = inventory::read(&reply).map_err(Failed::of_node)?;
+        if !self.weighed.is_still(&placed) {
+            return Err(Failed::because("the source's shards changed meanwhile"));
+        }
+        let not_told = self.on_coordinator(waiter, "read the nodes again", statements::NODES, by)?;
+        if !is_roster(&not_told, self.map).map_err(Failed::of_node)? {
+            return Err(Failed::because(crate::fence::error::NODES_CHANGED));
+        }
+        let moving: Vec<&Placed> = self.weighed.moving(self.sides);
+        let mut all: Vec<i64> = reference.iter().map(|shard| shard.id).collect();
+        all.extend(moving.iter().map(|shard| shard.id));
+        all.sort_unstable();
+        let lock_moving = statements::lock_shards(moving.iter().map(|shard| shard.id));
+        self.on_coordinator(waiter, "hold writers on the coordinator", &lock_moving, by)?;
+        let lock_all = statements::lock_shards(all);
+        self.on_others(waiter, "hold writers on the other nodes", &lock_all, by)?;
+
+        let names: Vec<String> = moving.iter().map(|shard| shard.name.clone()).collect();
+        let reference_names: Vec<String> =
+            reference.iter().map(|shard| shard.name.clone()).collect();
+        self.drain(waiter, &names, &reference_names, by)?;
+
+        let plan = self.number(waiter, &moving, &reference, names, by)?;
+        self.prepare(waiter, source_group, &plan)?;
+        Ok(plan)
+    }
+
+    /// Waits at the source for what is in flight or prepared there, and keeps what takes no lock of a shard off.
+    fn drain<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        moving: &[String],
+        reference: &[String],
+        by: Deadline,
+    ) -> Result<(), Failed> {
+        let nothing = || "SELECT".to_owned();
+        let lock_moving = match statements::lock_tables(moving) {
+            Some(lock) => format!("{lock};{}", statements::seal(moving)),
+            None => nothing(),
+        };
+        let lock_reference = statements::lock_tables(reference).unwrap_or_else(nothing);
+        let sql = [lock_moving, lock_reference + "; COMMIT"];
+        let mut sessions = [&mut self.links.seal, &mut self.links.drain];
+        let command = |index: usize| Command::new("hold the tables at the source", sql[index].as_str());
+        let replies = run_all(waiter, &mut sessions, command, by);
+        let source = self.map.source;
+        self.all_or_blockers(waiter, replies, |_| source)
+    }
+
+    /// Gives each new placement its number, from the coordinator's sequence.
+    fn number<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        moving: &[&Placed],
+        reference: &[&Placed],
+        moving_names: Vec<String>,
+        by: Deadline,
+    ) -> Result<Plan, Failed> {
+        let sql = format!(
+            "SELECT nextval('pg_dist_placement_placementid_seq') FROM generate_series(1, {})",
+            moving.len() + reference.len()
+        );
+        let reply = self.on_coordinator(waiter, "number the placements", &sql, by)?;
+        let unexpected = || Failed::of_node(reply.unexpected("not a number for each placement"));
+        let rows = &reply.last_set().map_err(Failed::of_node)?.rows;
+        let mut ids = rows.iter().map(|row| row.first()?.as_ref()?.parse::<i64>().ok());
+        let mut number = |shard: &&Placed| {
+            let id = ids.next().flatten().ok_or_else(unexpected)?;
+            Ok::<_, Failed>((shard.id, id))
+        };
+        Ok(Plan {
+            group: self.group,
+            moving: moving.iter().map(&mut number).collect::<Result<_, _>>()?,
+            reference: reference.iter().map(&mut number).collect::<Result<_, _>>()?,
+            moving_names,
+            staying_names: self.weighed.staying_names(self.sides),
+        })
+    }
+
+    /// Makes the new metadata on all nodes, and prepares it and the seal.
+    fn prepare<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        source_group: i32,
+        plan: &Plan,
+    ) -> Result<(), Failed> {
+        let by = Deadline::after(waiter, WRITE_BOUND);
+        let source = self.map.roster.nodes()[self.map.source].nodeid;
+        let sql = statements::new_metadata(self.clone, source, source_group, plan);
+        let mut sessions: Vec<&mut Session> = self.links.lines.iter_mut().collect();
+        let command = |_| Command::new("write the new metadata", sql.as_str());
+        let replies = run_all(waiter, &mut sessions, command, by);
+        for reply in &replies {
+            let Ok(reply) = reply else { continue };
+            let written = reply.last_set().map(|set| set.affected).unwrap_or_default();
+            if written != plan.moving.len() as u64 {
+                let error = reply.unexpected("other placements than the coordinator has");
+                return Err(Failed::of_node(error));
+            }
+        }
+        self.all_or_blockers(waiter, replies, |index| index)?;
+        // From the first of these on there may be something prepared, which letting go ends.
+        let (switch, seal) = (
+            statements::prepare(&self.clone.switch_gid()),
+            statements::prepare(&self.clone.seal_gid()),
+        );
+        let last = self.links.lines.len();
+        let mut sessions: Vec<&mut Session> = self.links.lines.iter_mut().collect();
+        sessions.push(&mut self.links.seal);
+        let command = |index| {
+            let sql = if index == last { &seal } else { &switch };
+            Command::new("prepare the switch", sql.as_str())
+        };
+        let replies = run_all(waiter, &mut sessions, command, by);
+        for reply in replies {
+            reply.map_err(Failed::of_node)?;
+        }
+        Ok(())
+    }
+
+    fn on_coordinator<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        name: &'static str,
+        sql: &str,
+        by: Deadline,
+    ) -> Result<Reply, Failed> {
+        let mut sessions = [&mut self.links.lines[0]];
+        let mut replies = run_all(waiter, &mut sessions, |_| Command::new(name, sql), by);
+        match replies.pop() {
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(error)) => {
+                self.all_or_blockers(waiter, vec![Err(error)], |_| 0)?;
+                Err(Failed::Stopped)
+            }
+            None => Err(Failed::Stopped),
+        }
+    }
+
+    fn on_others<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        name: &'static str,
+        sql: &str,
+        by: Deadline,
+    ) -> Result<(), Failed> {
+        let mut sessions: Vec<&mut Session> = self.links.lines.iter_mut().skip(1).collect();
+        let replies = run_all(waiter, &mut sessions, |_| Command::new(name, sql), by);
+        self.all_or_blockers(waiter, replies, |index| index + 1)
+    }
+
+    /// An error unless all have answered well; who is in the way is looked up before anything is let go, for
+    /// afterwards nobody can tell.
+    fn all_or_blockers<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        replies: Vec<Result<Reply, RemoteError>>,
+        node: impl Fn(usize) -> usize,
+    ) -> Result<(), Failed> {
+        let mut reason: Option<Reason> = None;
+        for (index, reply) in replies.into_iter().enumerate() {
+            let Err(error) = reply else { continue };
+            if !is_passing_remote(&error) {
+                return Err(Failed::of_node(error));
+            }
+            let reason = reason.get_or_insert_with(|| Reason {
+                what: error.to_string(),
+                blockers: Vec::new(),
+                tells: false,
+            });
+            if reason.blockers.is_empty() {
+                reason.blockers = self.look(waiter, node(index));
+                reason.tells = !reason.blockers.is_empty();
+            }
+        }
+        reason.map_or(Ok(()), |reason| Err(Failed::ForNow(reason)))
+    }
+
+    /// Who keeps our sessions on a node waiting.
+    fn look<W: Waiter>(&mut self, waiter: &mut W, node: usize) -> Vec<String> {
+        let mut pids = vec![self.links.lines[node].server_pid()];
+        if node == self.map.source {
+            pids.extend([self.links.seal.server_pid(), self.links.drain.server_pid()]);
+        }
+        let name = self.map.name(node);
+        let looker = &mut self.links.lookers[node];
+        for pid in pids.into_iter().flatten() {
+            let sql = statements::blockers(pid);
+            if let Ok(reply) = ask(waiter, looker, "look who is in the way", &sql, LOOK_BOUND)
+                && let Ok(set) = reply.last_set()
+                && !set.rows.is_empty()
+            {
+                return describe_all(&name, set);
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// Whether the primaries are those that the split began with.
+fn is_roster(reply: &Reply, map: &Map) -> Result<bool, RemoteError> {
+    let set = reply.last_set()?;
+    let number = |row, column| set.value(row, column).and_then(|text| text.parse::<i32>().ok());
+    let there = (0..set.rows.len()).map(|row| (number(row, "nodeid"), number(row, "groupid")));
+    let known = map.roster.nodes().iter().filter(|node| node.nodeid != 0);
+    let mut known: Vec<_> =
+        known.map(|node| (Some(node.nodeid), Some(node.groupid))).collect();
+    known.sort_unstable();
+    Ok(there.eq(known))
+}
+
+impl Links {
+    /// The sessions that hold something in an attempt.
+    fn holders(&mut self) -> Vec<&mut Session> {
+        let mut sessions: Vec<&mut Session> = self.lines.iter_mut().collect();
+        sessions.extend([&mut self.seal, &mut self.drain]);
+        sessions
+    }
+
+    /// Ends all that an attempt holds, prepared or not; who did not confirm it.
+    pub fn let_go<W: Waiter>(&mut self, waiter: &mut W, clone: &Replica) -> Vec<RemoteError> {
+        let mut silent = Vec::new();
+        let mut sessions = self.holders();
+        if sessions.iter().any(|session| session.state() == SessionState::Busy) {
+            cancel(&mut sessions);
+        }
+        let mut open: Vec<&mut Session> = sessions
+            .into_iter()
+            .filter(|session| session.transaction_status() != TransactionStatus::Idle)
+            .collect();
+        let by = Deadline::after(waiter, ROLLBACK_BOUND);
+        let replies = run_all(waiter, &mut open, |_| Command::new("release", "ROLLBACK"), by);
+        silent.extend(replies.into_iter().filter_map(Result::err));
+        silent.extend(self.roll_back_prepared(waiter, clone).err());
+        silent
+    }
+
+    /// Rolls back what of ours is prepared on the nodes, on all at once.
+    pub fn roll_back_prepared<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        clone: &Replica,
+    ) -> Result<(), RemoteError> {
+        let look = statements::prepared(clone);
+        let by = Deadline::after(waiter, SHORT);
+        let mut sessions: Vec<&mut Session> = self.lookers.iter_mut().collect();
+        let command = |_| Command::new("look at what is prepared", look.as_str());
+        let replies = run_all(waiter, &mut sessions, command, by);
+        let mut first_error = None;
+        for (session, reply) in sessions.into_iter().zip(replies) {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                    continue;
+                }
+            };
+            for gid in reply.last_set()?.rows.iter().filter_map(|row| row.first()?.as_deref()) {
+                let sql = format!("ROLLBACK PREPARED {}", statements::literal(gid));
+                if let Err(error) = ask(waiter, session, "roll back the switch", &sql, SHORT)
+                    && error.sqlstate() != Some(super::identity::NO_SUCH_GID)
+                {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,174 @@
+//! The nodes that take part in a split, and the sessions with them.
+
+use std::time::Duration;
+
+use remote::{
+    Command, Deadline, NodeLabel, RemoteError, Reply, Session, SessionState, Target, Waiter,
+    cancel_and_drain, connect_all,
+};
+
+use super::error::CloneError;
+use super::registry::Replica;
+use super::{SESSION_NAME, statements};
+use crate::citus::{Access, CatalogError, Dialer, Roster, own_role};
+use crate::fence::FenceError;
+use crate::guc;
+use crate::pg::fd::ReservedDescriptors;
+use crate::pg::wait::BackendWaiter;
+
+/// Longest time that cancelling what a session is at may take.
+const CANCEL_BOUND: Duration = Duration::from_secs(2);
+
+/// Who takes part, as the catalog has it.
+pub struct Map {
+    /// All active primaries, the coordinator, which is this server, first.
+    pub roster: Roster,
+    /// Where the inactive ones are reached.
+    pub inactive: Vec<Target>,
+    /// Which of them the clone replicates.
+    pub source: usize,
+    /// Where the clone is reached.
+    pub clone: Target,
+    _descriptors: ReservedDescriptors,
+}
+
+impl Map {
+    /// Reads the catalog, inside a transaction.
+    pub fn read(clone: &Replica) -> Result<Self, CloneError> {
+        let place = NodeLabel::new(clone.nodeid, clone.host.clone(), clone.port);
+        Self::read_for(place, clone.source)
+    }
+
+    /// The same for a replica that is not registered yet.
+    pub fn read_for(place: NodeLabel, source: i32) -> Result<Self, CloneError> {
+        let (roster, inactive) = Roster::read(dialer())?.part_with_inactive();
+        let index = roster
+            .nodes()
+            .iter()
+            .position(|node| node.nodeid == source)
+            .ok_or_else(|| CloneError::NoSuchSource { what: source.to_string() })?;
+        let clone = Access::read(dialer()).replica(place, source)?;
+        // Two per node, and home, seal, drain and clone.
+        let count = 2 * roster.nodes().len() + 4;
+        let descriptors =
+            ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+        Ok(Self { roster, inactive, source: index, clone, _descriptors: descriptors })
+    }
+
+    /// What messages call a node.
+    pub fn name(&self, index: usize) -> String {
+        self.roster.nodes()[index].label().to_string()
+    }
+}
+
+/// How the split's sessions dial.
+pub fn dialer() -> Dialer {
+    Dialer {
+        role: own_role(),
+        application_name: SESSION_NAME.to_owned(),
+        connect_timeout: connect_timeout(),
+    }
+}
+
+/// Bound on connecting.
+pub fn connect_timeout() -> Duration {
+    Duration::from_millis(guc::CONNECT_TIMEOUT.get() as u64)
+}
+
+/// The sessions of a split.  None of them is in a transaction between two steps.
+pub struct Links {
+    /// With this server, for the registry.
+    pub home: Session,
+    /// With each node, in the order of the roster: what is prepared there is done in these.
+    pub lines: Vec<Session>,
+    /// With each node, to look at what the first one waits for.
+    pub lookers: Vec<Session>,
+    /// With the source: the seal on what moves.
+    pub seal: Session,
+    /// With the source: waits for writers of reference tables.
+    pub drain: Session,
+    /// With the clone.
+    pub clone: Session,
+}
+
+impl Links {
+    /// Connects to all at once, and finds out whether each is who it should be.
+    pub fn connect<W: Waiter>(waiter: &mut W, map: &Map) -> Result<Self, CloneError> {
+        let nodes = map.roster.targets();
+        let mut targets = vec![nodes[0].clone()];
+        targets.extend(nodes.iter().cloned());
+        targets.extend(nodes.iter().cloned());
+        targets.extend([nodes[map.source].clone(), nodes[map.source].clone(), map.clone.clone()]);
+        let by = Deadline::after(waiter, connect_timeout());
+        let sessions: Result<Vec<Session>, RemoteError> =
+            connect_all(waiter, &targets, by).into_iter().collect();
+        let mut sessions = sessions?.into_iter();
+        let count = nodes.len();
+        let mut next = || sessions.next().ok_or(CloneError::ClientGone);
+        let home = next()?;
+        let lines = (0..count).map(|_| next()).collect::<Result<_, _>>()?;
+        let lookers = (0..count).map(|_| next()).collect::<Result<_, _>>()?;
+        let mut links = Self { home, lines, lookers, seal: next()?, drain: next()?, clone: next()? };
+        links.know_each_other(waiter, map)?;
+        Ok(links)
+    }
+
+    /// Every node has to be of the group that the catalog says.
+    fn know_each_other<W: Waiter>(&mut self, waiter: &mut W, map: &Map) -> Result<(), CloneError> {
+        for (index, session) in self.lines.iter_mut().enumerate() {
+            let node = &map.roster.nodes()[index];
+            let reply = ask(waiter, session, "look who answers", &statements::who(), SHORT)?;
+            let group: i32 = reply.parse_single()?;
+            if group != node.groupid {
+                return Err(CloneError::unfit(super::checks::Fault::OtherGroup {
+                    place: node.label().to_string(),
+                    group,
+                    expected: node.groupid,
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bound on a question whose answer waits for nobody.
+pub const SHORT: Duration = Duration::from_secs(10);
+
+/// A session with this server, for the registry.
+pub fn connect_home<W: Waiter>(waiter: &mut W) -> Result<Session, CloneError> {
+    let target = crate::citus::read_within(waiter, connect_timeout(), crate::citus::OF_NODES, || {
+        Access::read(dialer()).loopback()
+    })??;
+    connect(waiter, &target)
+}
+
+/// A session with that place.
+pub fn connect<W: Waiter>(waiter: &mut W, target: &Target) -> Result<Session, CloneError> {
+    let by = Deadline::after(waiter, connect_timeout());
+    let mut sessions = connect_all(waiter, std::slice::from_ref(target), by);
+    Ok(sessions.pop().ok_or(CatalogError::Missing)??)
+}
+
+/// Runs a command within `bound`.  Afterwards the session is at nothing any more: what has not ended is
+/// cancelled.
+pub fn ask<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    name: &'static str,
+    sql: &str,
+    bound: Duration,
+) -> Result<Reply, RemoteError> {
+    let by = Deadline::after(waiter, bound);
+    let result = session.run(waiter, Command::new(name, sql), by);
+    if session.state() == SessionState::Busy {
+        cancel(&mut [session]);
+    }
+    result
+}
+
+/// Cancels what these sessions are at, and awaits that, whatever has stopped the wait for it.
+pub fn cancel(sessions: &mut [&mut Session]) {
+    let mut waiter = BackendWaiter::new(|| false);
+    let by = Deadline::after(&waiter, CANCEL_BOUND);
+    let _ = cancel_and_drain(&mut waiter, sessions, by);
+}

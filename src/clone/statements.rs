@@ -1,0 +1,374 @@
+//! The SQL of a split.
+//!
+//! The sessions are the extension's owner, a superuser, so each statement sets `search_path` before anything else,
+//! with `SET LOCAL`: several statements sent as one are one transaction.  What cannot run in a transaction
+//! (ALTER SYSTEM, COMMIT PREPARED) goes by itself and names everything.
+
+use std::time::Duration;
+
+use super::registry::{Replica, Plan};
+
+/// Bound on a note in the registry.
+pub const JOURNAL_BOUND: Duration = Duration::from_secs(30);
+
+/// A text literal, whatever is in it and whatever `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    match quoted.contains('\\') {
+        true => format!("E'{}'", quoted.replace('\\', "\\\\")),
+        false => format!("'{quoted}'"),
+    }
+}
+
+/// A name, quoted.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An array of numbers.
+pub fn numbers(values: impl IntoIterator<Item = i64>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    format!("'{{{}}}'::bigint[]", values.join(","))
+}
+
+/// An array of texts.
+pub fn texts<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| literal(value)).collect();
+    format!("ARRAY[{}]::text[]", values.join(","))
+}
+
+/// SQL that waits for nobody, in one transaction with a safe `search_path`.
+pub fn query(sql: &str) -> String {
+    format!(
+        "SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = '10s';\
+         SET LOCAL lock_timeout = '5s'; {sql}"
+    )
+}
+
+/// The same where shards are looked at, which Citus hides.
+pub fn query_shards(is_citus: bool, sql: &str) -> String {
+    query(&format!("{}{sql}", visible(is_citus)))
+}
+
+fn visible(is_citus: bool) -> &'static str {
+    if is_citus { "SET LOCAL citus.override_table_visibility = off;" } else { "" }
+}
+
+/// Of which group a node is.
+pub fn who() -> String {
+    query("SELECT groupid FROM pg_dist_local_group")
+}
+
+/// Active primaries that do not hold the catalog up to date, but for the coordinator.
+pub const NOT_TOLD: &str = "SELECT nodename, nodeport FROM pg_dist_node \
+     WHERE noderole = 'primary' AND isactive AND groupid <> 0 AND NOT (hasmetadata AND metadatasynced) \
+     ORDER BY nodeid";
+
+/// The active primaries, with the group of each.
+pub const NODES: &str = "SELECT nodeid, groupid FROM pg_dist_node \
+     WHERE noderole = 'primary' AND (isactive OR groupid = 0) ORDER BY nodeid, groupid";
+
+/// All placements of a node group, with what decides whether and with whom they move.
+///
+/// Shards at the same place in the order of their tables' shards move together when the tables are colocated: that
+/// is how Citus pairs them.  `lock_id` is what Citus' own moves lock.
+pub fn inventory(group: i32, is_citus: bool) -> String {
+    let name = if is_citus {
+        "CASE WHEN n.nspname = 'public' THEN 'public.' ELSE '' END \
+         || shard_name(s.logicalrelid, s.shardid)"
+    } else {
+        "format('%I.%I', n.nspname, c.relname || '_' || s.shardid)"
+    };
+    format!(
+        "SELECT s.shardid, {name} AS name, s.logicalrelid::oid::bigint AS relation, \
+                t.colocationid, s.position, \
+                CASE WHEN t.partmethod = 'n' AND t.repmodel = 't' THEN 'reference' \
+                     WHEN t.partmethod = 'n' AND t.colocationid = 0 THEN 'local' \
+                     ELSE 'distributed' END AS kind, \
+                CASE WHEN t.colocationid = 0 THEN s.logicalrelid::oid::bigint \
+                     ELSE t.colocationid END AS lock_id \
+           FROM (SELECT logicalrelid, shardid, \
+                        row_number() OVER (PARTITION BY logicalrelid \
+                            ORDER BY CASE WHEN shardminvalue ~ '^-?[0-9]{{1,18}}$' \
+                                          THEN shardminvalue::bigint END, shardid) AS position \
+                   FROM pg_dist_shard) s \
+           JOIN pg_dist_placement p ON p.shardid = s.shardid AND p.groupid = {group} \
+           JOIN pg_dist_partition t ON t.logicalrelid = s.logicalrelid \
+           JOIN pg_class c ON c.oid = s.logicalrelid \
+           JOIN pg_namespace n ON n.oid = c.relnamespace \
+          ORDER BY s.shardid"
+    )
+}
+
+/// Sizes and kinds of tables, in the order of their names; null for a table that is not there.
+pub fn sizes<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    format!(
+        "SELECT pg_total_relation_size(c.oid) AS size, c.relpersistence = 'u' AS unlogged \
+           FROM unnest({}) WITH ORDINALITY AS t(name, place) \
+           LEFT JOIN pg_class c ON c.oid = to_regclass(t.name) ORDER BY t.place",
+        texts(names)
+    )
+}
+
+/// Begins a transaction in which writers are held back.
+///
+/// The node gives a wait up a little later than this side, which looks at its end who is in the way; and it ends the
+/// transaction by itself if it hears nothing more.
+pub fn begin(bound: Duration, is_citus: bool) -> String {
+    let ms = bound.as_millis() as i64;
+    let citus = if is_citus {
+        "SET LOCAL citus.override_table_visibility = off;\
+         SET LOCAL citus.enable_manual_changes_to_shards = on;\
+         SET LOCAL citus.enable_ddl_propagation = off;"
+    } else {
+        ""
+    };
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
+         SET LOCAL search_path = pg_catalog;{citus}\
+         SET LOCAL lock_timeout = {};\
+         SET LOCAL statement_timeout = {};\
+         SET LOCAL idle_in_transaction_session_timeout = {};\
+         SET LOCAL client_connection_check_interval = '1s';\
+         SET LOCAL synchronous_commit = 'local';\
+         SELECT set_config('transaction_timeout', '0', true) \
+           FROM pg_settings WHERE name = 'transaction_timeout';\
+         SELECT set_config('deadlock_timeout', greatest(1, setting::int * 9 / 10)::text, true) \
+           FROM pg_settings WHERE name = 'deadlock_timeout';\
+         SELECT pg_backend_pid() AS pid",
+        ms + 1_000,
+        ms + 2_000,
+        ms + 10_000,
+    )
+}
+
+/// Holds back the writers of these shards where they are routed.
+pub fn lock_shards(shards: impl IntoIterator<Item = i64>) -> String {
+    format!("SELECT lock_shard_metadata(7, {})", numbers(shards))
+}
+
+/// Holds back, on the coordinator, changes of nodes, DDL and moves of shards.
+pub fn lock_cluster(lock_ids: impl IntoIterator<Item = i64>) -> String {
+    format!(
+        "LOCK TABLE pg_catalog.pg_dist_node IN EXCLUSIVE MODE;\
+         SELECT citus_fence.lock_placement_colocation({})",
+        numbers(lock_ids)
+    )
+}
+
+/// Waits for writers of these tables that are in flight or prepared, and keeps new ones off.
+pub fn lock_tables<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<String> {
+    let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    (!names.is_empty())
+        .then(|| format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", ")))
+}
+
+/// Refuses, once committed, whatever would still write to these tables.
+pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names
+        .into_iter()
+        .map(|name| {
+            format!(
+                "CREATE TRIGGER citus_fence_moved BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
+                 FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();"
+            )
+        })
+        .collect()
+}
+
+/// The new metadata: the clone is a node, and what moves has a new placement there.
+///
+/// New numbers of placements, for Citus keys a session's open connections by them: with the old number a session that
+/// had used the shard before would go on writing to the source.
+pub fn new_metadata(
+    clone: &Replica,
+    source: i32,
+    source_group: i32,
+    plan: &Plan,
+) -> String {
+    let Plan { group, moving, reference, .. } = plan;
+    let (nodeid, host, port) = (clone.nodeid, literal(&clone.host), clone.port);
+    let shards = numbers(moving.iter().map(|(shard, _)| *shard));
+    let placements = numbers(moving.iter().map(|(_, placement)| *placement));
+    let references = numbers(reference.iter().map(|(shard, _)| *shard));
+    let copies = numbers(reference.iter().map(|(_, placement)| *placement));
+    format!(
+        "INSERT INTO pg_dist_node (nodeid, groupid, nodename, nodeport, noderack, hasmetadata, isactive, \
+                                   noderole, nodecluster, metadatasynced, shouldhaveshards) \
+         VALUES ({nodeid}, {group}, {host}, {port}, 'default', true, true, 'primary', 'default', true, true);\
+         INSERT INTO pg_dist_authinfo (nodeid, rolename, authinfo) \
+         SELECT {nodeid}, rolename, authinfo FROM pg_dist_authinfo WHERE nodeid = {source} AND {source} <> 0;\
+         INSERT INTO pg_dist_placement (placementid, shardid, shardstate, shardlength, groupid) \
+         SELECT new.placementid, p.shardid, p.shardstate, p.shardlength, {group} \
+           FROM pg_dist_placement p JOIN unnest({references}, {copies}) AS new(shardid, placementid) USING (shardid) \
+          WHERE p.groupid = {source_group};\
+         WITH gone AS (DELETE FROM pg_dist_placement \
+                        WHERE groupid = {source_group} AND shardid = ANY ({shards}) \
+                        RETURNING shardid, shardstate, shardlength) \
+         INSERT INTO pg_dist_placement (placementid, shardid, shardstate, shardlength, groupid) \
+         SELECT new.placementid, gone.shardid, gone.shardstate, gone.shardlength, {group} \
+           FROM gone JOIN unnest({shards}, {placements}) AS new(shardid, placementid) USING (shardid)"
+    )
+}
+
+/// Ends a transaction so that it keeps its locks through any restart.
+pub fn prepare(gid: &str) -> String {
+    format!("PREPARE TRANSACTION {}", literal(gid))
+}
+
+/// Which of our own transactions are prepared on a node.
+pub fn prepared(clone: &Replica) -> String {
+    query(&format!(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid IN ({}, {})",
+        literal(&clone.switch_gid()),
+        literal(&clone.seal_gid())
+    ))
+}
+
+/// Whether the new metadata is there.
+pub fn has_switched(clone: &Replica) -> String {
+    query(&format!(
+        "SELECT count(*) FROM pg_dist_node WHERE nodeid = {} AND noderole = 'primary'",
+        clone.nodeid
+    ))
+}
+
+/// What the session of that process waits for; the oldest first.
+pub fn blockers(pid: i32) -> String {
+    query(&format!(
+        "SELECT coalesce(a.pid, 0) AS pid, coalesce(a.usename::text, p.owner::text, '') AS usename, \
+                greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
+                CASE WHEN a.pid IS NULL THEN 'prepared transaction ' || coalesce(p.gid, '') \
+                     ELSE coalesce(a.state || ': ', '') \
+                          || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
+           FROM unnest(pg_blocking_pids({pid})) AS b(pid) \
+           LEFT JOIN pg_stat_activity a ON a.pid = b.pid \
+           LEFT JOIN LATERAL (SELECT p.* FROM pg_prepared_xacts p WHERE b.pid = 0 ORDER BY prepared LIMIT 1) p ON true \
+          ORDER BY a.xact_start NULLS LAST LIMIT 3"
+    ))
+}
+
+/// What a clone takes back of the settings that keep its daemon from acting under its source's identity.
+/// Names in the order in which they are set.
+pub const HARMLESS: &[(&str, &str)] = &[
+    ("citus.recover_2pc_interval", "-1"),
+    ("citus.defer_shard_delete_interval", "-1"),
+    ("citus.background_task_queue_interval", "-1"),
+    ("citus.distributed_deadlock_detection_factor", "-1"),
+    ("citus.stat_statements_purge_interval", "-1"),
+    ("citus.enable_statistics_collection", "off"),
+    ("synchronous_standby_names", ""),
+    ("sync_replication_slots", "off"),
+];
+
+/// The identity of its own, in one transaction; nothing where it has that already.
+///
+/// `citus_fence.enter_reserved_node()` comes first: its gate lets nobody else through.
+pub fn identity(token: &str, group: i32, is_citus: bool, was_coordinator: bool) -> String {
+    let citus = if is_citus { "SET LOCAL citus.enable_ddl_propagation = off;" } else { "" };
+    let server_id = if is_citus {
+        "UPDATE pg_dist_node_metadata SET metadata = jsonb_set(metadata, '{server_id}', to_jsonb(gen_random_uuid()::text));"
+    } else {
+        ""
+    };
+    // Jobs and clean-ups are the coordinator's to run.
+    let coordinators = match (is_citus, was_coordinator) {
+        (true, true) => {
+            "DELETE FROM pg_dist_cleanup; DELETE FROM pg_dist_background_task_depend;\
+             DELETE FROM pg_dist_background_task; DELETE FROM pg_dist_background_job;\
+             DELETE FROM citus_fence.clone;"
+        }
+        (false, true) => "DELETE FROM citus_fence.clone;",
+        (_, false) => "",
+    };
+    format!(
+        "BEGIN; SET LOCAL search_path = pg_catalog;{citus}\
+         SET LOCAL statement_timeout = '60s';\
+         SELECT citus_fence.enter_reserved_node({});\
+         DO $do$ \
+         DECLARE \
+             sequence record; \
+         BEGIN \
+             IF (SELECT groupid FROM pg_dist_local_group) = {group} THEN \
+                 RETURN; \
+             END IF; \
+             UPDATE pg_dist_local_group SET groupid = {group}; \
+             FOR sequence IN \
+                 SELECT n.nspname, c.relname, s.seqtypid \
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   JOIN pg_sequence s ON s.seqrelid = c.oid \
+                  WHERE c.oid IN ( \
+                        SELECT d.objid FROM pg_depend d \
+                         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
+                           AND d.deptype IN ('a', 'i') \
+                           AND d.refobjid IN (SELECT logicalrelid FROM pg_dist_partition) \
+                        UNION \
+                        SELECT d.refobjid FROM pg_depend d JOIN pg_attrdef a ON a.oid = d.objid \
+                         WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass \
+                           AND a.adrelid IN (SELECT logicalrelid FROM pg_dist_partition)) \
+                  ORDER BY 1, 2 \
+             LOOP \
+                 PERFORM worker_apply_sequence_command( \
+                     format('CREATE SEQUENCE IF NOT EXISTS %I.%I AS %s', sequence.nspname, sequence.relname, \
+                            format_type(sequence.seqtypid, NULL)), sequence.seqtypid::regtype); \
+             END LOOP; \
+         END \
+         $do$;\
+         DELETE FROM pg_dist_transaction;\
+         {server_id}{coordinators}\
+         COMMIT",
+        literal(token)
+    )
+}
+
+/// What is prepared on the clone, of all databases.
+pub const INHERITED: &str = "SELECT gid, database = current_database() AS here, database::text AS database \
+      FROM pg_prepared_xacts ORDER BY prepared";
+
+/// Orphans are dropped by Citus' own clean-up: what has moved, at the source, and what has stayed, on the clone.
+pub fn clean_up(plan: &Plan, source_group: i32) -> String {
+    let group = plan.group;
+    let record = |names: &[String], of: i32| {
+        let names = texts(names);
+        format!(
+            "INSERT INTO pg_dist_cleanup (record_id, operation_id, object_type, object_name, node_group_id, policy_type) \
+             SELECT nextval('pg_dist_cleanup_recordid_seq'), o.operation, 1, name, {of}, 2 \
+               FROM unnest({names}) AS name, (SELECT nextval('pg_dist_operationid_seq') AS operation) o;"
+        )
+    };
+    format!(
+        "INSERT INTO pg_dist_cleanup (record_id, operation_id, object_type, object_name, node_group_id, policy_type) \
+         SELECT nextval('pg_dist_cleanup_recordid_seq'), operation_id, object_type, object_name, {group}, policy_type \
+           FROM pg_dist_cleanup WHERE node_group_id = {source_group} AND object_type = 1;{}{}",
+        record(&plan.moving_names, source_group),
+        record(&plan.staying_names, group)
+    )
+}
+
+/// Drops the slot that the clone streamed from.
+pub fn drop_slot(name: &str) -> String {
+    query(&format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+          WHERE slot_name = {} AND slot_type = 'physical' AND NOT active",
+        literal(name)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{literal, lock_tables, numbers, quote, texts};
+
+    #[test]
+    fn what_goes_into_sql_is_quoted() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("\\'"), "E'\\\\'''");
+        assert_eq!(quote("a\"b"), "\"a\"\"b\"");
+        assert_eq!(numbers([1, 2]), "'{1,2}'::bigint[]");
+        assert_eq!(texts(&["a'".to_owned()]), "ARRAY['a''']::text[]");
+    }
+
+    #[test]
+    fn no_table_takes_no_lock() {
+        assert_eq!(lock_tables(&[]), None);
+    }
+}

@@ -1,0 +1,311 @@
+//! The background worker that drives a split, and the one that goes on with an interrupted split after a start.
+//!
+//! | what happens                          | before the promotion           | after it                            |
+//! | ------------------------------------- | ------------------------------ | ----------------------------------- |
+//! | an error, a node is lost              | put back, until that is done   | tried again until it is done        |
+//! | the caller is cancelled, or gone      | put back                       | nothing: it is finished             |
+//! | SIGTERM, shutdown                     | put back, if that is quick     | ends; the next start, or call, goes on |
+//! | SIGKILL, crash                        | the next start puts it back    | the next start goes on              |
+//!
+//! One split at a time in a database: its worker holds a lock for as long as it is at it, and its caller another
+//! for as long as it waits.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use remote::{Deadline, Pause, Session, Target, Waiter, pause};
+
+use super::driver::{self, Drive};
+use super::error::CloneError;
+use super::links::{self, Links, Map};
+use super::registry::{self, Replica, Kind};
+use super::state::{Step, Way};
+use crate::citus::{self, Access};
+use crate::gate;
+use crate::guc;
+use crate::pg::numbered_lock::{Mode, NumberedLock};
+use crate::pg::process::{self, ProcessId};
+use crate::pg::wait::BackendWaiter;
+use crate::pg::worker::{self, Handle, Spec, Status, Transaction, Worker};
+use crate::pg::{elog, ident, interrupts, lock};
+use crate::report::Report;
+
+/// The worker of a split.
+pub static WORKER: Worker = Worker { kind: c"citus_fence clone split", run };
+
+/// The worker that looks for interrupted splits when the server starts or is promoted.
+pub static LAUNCHER: Worker = Worker { kind: c"citus_fence launcher", run: launch };
+
+/// Held by the worker that drives a split.  No relation has these numbers; see the gate's.
+const DRIVER: u32 = 9995;
+/// Held by whoever waits for it.
+const CALLER: u32 = 9994;
+
+thread_local! {
+    /// Where this server is reached, once that is known.
+    static HOME: RefCell<Option<Target>> = const { RefCell::new(None) };
+}
+
+/// Registers the worker of a split.
+pub fn start(nodeid: i32) -> Option<Handle> {
+    start_in(ident::database().to_u32(), citus::own_role().to_u32(), nodeid)
+}
+
+fn start_in(database: u32, role: u32, nodeid: i32) -> Option<Handle> {
+    worker::register(&Spec {
+        worker: &WORKER,
+        name: &format!("citus_fence clone split {nodeid}"),
+        argument: nodeid,
+        extra: u64::from(database) << 32 | u64::from(role),
+    })
+}
+
+/// Whether a split is driven in this database.
+pub fn is_driven() -> bool {
+    let driver = NumberedLock::of_database(DRIVER);
+    let is_free = driver.try_acquire(Mode::Shared);
+    if is_free {
+        driver.release(Mode::Shared);
+    }
+    !is_free
+}
+
+/// Says, to the end of the transaction, that somebody waits for the split.
+pub fn wait_for_split() -> bool {
+    NumberedLock::of_database(CALLER).try_acquire(Mode::Shared)
+}
+
+/// Whether somebody does.
+fn is_waited_for() -> bool {
+    let caller = NumberedLock::of_database(CALLER);
+    let is_free = caller.try_acquire(Mode::Alone);
+    if is_free {
+        caller.release(Mode::Alone);
+    }
+    !is_free
+}
+
+/// What the new process does: it is given the clone, or 0 to look for an interrupted split.
+fn run(nodeid: i32, extra: u64) {
+    interrupts::install_worker_handlers();
+    let (database, role) = ((extra >> 32) as u32, extra as u32);
+    interrupts::cancellable(|| false, || worker::connect(database, role));
+    worker::report_activity("citus_fence clone split");
+    let mut at = nodeid;
+    if let Err(report) = worker::catch(|| drive(&mut at)) {
+        drop(Transaction::adopt_open());
+        elog::log(&format!("citus_fence: clone split failed: {}", report.message));
+        if at != 0 && worker::catch(|| driver::note(at, Kind::Error, &report)).is_err() {
+            drop(Transaction::adopt_open());
+        }
+    }
+}
+
+/// Finds out what is to be done, and does it.
+fn drive(nodeid: &mut i32) {
+    // A clone has its source's registry, and must never act by it.
+    if gate::reserved_for().is_some() {
+        return;
+    }
+    // Open for as long as this lives: it holds the lock, and no snapshot.
+    let transaction = Transaction::begin();
+    let bound = Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64);
+    let is_here = transaction.bounded(bound, || false, || lock::extension(c"citus_fence").is_some());
+    if is_here.is_ok_and(|is_here| !is_here) && *nodeid == 0 {
+        return;
+    }
+    if !NumberedLock::of_database(DRIVER).try_acquire(Mode::Alone) {
+        if *nodeid != 0 {
+            driver::note(*nodeid, Kind::Error, &Report::from(&CloneError::OtherSplit));
+        }
+        return;
+    }
+    if let Err(error) = drive_locked(nodeid, &transaction, bound)
+        && *nodeid != 0
+    {
+        driver::note(*nodeid, Kind::Error, &Report::from(&error));
+    }
+}
+
+fn drive_locked(
+    nodeid: &mut i32,
+    transaction: &Transaction,
+    bound: Duration,
+) -> Result<(), CloneError> {
+    let is_called = *nodeid != 0;
+    let mut waiter = BackendWaiter::new(interrupts::terminated);
+    let home = transaction.bounded(bound, || false, || -> Result<_, CloneError> {
+        citus::require_coordinator(&mut BackendWaiter::new(interrupts::terminated), bound)?;
+        Ok(Access::read(links::dialer()).loopback()?)
+    });
+    match home {
+        Ok(Ok(home)) => HOME.set(Some(home)),
+        // Where nobody has called, this is any database of the server's.
+        Ok(Err(_)) | Err(_) if !is_called => return Ok(()),
+        Ok(Err(error)) => return Err(error),
+        Err(report) => return Err(report.into()),
+    }
+    let mut session = connect_home(&mut waiter)?;
+    let found = if is_called {
+        registry::find(&mut waiter, &mut session, *nodeid)?
+    } else {
+        registry::find_interrupted(&mut waiter, &mut session)?
+    };
+    drop(session);
+    let Some(mut clone) = found else { return Ok(()) };
+    *nodeid = clone.nodeid;
+    let map = transaction.bounded(bound, || false, || Map::read(&clone))??;
+    worker::forget_snapshot();
+
+    let requestor = ProcessId { place: clone.terms.requestor.0, pid: clone.terms.requestor.1 };
+    let mut tell = move || process::wake(requestor);
+    if !is_called {
+        elog::log(&format!(
+            "citus_fence: clone split of node {} was interrupted at step {}, and goes on",
+            clone.nodeid,
+            clone.step.name()
+        ));
+    }
+    let mut lasting = Lasting::new();
+    match clone.step.way() {
+        Way::Back => driver::settle(&mut lasting, &map, &mut clone, &mut tell)?,
+        Way::Forward => return driver::settle(&mut waiter, &map, &mut clone, &mut tell),
+        Way::Start | Way::Done => {}
+    }
+    if !is_called {
+        return Ok(());
+    }
+    let started = begin(&map, &mut clone, &mut tell);
+    match started {
+        Ok(mut links) => {
+            let since = Instant::now();
+            let waiter = &mut waiter;
+            let went = Drive { waiter, map: &map, clone: &mut clone, tell: &mut tell, since }
+                .forward(&mut links);
+            drop(links);
+            match went {
+                Ok(()) => Ok(()),
+                Err(_) => driver::settle(waiter, &map, &mut clone, &mut tell),
+            }
+        }
+        Err(error) => {
+            if clone.step.way() == Way::Back {
+                driver::settle(&mut lasting, &map, &mut clone, &mut tell)?;
+            } else {
+                let mut home = connect_home(&mut lasting)?;
+                registry::advance(&mut lasting, &mut home, clone.nodeid, Step::Registered, "")?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Everything up to the promotion, for as long as the caller wants it.
+fn begin(
+    map: &Map,
+    clone: &mut Replica,
+    tell: &mut dyn FnMut(),
+) -> Result<Links, CloneError> {
+    let mut waiter =
+        Sliced(BackendWaiter::new(|| interrupts::terminated() || !is_waited_for()));
+    let mut links = Links::connect(&mut waiter, map)?;
+    let since = Instant::now();
+    Drive { waiter: &mut waiter, map, clone, tell, since }.start(&mut links)?;
+    Ok(links)
+}
+
+/// A session with this server.
+pub fn connect_home<W: Waiter>(waiter: &mut W) -> Result<Session, CloneError> {
+    match HOME.with_borrow(Clone::clone) {
+        Some(target) => links::connect(waiter, &target),
+        None => links::connect_home(waiter),
+    }
+}
+
+/// A waiter that looks often whether it is to stop: nobody wakes it for that.
+struct Sliced<W: Waiter>(W);
+
+impl<W: Waiter> Waiter for Sliced<W> {
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
+    fn wait(&mut self, interests: &[remote::Interest], timeout: Duration) -> remote::WaitEnd {
+        const SLICE: Duration = Duration::from_millis(50);
+        match self.0.wait(interests, timeout.min(SLICE)) {
+            // An empty answer: whoever waits looks at its own deadline, and waits again.
+            remote::WaitEnd::TimedOut if timeout > SLICE => remote::WaitEnd::Ready(Vec::new()),
+            end => end,
+        }
+    }
+}
+
+/// A waiter for what has to be put back: after a SIGTERM it has some seconds for that.
+struct Lasting {
+    waiter: BackendWaiter<fn() -> bool>,
+    until: Option<Deadline>,
+}
+
+impl Lasting {
+    fn new() -> Self {
+        Self { waiter: BackendWaiter::new(|| false), until: None }
+    }
+}
+
+impl Waiter for Lasting {
+    fn now(&self) -> Duration {
+        self.waiter.now()
+    }
+
+    fn wait(&mut self, interests: &[remote::Interest], timeout: Duration) -> remote::WaitEnd {
+        const GRACE: Duration = Duration::from_secs(10);
+        if interrupts::terminated() {
+            let until = *self.until.get_or_insert_with(|| Deadline::after(&self.waiter, GRACE));
+            if until.expired(&self.waiter) {
+                return remote::WaitEnd::Stopped;
+            }
+        }
+        self.waiter.wait(interests, timeout)
+    }
+}
+
+/// Starts a worker in each database, one after the other, that looks for an interrupted split there.
+fn launch(_argument: i32, _extra: u64) {
+    interrupts::install_worker_handlers();
+    worker::connect_to_none();
+    let transaction = Transaction::begin();
+    let databases = worker::databases();
+    drop(transaction);
+    let mut waiter = BackendWaiter::new(interrupts::terminated);
+    for database in databases {
+        let looked = worker::catch(|| look_into(&mut waiter, database));
+        if looked.is_err() {
+            drop(Transaction::adopt_open());
+        }
+        if interrupts::terminated() {
+            return;
+        }
+    }
+}
+
+/// Starts one there, and waits a moment for it to end.
+fn look_into<W: Waiter>(waiter: &mut W, database: u32) {
+    const TRIES: u32 = 60;
+    const MOMENT: Duration = Duration::from_secs(2);
+    for _ in 0..TRIES {
+        let Some(handle) = start_in(database, pgrx::pg_sys::BOOTSTRAP_SUPERUSERID, 0) else {
+            // All are in use: some of them may end.
+            if pause(waiter, Duration::from_secs(1)) == Pause::Stopped {
+                return;
+            }
+            continue;
+        };
+        let by = Deadline::after(waiter, MOMENT);
+        while !by.expired(waiter) && !matches!(handle.status(), Status::Stopped | Status::PostmasterDied) {
+            if waiter.wait(&[], by.remaining(waiter)) == remote::WaitEnd::Stopped {
+                return;
+            }
+        }
+        return;
+    }
+}
