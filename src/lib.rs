@@ -31,8 +31,8 @@ static SHARED: &[&dyn pg::shmem::SharedArea] = &[&block::CONTROL, &block::HANDOV
 
 /// Operations that exclude each other.
 static UNDER_WAY: &[Operation] = &[
-    Operation { name: "block", look: block::under_way },
-    Operation { name: "clone split", look: clone::under_way },
+    Operation { name: block::OPERATION, look: block::under_way },
+    Operation { name: clone::OPERATION, look: clone::under_way },
 ];
 
 static WORKERS: &[&pg::worker::Worker] = &[&block::WORKER, &clone::WORKER, &clone::LAUNCHER];

@@ -13,7 +13,7 @@ use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, 
 use super::text::Text;
 use super::{MAX_TIMEOUT_MS, worker};
 use crate::citus::{self, CatalogError};
-use crate::fence::under_way::UnderWay;
+use crate::fence::under_way::{self, UnderWay};
 use crate::guc;
 use crate::pg::elog;
 use crate::pg::exit::Undo;
@@ -107,6 +107,9 @@ fn spi_one<T: pgrx::FromDatum + pgrx::IntoDatum>(query: &str) -> pgrx::spi::Resu
     })
 }
 
+/// What the block is called among the operations that exclude each other.
+pub const OPERATION: &str = "block";
+
 /// The block of this database as others see it who exclude it.
 pub fn under_way() -> Option<UnderWay> {
     if !CONTROL.is_ready() {
@@ -130,6 +133,9 @@ static PENDING: Undo<Token> = Undo::new(control::abandon);
 pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
     require_usable()?;
+    if let Some(other) = under_way::look_but(OPERATION) {
+        return Err(BlockError::UnderWay(other));
+    }
     let terms = Terms {
         mode: match guc::BLOCK_MODE.get() {
             guc::BlockMode::TwoPhase => Mode::TwoPhase,

@@ -50,6 +50,9 @@ pub enum BlockError {
         /// The error's message.
         what: String,
     },
+    /// Another operation needs the cluster to itself.
+    #[error("cannot begin a backup block while {}", .0.what)]
+    UnderWay(crate::fence::under_way::UnderWay),
     /// Every slot is taken by another database.
     #[error("too many databases have a backup block")]
     TooManyBlocks {
@@ -177,6 +180,9 @@ impl From<&BlockError> for Report {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail(format!("It ended with: {what}. Backups taken under it may be inconsistent."))
                     .hint(format!("To clear the error: {UNBLOCK}"))
+            }
+            BlockError::UnderWay(other) => {
+                Report::new(ERRCODE_OBJECT_IN_USE, message).hint(other.hint)
             }
             BlockError::TooManyBlocks { max } => {
                 Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)

@@ -20,7 +20,7 @@ mod wait_graph;
 mod waiters;
 mod worker;
 
-pub use calls::under_way;
+pub use calls::{OPERATION, under_way};
 pub use control::CONTROL;
 pub use handover::HANDOVERS;
 pub use worker::WORKER;

@@ -54,6 +54,7 @@ fn citus_remove_clone_node_with_nodeid(nodeid: Option<i32>) {
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
 fn citus_promote_clone_and_rebalance(
     clone_nodeid: Option<i32>,
     rebalance_strategy: default!(Option<Name>, "NULL"),

@@ -32,6 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a split that only goes forward may stand still before its caller is told.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the split is called among the operations that exclude each other.
+pub const OPERATION: &str = "clone split";
+
 /// The split of this database as others see it who exclude it.
 pub fn under_way() -> Option<UnderWay> {
     interrupted().map(|_| UnderWay {
@@ -229,7 +232,7 @@ pub fn promote(
     if session::is_in_transaction_block() {
         return Err(CloneError::InTransaction { function: FUNCTION });
     }
-    if let Some(other) = under_way::look_but("clone split") {
+    if let Some(other) = under_way::look_but(OPERATION) {
         return Err(CloneError::UnderWay(other));
     }
     if !as_superuser(|| select("SELECT 1 FROM citus_fence.cluster_read_only")).is_empty() {

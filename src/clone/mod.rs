@@ -40,7 +40,7 @@ mod state;
 mod statements;
 mod worker;
 
-pub use calls::under_way;
+pub use calls::{OPERATION, under_way};
 pub use error::CloneError;
 pub use worker::{LAUNCHER, WORKER};
 

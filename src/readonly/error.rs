@@ -17,6 +17,12 @@ pub enum SwitchError {
         /// Their names, quoted.
         gids: Vec<String>,
     },
+    /// A clone split has its part prepared here.
+    #[error("cannot make the system read only while a clone split is under way")]
+    Split {
+        /// What it has prepared.
+        gid: String,
+    },
     /// A writer that is waited for waits for this session.
     #[error("the transaction of process {pid} waits for this one")]
     Deadlock {
@@ -45,6 +51,9 @@ impl From<&SwitchError> for Report {
                     ))
                     .hint("Use COMMIT PREPARED or ROLLBACK PREPARED, or have Citus do so: SELECT recover_prepared_transactions(); on the node that began them. The system is still read-write.")
             }
+            SwitchError::Split { gid } => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail(format!("Its transaction {gid} is prepared on this node."))
+                .hint("See on the coordinator how far it is: SELECT * FROM citus_clone_status();"),
             SwitchError::Deadlock { pid } => Report::new(ERRCODE_T_R_DEADLOCK_DETECTED, message)
                 .detail(format!(
                     "It is waited for until it ends, but process {pid} needs a lock that this \

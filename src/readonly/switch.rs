@@ -31,6 +31,9 @@ use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, wal}
 use crate::report::Report;
 use remote::Waiter;
 
+/// How the quoted names begin of what a clone split prepares on every node, and ends by itself.
+const OF_SPLITS: &str = "'citus_fence_clone_";
+
 /// What every switch asks for first.
 pub fn require_switchable(function: &'static str) -> Result<&'static Node, SwitchError> {
     if !session::is_superuser() {
@@ -57,6 +60,9 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
     if node.state() == NodeState::ReadOnly && node.lsn() != 0 {
         notice("system is already read only", None);
         return Ok(node.lsn());
+    }
+    if let Some(gid) = prepared()?.into_iter().find(|gid| gid.starts_with(OF_SPLITS)) {
+        return Err(SwitchError::Split { gid });
     }
     let started = Instant::now();
     let was_read_only = node.state() == NodeState::ReadOnly;
