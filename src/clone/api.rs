@@ -20,10 +20,8 @@ fn citus_add_clone_node(
 ) -> i32 {
     let host = given(replica_hostname, "replica_hostname");
     let port = given(replica_port, "replica_port");
-    let source = Named::At(
-        given(primary_hostname, "primary_hostname"),
-        given(primary_port, "primary_port"),
-    );
+    let source =
+        Named::At(given(primary_hostname, "primary_hostname"), given(primary_port, "primary_port"));
     or_raise(calls::add(host, port, source))
 }
 

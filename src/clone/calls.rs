@@ -143,7 +143,9 @@ fn require_free(host: &str, port: i32) -> Result<(), CloneError> {
     let place = format!("{host}:{port}");
     let at = format!("nodename = {} AND nodeport = {port}", literal(host));
     as_superuser(|| {
-        let done = format!("DELETE FROM citus_fence.clone WHERE {at} AND step = 'cleaned' RETURNING clone_nodeid");
+        let done = format!(
+            "DELETE FROM citus_fence.clone WHERE {at} AND step = 'cleaned' RETURNING clone_nodeid"
+        );
         let nodes = select(&format!("SELECT nodeid FROM pg_dist_node WHERE {at}"));
         if let Some(nodeid) = nodes.first() {
             return Err(CloneError::Registered {
@@ -159,7 +161,9 @@ fn require_free(host: &str, port: i32) -> Result<(), CloneError> {
             return Err(CloneError::Registered {
                 place: place.clone(),
                 by: format!("clone {nodeid}"),
-                hint: format!("To forget it: SELECT citus_remove_clone_node_with_nodeid({nodeid});"),
+                hint: format!(
+                    "To forget it: SELECT citus_remove_clone_node_with_nodeid({nodeid});"
+                ),
             });
         }
         written(&done).map(drop)
@@ -201,7 +205,9 @@ pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
     {
         return Err(CloneError::InUse { nodeid, step: clone.step });
     }
-    written(&format!("DELETE FROM citus_fence.clone WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid"))?;
+    written(&format!(
+        "DELETE FROM citus_fence.clone WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid"
+    ))?;
     Ok(())
 }
 
@@ -334,7 +340,10 @@ impl Follower {
             if let Some(report) = &trouble
                 && moved_at.elapsed() > PATIENCE
             {
-                return Err(CloneError::GoesOn { nodeid: self.nodeid, why: report.message.clone() });
+                return Err(CloneError::GoesOn {
+                    nodeid: self.nodeid,
+                    why: report.message.clone(),
+                });
             }
             if wait_latch_or_client_gone(LOOK_AGAIN) {
                 return Err(CloneError::ClientGone);
@@ -421,7 +430,10 @@ pub fn status() -> Result<Vec<Row>, CloneError> {
         })
     });
     let mut rows = rows.map_err(|error| {
-        CloneError::from(CatalogError::Read { table: "citus_fence.clone", error: error.to_string() })
+        CloneError::from(CatalogError::Read {
+            table: "citus_fence.clone",
+            error: error.to_string(),
+        })
     })?;
     for row in &mut rows {
         if row.step != Step::Cleaned.name() {

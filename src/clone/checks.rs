@@ -538,15 +538,15 @@ pub fn ask_facts<W: Waiter>(
     host: &str,
     port: i32,
 ) -> Result<Facts, CloneError> {
-    let reply = ask(waiter, session, "look at the replica and its source", &question(is_citus), SHORT)?;
+    let reply =
+        ask(waiter, session, "look at the replica and its source", &question(is_citus), SHORT)?;
     facts(&reply, host, port)
         .ok_or_else(|| CloneError::Fence(FenceError::from(reply.unexpected("unknown facts"))))
 }
 
 fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
-    let with_column = |name: &str| {
-        reply.sets.iter().find(|set| set.columns.iter().any(|column| column == name))
-    };
+    let with_column =
+        |name: &str| reply.sets.iter().find(|set| set.columns.iter().any(|column| column == name));
     let own = with_column("in_recovery")?;
     let text = |column: &str| own.value(0, column).unwrap_or_default().to_owned();
     let number = |column: &str| own.value(0, column)?.parse::<i64>().ok();
@@ -595,10 +595,7 @@ fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
 }
 
 /// Whether pg_cron would run jobs there: it is preloaded, starts jobs, and has some.
-pub fn ask_scheduled<W: Waiter>(
-    waiter: &mut W,
-    session: &mut Session,
-) -> Result<bool, CloneError> {
+pub fn ask_scheduled<W: Waiter>(waiter: &mut W, session: &mut Session) -> Result<bool, CloneError> {
     let has_table = query(
         "SELECT current_setting('shared_preload_libraries') LIKE '%pg_cron%' \
             AND coalesce(current_setting('cron.launch_active_jobs', true), 'on') <> 'off' \

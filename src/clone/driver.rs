@@ -14,7 +14,7 @@ use super::hold::{self, Attempts};
 use super::identity;
 use super::inventory::Inventory;
 use super::links::{Links, Map, SHORT, ask, connect};
-use super::registry::{self, Replica, Kind, Plan, entry};
+use super::registry::{self, Kind, Plan, Replica, entry};
 use super::state::{Step, Way};
 use super::statements::{self, literal, query};
 use super::{harmless, links};
@@ -53,14 +53,15 @@ impl<W: Waiter> Drive<'_, W> {
         let inventory = self.weigh(links)?;
         let sides = inventory.sides();
         let moving = inventory.moving(&sides).len();
-        let message = format!("clone {} is fit: {moving} shards are to move to it", self.clone.place());
+        let message =
+            format!("clone {} is fit: {moving} shards are to move to it", self.clone.place());
         self.say(links, Kind::Notice, &message)?;
 
         let group: i32 = ask(
             self.waiter,
             &mut links.home,
             "draw a node group",
-            &query("SELECT nextval('pg_dist_groupid_seq')"),
+            &statements::write("SELECT nextval('pg_dist_groupid_seq')"),
             SHORT,
         )?
         .parse_single()?;
@@ -121,7 +122,8 @@ impl<W: Waiter> Drive<'_, W> {
             )?;
             self.advance(links, Step::Committing, "")?;
             if !left.is_empty() {
-                let message = format!("the clone has inherited prepared transactions: {}", left.join("; "));
+                let message =
+                    format!("the clone has inherited prepared transactions: {}", left.join("; "));
                 self.say(links, Kind::Warning, &message)?;
             }
         }
@@ -164,8 +166,12 @@ impl<W: Waiter> Drive<'_, W> {
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION
             }
         };
-        let report = Report::new(sqlstate, format!("{}: {message} ({ms:.0} ms)", self.clone.step.name()));
-        elog::log(&format!("citus_fence: clone split of node {}: {}", self.clone.nodeid, report.message));
+        let report =
+            Report::new(sqlstate, format!("{}: {message} ({ms:.0} ms)", self.clone.step.name()));
+        elog::log(&format!(
+            "citus_fence: clone split of node {}: {}",
+            self.clone.nodeid, report.message
+        ));
         let sql = entry(self.clone.nodeid, kind, &report);
         registry::write(self.waiter, &mut links.home, "line of the journal", &sql)?;
         (self.tell)();
@@ -294,7 +300,12 @@ impl<W: Waiter> Drive<'_, W> {
     }
 
     /// What is left to do when the writers go on.
-    fn tidy(&mut self, links: &mut Links, plan: &Plan, source_group: i32) -> Result<(), CloneError> {
+    fn tidy(
+        &mut self,
+        links: &mut Links,
+        plan: &Plan,
+        source_group: i32,
+    ) -> Result<(), CloneError> {
         // Until then the clone's control file names the old timeline, which misleads tools that look at it.
         ask(self.waiter, &mut links.clone, "checkpoint", "CHECKPOINT", CHECKPOINT_BOUND)?;
         if let Some(slot) = &self.clone.slot {
@@ -323,7 +334,7 @@ impl<W: Waiter> Drive<'_, W> {
 }
 
 /// Longest time that writers wait for the clone.
-const HELD_CATCH_UP: Duration = Duration::from_secs(30);
+const HELD_CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Puts everything back that was done before the promotion; can be done again.
 ///
@@ -478,27 +489,33 @@ pub fn settle<W: Waiter>(
     const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
     let mut backoff = BACKOFF.0;
     loop {
-        let tried = links::Links::connect(waiter, map).and_then(|mut links| match clone.step.way() {
-            Way::Start | Way::Done => Ok(()),
-            Way::Back => back(waiter, map, &mut links, clone),
-            Way::Forward => {
-                let since = Instant::now();
-                Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
-                    .forward(&mut links)
-            }
-        });
+        let tried =
+            links::Links::connect(waiter, map).and_then(|mut links| match clone.step.way() {
+                Way::Start | Way::Done => Ok(()),
+                Way::Back => back(waiter, map, &mut links, clone),
+                Way::Forward => {
+                    let since = Instant::now();
+                    Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
+                        .forward(&mut links)
+                }
+            });
         let error = match tried {
             Ok(()) => return Ok(()),
-            Err(CloneError::GivenUp) => return Err(CloneError::GivenUp),
+            // Nothing stops this but the end of the worker.
+            Err(CloneError::GivenUp) => return Err(interrupted(clone)),
             Err(error) => error,
         };
         note_trouble(clone.nodeid, &error);
         tell();
         if pause(waiter, backoff) == Pause::Stopped {
-            return Err(CloneError::GivenUp);
+            return Err(interrupted(clone));
         }
         backoff = (backoff * 2).min(BACKOFF.1);
     }
+}
+
+fn interrupted(clone: &Replica) -> CloneError {
+    CloneError::Interrupted { nodeid: clone.nodeid, step: clone.step }
 }
 
 /// Writes down what is in the way, for whoever looks; where even that fails, the log has it.
@@ -526,4 +543,3 @@ pub fn note(nodeid: i32, kind: Kind, report: &Report) {
         elog::log(&format!("citus_fence: the journal of clone splits cannot be written: {error}"));
     }
 }
-

@@ -136,6 +136,14 @@ pub enum CloneError {
     /// Whoever called for the split does not want it any more.
     #[error("the split was given up by its caller")]
     GivenUp,
+    /// The worker was told to end.
+    #[error("the split of clone {nodeid} was interrupted")]
+    Interrupted {
+        /// The clone.
+        nodeid: i32,
+        /// How far it is.
+        step: Step,
+    },
     /// It cannot go on now, and goes on by itself.
     #[error("the split of clone {nodeid} cannot be finished yet")]
     GoesOn {
@@ -255,6 +263,9 @@ impl From<&CloneError> for Report {
             CloneError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
             CloneError::GivenUp => Report::new(ERRCODE_QUERY_CANCELED, message)
                 .detail("The cluster is as it was, and the clone streams on."),
+            CloneError::Interrupted { step, .. } => Report::new(ERRCODE_ADMIN_SHUTDOWN, message)
+                .detail(format!("Its background worker was told to end at step {}.", step.name()))
+                .hint("The next call of citus_promote_clone_and_rebalance(), or the next start of the server, goes on from there."),
             CloneError::GoesOn { why, .. } => {
                 Report::new(ERRCODE_CONNECTION_EXCEPTION, message)
                     .detail(format!("{why}. A background worker goes on trying."))

@@ -133,7 +133,8 @@ fn settings<W: Waiter>(
     let set = reply.last_set()?;
     Ok((0..set.rows.len())
         .filter_map(|row| {
-            let own = set.value(row, "own").map_or(Value::Null, |own| Value::String(own.to_owned()));
+            let own =
+                set.value(row, "own").map_or(Value::Null, |own| Value::String(own.to_owned()));
             Some((set.value(row, "name")?.to_owned(), own))
         })
         .collect())
@@ -165,7 +166,12 @@ fn reload<W: Waiter>(
         if (0..set.rows.len()).all(is_set) {
             return Ok(());
         }
-        look_again(waiter, by, &reply, "the settings do not take effect: the command line has them, too")?;
+        look_again(
+            waiter,
+            by,
+            &reply,
+            "the settings do not take effect: the command line has them, too",
+        )?;
     }
 }
 

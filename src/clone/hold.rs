@@ -20,8 +20,8 @@ use remote::{
 
 use super::links::{Links, Map, SHORT, ask, cancel};
 
-use super::registry::{Replica, Plan};
 use super::inventory::{self, Inventory, Placed, Sides};
+use super::registry::{Plan, Replica};
 use super::statements;
 use crate::fence::blockers::describe_all;
 use crate::fence::error::{Failed, Reason, is_passing_remote};
@@ -125,7 +125,8 @@ impl Attempts<'_> {
         if !self.weighed.is_still(&placed) {
             return Err(Failed::because("the source's shards changed meanwhile"));
         }
-        let not_told = self.on_coordinator(waiter, "read the nodes again", statements::NODES, by)?;
+        let not_told =
+            self.on_coordinator(waiter, "read the nodes again", statements::NODES, by)?;
         if !is_roster(&not_told, self.map).map_err(Failed::of_node)? {
             return Err(Failed::because(crate::fence::error::NODES_CHANGED));
         }
@@ -164,7 +165,8 @@ impl Attempts<'_> {
         let lock_reference = statements::lock_tables(reference).unwrap_or_else(nothing);
         let sql = [lock_moving, lock_reference + "; COMMIT"];
         let mut sessions = [&mut self.links.seal, &mut self.links.drain];
-        let command = |index: usize| Command::new("hold the tables at the source", sql[index].as_str());
+        let command =
+            |index: usize| Command::new("hold the tables at the source", sql[index].as_str());
         let replies = run_all(waiter, &mut sessions, command, by);
         let source = self.map.source;
         self.all_or_blockers(waiter, replies, |_| source)
@@ -326,8 +328,7 @@ fn is_roster(reply: &Reply, map: &Map) -> Result<bool, RemoteError> {
     let number = |row, column| set.value(row, column).and_then(|text| text.parse::<i32>().ok());
     let there = (0..set.rows.len()).map(|row| (number(row, "nodeid"), number(row, "groupid")));
     let known = map.roster.nodes().iter().filter(|node| node.nodeid != 0);
-    let mut known: Vec<_> =
-        known.map(|node| (Some(node.nodeid), Some(node.groupid))).collect();
+    let mut known: Vec<_> = known.map(|node| (Some(node.nodeid), Some(node.groupid))).collect();
     known.sort_unstable();
     Ok(there.eq(known))
 }

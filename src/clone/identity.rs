@@ -9,7 +9,7 @@ use remote::{Deadline, Pause, RemoteError, Session, Waiter, pause};
 use super::error::CloneError;
 use super::harmless;
 use super::links::{SHORT, ask};
-use super::registry::{Replica, Plan};
+use super::registry::{Plan, Replica};
 use super::statements::{self, literal, query};
 
 /// How often is looked whether a promotion is over, or a position replayed.
@@ -24,7 +24,7 @@ const IDENTITY_BOUND: Duration = Duration::from_secs(70);
 /// It is that of a message, and not where the next record would go: at the boundary of a page that is a position
 /// which an idle source never reaches.  The message's own transaction brings it to disk.
 pub fn target<W: Waiter>(waiter: &mut W, source: &mut Session) -> Result<String, CloneError> {
-    let sql = query(
+    let sql = statements::write(
         "SET LOCAL synchronous_commit = 'local';\
          SELECT pg_logical_emit_message(true, 'citus_fence', 'clone split')::text AS lsn",
     );
@@ -58,9 +58,8 @@ pub fn replayed<W: Waiter>(
 /// Ends the clone's recovery.
 pub fn promote<W: Waiter>(waiter: &mut W, clone: &mut Session) -> Result<(), CloneError> {
     // To ask and look: to wait for it, the function sleeps in steps of a tenth of a second.
-    let ask_for = query(
-        "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) ELSE true END AS asked",
-    );
+    let ask_for =
+        query("SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) ELSE true END AS asked");
     ask(waiter, clone, "promote", &ask_for, SHORT)?;
     let by = Deadline::after(waiter, PROMOTION_BOUND);
     let look = query("SELECT pg_is_in_recovery()");

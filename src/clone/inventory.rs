@@ -92,7 +92,8 @@ impl Inventory {
         strategy: Option<&str>,
     ) -> Result<Self, CloneError> {
         let by_count = is_by_count(waiter, home, strategy)?;
-        let sql = statements::query_shards(is_citus, &statements::inventory(source_group, is_citus));
+        let sql =
+            statements::query_shards(is_citus, &statements::inventory(source_group, is_citus));
         let placed = read(&ask(waiter, home, "read the shards", &sql, SHORT)?)?;
         let names: Vec<String> = placed.iter().map(|shard| shard.name.clone()).collect();
         let sql = statements::query_shards(is_citus, &statements::sizes(&names));

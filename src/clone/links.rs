@@ -108,7 +108,8 @@ impl Links {
         let home = next()?;
         let lines = (0..count).map(|_| next()).collect::<Result<_, _>>()?;
         let lookers = (0..count).map(|_| next()).collect::<Result<_, _>>()?;
-        let mut links = Self { home, lines, lookers, seal: next()?, drain: next()?, clone: next()? };
+        let mut links =
+            Self { home, lines, lookers, seal: next()?, drain: next()?, clone: next()? };
         links.know_each_other(waiter, map)?;
         Ok(links)
     }
@@ -136,9 +137,10 @@ pub const SHORT: Duration = Duration::from_secs(10);
 
 /// A session with this server, for the registry.
 pub fn connect_home<W: Waiter>(waiter: &mut W) -> Result<Session, CloneError> {
-    let target = crate::citus::read_within(waiter, connect_timeout(), crate::citus::OF_NODES, || {
-        Access::read(dialer()).loopback()
-    })??;
+    let target =
+        crate::citus::read_within(waiter, connect_timeout(), crate::citus::OF_NODES, || {
+            Access::read(dialer()).loopback()
+        })??;
     connect(waiter, &target)
 }
 

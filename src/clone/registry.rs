@@ -217,7 +217,7 @@ pub fn write<W: Waiter>(
     what: &'static str,
     sql: &str,
 ) -> Result<(), CloneError> {
-    ask(waiter, home, what, &query(sql), SHORT)?;
+    ask(waiter, home, what, &statements::write(sql), SHORT)?;
     Ok(())
 }
 
@@ -229,7 +229,7 @@ pub fn advance<W: Waiter>(
     step: Step,
     besides: &str,
 ) -> Result<(), CloneError> {
-    let sql = query(&format!(
+    let sql = statements::write(&format!(
         "{besides} UPDATE citus_fence.clone SET step = '{}', step_since = clock_timestamp() \
           WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid",
         step.name()

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::registry::{Replica, Plan};
+use super::registry::{Plan, Replica};
 
 /// Bound on a note in the registry.
 pub const JOURNAL_BOUND: Duration = Duration::from_secs(30);
@@ -43,6 +43,11 @@ pub fn query(sql: &str) -> String {
         "SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = '10s';\
          SET LOCAL lock_timeout = '5s'; {sql}"
     )
+}
+
+/// The same that writes, whatever the default of transactions is.
+pub fn write(sql: &str) -> String {
+    format!("SET LOCAL transaction_read_only = off; {}", query(sql))
 }
 
 /// The same where shards are looked at, which Citus hides.
@@ -180,12 +185,7 @@ pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
 ///
 /// New numbers of placements, for Citus keys a session's open connections by them: with the old number a session that
 /// had used the shard before would go on writing to the source.
-pub fn new_metadata(
-    clone: &Replica,
-    source: i32,
-    source_group: i32,
-    plan: &Plan,
-) -> String {
+pub fn new_metadata(clone: &Replica, source: i32, source_group: i32, plan: &Plan) -> String {
     let Plan { group, moving, reference, .. } = plan;
     let (nodeid, host, port) = (clone.nodeid, literal(&clone.host), clone.port);
     let shards = numbers(moving.iter().map(|(shard, _)| *shard));
@@ -282,7 +282,7 @@ pub fn identity(token: &str, group: i32, is_citus: bool, was_coordinator: bool) 
         (_, false) => "",
     };
     format!(
-        "BEGIN; SET LOCAL search_path = pg_catalog;{citus}\
+        "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog;{citus}\
          SET LOCAL statement_timeout = '60s';\
          SELECT citus_fence.enter_reserved_node({});\
          DO $do$ \

@@ -18,7 +18,7 @@ use remote::{Deadline, Pause, Session, Target, Waiter, pause};
 use super::driver::{self, Drive};
 use super::error::CloneError;
 use super::links::{self, Links, Map};
-use super::registry::{self, Replica, Kind};
+use super::registry::{self, Kind, Replica};
 use super::state::{Step, Way};
 use crate::citus::{self, Access};
 use crate::gate;
@@ -110,7 +110,8 @@ fn drive(nodeid: &mut i32) {
     // Open for as long as this lives: it holds the lock, and no snapshot.
     let transaction = Transaction::begin();
     let bound = Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64);
-    let is_here = transaction.bounded(bound, || false, || lock::extension(c"citus_fence").is_some());
+    let is_here =
+        transaction.bounded(bound, || false, || lock::extension(c"citus_fence").is_some());
     if is_here.is_ok_and(|is_here| !is_here) && *nodeid == 0 {
         return;
     }
@@ -134,10 +135,14 @@ fn drive_locked(
 ) -> Result<(), CloneError> {
     let is_called = *nodeid != 0;
     let mut waiter = BackendWaiter::new(interrupts::terminated);
-    let home = transaction.bounded(bound, || false, || -> Result<_, CloneError> {
-        citus::require_coordinator(&mut BackendWaiter::new(interrupts::terminated), bound)?;
-        Ok(Access::read(links::dialer()).loopback()?)
-    });
+    let home = transaction.bounded(
+        bound,
+        || false,
+        || -> Result<_, CloneError> {
+            citus::require_coordinator(&mut BackendWaiter::new(interrupts::terminated), bound)?;
+            Ok(Access::read(links::dialer()).loopback()?)
+        },
+    );
     match home {
         Ok(Ok(home)) => HOME.set(Some(home)),
         // Where nobody has called, this is any database of the server's.
@@ -201,13 +206,8 @@ fn drive_locked(
 }
 
 /// Everything up to the promotion, for as long as the caller wants it.
-fn begin(
-    map: &Map,
-    clone: &mut Replica,
-    tell: &mut dyn FnMut(),
-) -> Result<Links, CloneError> {
-    let mut waiter =
-        Sliced(BackendWaiter::new(|| interrupts::terminated() || !is_waited_for()));
+fn begin(map: &Map, clone: &mut Replica, tell: &mut dyn FnMut()) -> Result<Links, CloneError> {
+    let mut waiter = Sliced(BackendWaiter::new(|| interrupts::terminated() || !is_waited_for()));
     let mut links = Links::connect(&mut waiter, map)?;
     let since = Instant::now();
     Drive { waiter: &mut waiter, map, clone, tell, since }.start(&mut links)?;
@@ -301,7 +301,9 @@ fn look_into<W: Waiter>(waiter: &mut W, database: u32) {
             continue;
         };
         let by = Deadline::after(waiter, MOMENT);
-        while !by.expired(waiter) && !matches!(handle.status(), Status::Stopped | Status::PostmasterDied) {
+        while !by.expired(waiter)
+            && !matches!(handle.status(), Status::Stopped | Status::PostmasterDied)
+        {
             if waiter.wait(&[], by.remaining(waiter)) == remote::WaitEnd::Stopped {
                 return;
             }
