@@ -7,6 +7,7 @@ mod call;
 mod kill;
 mod load;
 mod node;
+pub mod reserved;
 mod traces;
 pub mod ways;
 

@@ -1,63 +1,15 @@
 //! A standby that is reserved for a clone refuses writers from its promotion on, through restarts and
 //! crashes, until it is released; the session that knows the token writes all the while.
 
-use std::path::PathBuf;
-
-use readonly_tests::{
-    Client, Engine, PATIENCE, REFUSED, Result, Server, StopMode, db_error, give_as, is_read_only,
-    on_each_engine, refusal, serve, ungated, value, wait_until,
+use readonly_tests::reserved::{
+    ENTER, RELEASE, RESERVE, TOKEN, WORDS, WRITE, assert_reserved, file, promote, state,
+    with_standby, writes,
 };
-use test_cluster::{Cluster, WalMethod, describe};
-
-const TOKEN: &str = "5f0c1b7e-2a57-4d2c-9a53-0c6a3f4b7d11";
-const RESERVE: &str = "SELECT citus_fence.reserve_node(7, '5f0c1b7e-2a57-4d2c-9a53-0c6a3f4b7d11')";
-const ENTER: &str =
-    "SELECT citus_fence.enter_reserved_node('5f0c1b7e-2a57-4d2c-9a53-0c6a3f4b7d11')";
-const RELEASE: &str = "SELECT citus_fence.release_node('5f0c1b7e-2a57-4d2c-9a53-0c6a3f4b7d11')";
-const WORDS: &str = ": this node is reserved for clone 7";
-const WRITE: &str = "UPDATE served SET n = n + 1";
-
-/// A worker with a table to write to, and a standby of it that has the table.
-fn with_standby(engine: Engine) -> Result<Cluster> {
-    let cluster = Cluster::builder(engine).workers(1).standbys([1]).build()?;
-    serve(cluster.worker(1))?;
-    cluster.worker(1).wait_for_replay_on(cluster.standby_of(1), PATIENCE)?;
-    Ok(cluster)
-}
-
-fn promote(standby: &Server) -> Result<()> {
-    assert_eq!(standby.query_value("SELECT pg_promote()")?, "t");
-    Ok(())
-}
-
-fn file(node: &Server) -> PathBuf {
-    node.data_dir().join("citus_fence.reserved")
-}
-
-/// The state that the node shows, with the clone's id.
-fn state(node: &Server) -> Result<String> {
-    node.query_value("SELECT concat_ws(' ', state, clone_id) FROM citus_fence.stat_gate")
-}
-
-/// Whether a write goes through; if not, it is refused because of clone 7, and the session lives on.
-fn writes(client: &mut Client, sql: &str) -> bool {
-    let Err(error) = client.batch_execute(sql) else { return true };
-    let db = db_error(sql, &error);
-    assert_eq!(db.code().code(), REFUSED, "{sql}: {}", describe(&error));
-    assert!(db.message().contains(WORDS), "{sql}: {}", db.message());
-    assert!(db.hint().is_some() && db.severity() == "ERROR", "{sql}: {db:?}");
-    let _ = client.batch_execute("ROLLBACK");
-    assert_eq!(value(client, "SELECT 1"), "1");
-    false
-}
-
-/// The node says that it is reserved, and refuses a client.
-fn assert_reserved(node: &Server, when: &str) -> Result<()> {
-    assert_eq!(state(node)?, "reserved 7", "{when}");
-    assert!(is_read_only(node)?, "{when}");
-    assert!(!writes(&mut node.connect()?, WRITE), "{when}: a client's write went through");
-    Ok(())
-}
+use readonly_tests::{
+    Engine, PATIENCE, REFUSED, Result, Server, StopMode, give_as, on_each_engine, refusal, ungated,
+    value,
+};
+use test_cluster::{WalMethod, describe};
 
 #[test]
 fn from_its_promotion_on_clients_are_refused_and_the_split_is_not() {
