@@ -1,4 +1,4 @@
-//! Writers at work: a thread for each kind at each node, with a session of its own and at full speed, and the bank's.
+//! Writers at work: a thread for each kind at each node, with a session of its own and hardly a pause, and the bank's.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use crate::tables::Tables;
 
 /// How many turns a writer can have before its numbers meet the next one's.
 const TURNS: i64 = 10_000_000;
+/// How long a writer waits between two turns: without it the quick kinds leave the slow ones next to nothing of the
+/// machine.
+const THINKING: Duration = Duration::from_millis(5);
 /// How long a writer waits before it tries to connect again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the writers may take to finish their turns.
@@ -165,6 +168,14 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Ends early when it is time to stop.
+    fn pause(&self, time: Duration) {
+        let mut pause = self.pause.lock();
+        if !self.is_stopping() {
+            self.woken.wait_for(&mut pause, time);
+        }
+    }
+
     fn ask_to_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         // Under the lock, so that nobody is between looking and waiting.
@@ -200,6 +211,7 @@ impl Writer {
             if !self.turn(connected, op) {
                 session = None;
             }
+            self.shared.pause(THINKING);
         }
         self.book.lock().hung = false;
     }
@@ -215,10 +227,7 @@ impl Writer {
                     if std::mem::take(&mut is_first) {
                         self.book.lock().unconnected.push(miss(None, &error));
                     }
-                    let mut pause = self.shared.pause.lock();
-                    if !self.shared.is_stopping() {
-                        self.shared.woken.wait_for(&mut pause, RECONNECT_PAUSE);
-                    }
+                    self.shared.pause(RECONNECT_PAUSE);
                 }
             }
             if self.shared.is_stopping() {

@@ -37,3 +37,48 @@ pub(super) fn check(cluster: &Cluster, audit: &mut Audit) -> Result<()> {
     }
     Ok(())
 }
+
+/// What a split of this extension's is to have cleaned up, by the time that its call returns or soon after.
+const OF_SPLITS: [(&str, &str); 4] = [
+    ("slot", "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'clone%'"),
+    // Those on orphans go with them.
+    (
+        "seal",
+        "SELECT t.tgrelid::regclass::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+          WHERE p.proname = 'shard_has_moved' AND NOT t.tgisinternal",
+    ),
+    (
+        "setting",
+        "SELECT name FROM pg_file_settings WHERE sourcefile LIKE '%postgresql.auto.conf'
+            AND name NOT LIKE 'primary_%' AND name NOT LIKE 'citus_fence.%'",
+    ),
+    (
+        "session",
+        "SELECT backend_type || ' ' || application_name FROM pg_stat_activity
+          WHERE pid <> pg_backend_pid() AND (application_name LIKE 'citus_fence%clone%'
+             OR backend_type LIKE 'citus_fence%clone%')",
+    ),
+];
+
+/// Traces of this extension's splits on any node, once what passes by itself has had time to.
+pub fn of_splits(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut last = Vec::new();
+    let gone = wait_until("no trace of a split", 3 * BOUND, || {
+        last.clear();
+        for (node, server) in cluster.nodes().iter().enumerate() {
+            for (what, query) in OF_SPLITS {
+                let rows = server
+                    .query(&format!("SET citus.override_table_visibility = off; {query}"))
+                    .ok()?;
+                last.extend(
+                    rows.into_iter()
+                        .flatten()
+                        .flatten()
+                        .map(|row| format!("node {node}: {what} {row}")),
+                );
+            }
+        }
+        last.is_empty().then_some(())
+    });
+    Ok(if gone.is_ok() { Vec::new() } else { last })
+}

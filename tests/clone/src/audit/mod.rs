@@ -3,7 +3,7 @@
 //! any planner.
 
 mod catalog;
-mod left;
+pub mod left;
 mod rows;
 
 use std::collections::BTreeMap;
