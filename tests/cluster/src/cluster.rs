@@ -196,6 +196,14 @@ impl Cluster {
         Ok(&self.standbys[self.standbys.len() - 1].server)
     }
 
+    /// Takes a server in as the next node: somebody else has brought it into `pg_dist_node`. With proxies
+    /// it comes with its link.
+    pub(crate) fn take_in(&mut self, server: Server, link: Option<Link>) -> usize {
+        self.nodes.push(server);
+        self.links.extend(link);
+        self.nodes.len() - 1
+    }
+
     /// Starts one more server that is ready to become a node, with all extensions, and does not add
     /// it.
     pub fn start_spare(&self, name: &str) -> Result<Server> {

@@ -97,8 +97,15 @@ impl Server {
     /// Starts a streaming standby of this server, in the same temporary folder. It uses a
     /// replication slot of its name.
     pub fn standby(&self, name: &str) -> Result<Server> {
+        self.standby_with(name, &[])
+    }
+
+    /// The same with settings of its own, which win over this server's.
+    pub(crate) fn standby_with(&self, name: &str, own: &[(&str, &str)]) -> Result<Server> {
         let mut options = self.options().clone();
         options.name = name.to_owned();
+        let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        options.settings.extend(own);
         let mut standby = Server::place(Arc::clone(self.root()), options)?;
         let source = self.tcp_params().application_name(name).conninfo();
         let slot = slot_name(name);

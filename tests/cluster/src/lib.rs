@@ -41,6 +41,7 @@
 //! | `wal` | what was written, read with the real pg_waldump |
 //! | `proxy` | a link in front of a server that can be cut, frozen and slowed down |
 //! | `builder`, `cluster` | coordinator, workers and standbys as one |
+//! | `replica` | a streaming replica of a node that is to become a node itself |
 //! | `shards` | distributed tables, the same on both engines |
 //! | `bank`, `writers`, `audit` | the workload of the safety tests, and its check |
 //! | `restore` | copies of all nodes as a cluster of their own |
@@ -66,6 +67,7 @@ mod ports;
 mod process;
 mod proxy;
 mod psql;
+mod replica;
 mod restore;
 mod root_dir;
 mod server;
@@ -96,6 +98,7 @@ pub use postgres;
 pub use process::{Process, Stopped};
 pub use proxy::Link;
 pub use psql::Psql;
+pub use replica::Replica;
 pub use restore::{ISOLATION, Restore};
 pub use server::{Server, ServerBuilder, StopMode};
 pub use shards::{Placement, ShardRow};

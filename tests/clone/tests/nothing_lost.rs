@@ -1,0 +1,53 @@
+//! Nothing is lost, from anywhere: writers of every kind at every node go through a split, and each acknowledged write
+//! is there exactly once; every node is of one mind; nothing is left. Its control is in `control.rs`.
+
+use clone_tests::audit::left;
+use clone_tests::{Bed, Engine, How, Kind, Result, Split, on_each_engine, ours_exists};
+
+/// What a client may be told because of a split: a MERGE that came to the old place.
+fn is_expected(kind: Option<Kind>, sqlstate: &str) -> bool {
+    kind == Some(Kind::Merge) && sqlstate == "40001"
+}
+
+fn check(bed: &Bed, split: &Split) -> Result<()> {
+    let complaints = split.book.complaints(is_expected);
+    assert!(
+        complaints.is_empty(),
+        "{} complaints: {:#?}",
+        complaints.len(),
+        &complaints[..complaints.len().min(10)]
+    );
+    let audit = bed.audit(&split.book)?;
+    let called = &split.called;
+    println!("{}: split in {:.1?}: {audit}", bed.tables.engine(), called.ended - called.began);
+    for (kind, longest) in split.book.longest_within(called.began, called.ended) {
+        println!("  longest {kind:?}: {longest:.1?}");
+    }
+    for notice in &called.notices {
+        println!("  {:.2?} {}", notice.at - called.began, notice.message);
+    }
+    assert!(audit.is_clean(), "{audit}");
+    let left = left::of_splits(&bed.cluster)?;
+    assert!(left.is_empty(), "{left:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_split_under_load_loses_nothing_and_so_does_a_second_one() {
+    on_each_engine(|engine: Engine| {
+        let mut bed = Bed::make(engine, false)?;
+        if !ours_exists(&bed)? {
+            return Ok(());
+        }
+        let mut split = bed.split_under_load(How::Ours)?;
+        check(&bed, &split)?;
+        let moved = bed.cluster.placements("writes")?;
+        assert!(moved.iter().any(|placement| placement.node == split.node), "nothing has moved");
+
+        // On the grown cluster, with a twin of the first clone.
+        let first = std::mem::take(&mut split.book);
+        let mut second = bed.split_under_load(How::Ours)?;
+        second.book.add(first);
+        check(&bed, &second)
+    });
+}
