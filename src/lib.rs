@@ -6,7 +6,6 @@
 
 mod block;
 mod citus;
-#[allow(dead_code)] // Until the split's functions are here.
 mod clone;
 mod embedded;
 mod fence;
