@@ -76,3 +76,17 @@ COMMENT ON VIEW citus_fence.stat_gate IS
 'the gates of this node: state (read-write, closing, read-only; standby in recovery; reserved for a clone), which gates of this database are held closed, since when and at which position the node is read-only, since the server''s start: writes refused, transactions that waited, sessions ended, and commits that passed no gate, which must stay 0; and for which clone the node is reserved';
 COMMENT ON FUNCTION citus_cluster_read_only_status() IS
 'a row per node: its state (read-write, closing, read-only; standby in recovery; reserved for a clone, which citus_fence.stat_gate there names), the position that no commit is behind where it is read-only, or why it did not answer; coordinator only';
+-- The plan of a clone split.
+CREATE FUNCTION @extschema@.get_snapshot_based_node_split_plan(
+    primary_node_name text,
+    primary_node_port int,
+    replica_node_name text,
+    replica_node_port int,
+    rebalance_strategy name DEFAULT NULL)
+    RETURNS TABLE (table_name regclass, shardid bigint, shard_size bigint, placement_node text)
+    VOLATILE PARALLEL UNSAFE LANGUAGE c
+    AS 'MODULE_PATHNAME', 'get_snapshot_based_node_split_plan_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.get_snapshot_based_node_split_plan(text, int, text, int, name) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.get_snapshot_based_node_split_plan(text, int, text, int, name) IS
+'which shards of a primary would go to its replica in a clone split, and which stay; changes nothing: a row per shard with its table, its bytes on the primary, and host:port of the node that would hold it; shards of reference tables have two rows, as both nodes hold them; colocated shards are together, and unlogged ones stay; costs, capacities and allowed nodes are those of a row of pg_dist_rebalance_strategy, by default of the default one; coordinator only; errors: 22004 null, 22023 no such node, or a strategy whose functions give no numbers, 42704 no such strategy, 55000 wrong node, or a source that is no active primary, 08001 a source that does not answer';

@@ -2,6 +2,8 @@
 -- changelog, and into an upgrade script.
 \a
 \t
+-- Some releases of Citus have functions of the same names and arguments: here ours are meant.
+SET search_path = public, pg_catalog;
 
 -- Functions, without the aliases: where Citus has these itself, the extension has not.
 SELECT format('%s -> %s%s%s', f.oid::regprocedure, pg_get_function_result(f.oid),
@@ -25,8 +27,10 @@ SELECT f.oid::regproc, f.proacl
  WHERE e.extname = 'citus_fence' AND d.deptype = 'e' AND f.proname !~ '^citus_cluster_changes_'
  ORDER BY f.oid::regproc::text COLLATE "C";
 
--- All are volatile, run in the session itself, with the caller's rights and a safe search_path.
-SELECT DISTINCT f.provolatile, f.proparallel, f.prosecdef, f.proconfig
+-- All are volatile, run in the session itself, with the caller's rights and a safe search_path; but the plan of a
+-- split calls functions of a strategy, which are to find what they find elsewhere.
+SELECT DISTINCT f.provolatile, f.proparallel, f.prosecdef, f.proconfig,
+       CASE WHEN f.proconfig IS NULL THEN f.proname END AS names_all_it_uses
   FROM pg_depend d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid
   JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
  WHERE e.extname = 'citus_fence' AND d.deptype = 'e';

@@ -182,6 +182,52 @@ ALTER TABLE embedded_build.pg_dist_transaction
     REPLICA IDENTITY USING INDEX pg_dist_transaction_unique_constraint;
 COMMENT ON TABLE embedded_build.pg_dist_transaction IS 'commit records: prepared transactions on other nodes that were decided to commit';
 
+-- Moving shards -----------------------------------------------------------------------------------
+
+-- What is to be dropped later: object_type 1 is a shard.
+CREATE SEQUENCE embedded_build.pg_dist_operationid_seq;
+CREATE SEQUENCE embedded_build.pg_dist_cleanup_recordid_seq;
+ALTER SEQUENCE embedded_build.pg_dist_operationid_seq SET SCHEMA pg_catalog;
+ALTER SEQUENCE embedded_build.pg_dist_cleanup_recordid_seq SET SCHEMA pg_catalog;
+
+CREATE TABLE embedded_build.pg_dist_cleanup (
+    record_id bigint CONSTRAINT pg_dist_cleanup_pkey PRIMARY KEY,
+    operation_id bigint NOT NULL,
+    object_type int NOT NULL,
+    object_name text NOT NULL,
+    node_group_id int NOT NULL,
+    policy_type int NOT NULL
+);
+COMMENT ON TABLE embedded_build.pg_dist_cleanup IS 'what citus_cleanup_orphaned_resources() is to drop';
+
+CREATE TABLE embedded_build.pg_dist_rebalance_strategy (
+    name name NOT NULL CONSTRAINT pg_dist_rebalance_strategy_name_key UNIQUE,
+    default_strategy bool NOT NULL DEFAULT false,
+    shard_cost_function regproc NOT NULL,
+    node_capacity_function regproc NOT NULL,
+    shard_allowed_on_node_function regproc NOT NULL,
+    default_threshold float4 NOT NULL,
+    minimum_threshold float4 NOT NULL DEFAULT 0,
+    improvement_threshold float4 NOT NULL DEFAULT 0
+);
+ALTER TABLE embedded_build.pg_dist_rebalance_strategy
+    REPLICA IDENTITY USING INDEX pg_dist_rebalance_strategy_name_key;
+COMMENT ON TABLE embedded_build.pg_dist_rebalance_strategy
+    IS 'what shards cost, what nodes can hold, and which shards are allowed where';
+
+CREATE FUNCTION pg_catalog.citus_shard_cost_1(bigint) RETURNS float4
+    LANGUAGE sql IMMUTABLE RETURN 1.0::float4;
+COMMENT ON FUNCTION pg_catalog.citus_shard_cost_1(bigint) IS 'the same cost for every shard';
+
+CREATE FUNCTION pg_catalog.citus_node_capacity_1(int) RETURNS float4
+    LANGUAGE sql IMMUTABLE RETURN 1.0::float4;
+COMMENT ON FUNCTION pg_catalog.citus_node_capacity_1(int) IS 'the same capacity for every node';
+
+CREATE FUNCTION pg_catalog.citus_shard_allowed_on_node_true(bigint, int) RETURNS bool
+    LANGUAGE sql IMMUTABLE RETURN true;
+COMMENT ON FUNCTION pg_catalog.citus_shard_allowed_on_node_true(bigint, int)
+    IS 'every shard is allowed on every node';
+
 -- To their place --------------------------------------------------------------------------------
 
 ALTER TABLE embedded_build.pg_dist_node SET SCHEMA pg_catalog;
@@ -194,15 +240,19 @@ ALTER TABLE embedded_build.pg_dist_shard SET SCHEMA pg_catalog;
 ALTER TABLE embedded_build.pg_dist_placement SET SCHEMA pg_catalog;
 ALTER TABLE embedded_build.pg_dist_colocation SET SCHEMA pg_catalog;
 ALTER TABLE embedded_build.pg_dist_transaction SET SCHEMA pg_catalog;
+ALTER TABLE embedded_build.pg_dist_cleanup SET SCHEMA pg_catalog;
+ALTER TABLE embedded_build.pg_dist_rebalance_strategy SET SCHEMA pg_catalog;
 DROP SCHEMA embedded_build;
 
 GRANT SELECT ON pg_catalog.pg_dist_node, pg_catalog.pg_dist_local_group,
     pg_catalog.pg_dist_node_metadata, pg_catalog.pg_dist_poolinfo, pg_catalog.pg_dist_partition,
     pg_catalog.pg_dist_shard, pg_catalog.pg_dist_placement, pg_catalog.pg_dist_colocation,
-    pg_catalog.pg_dist_transaction TO PUBLIC;
+    pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_cleanup,
+    pg_catalog.pg_dist_rebalance_strategy TO PUBLIC;
 GRANT SELECT ON SEQUENCE pg_catalog.pg_dist_node_nodeid_seq, pg_catalog.pg_dist_groupid_seq,
     pg_catalog.pg_dist_colocationid_seq, pg_catalog.pg_dist_shardid_seq,
-    pg_catalog.pg_dist_placement_placementid_seq TO PUBLIC;
+    pg_catalog.pg_dist_placement_placementid_seq, pg_catalog.pg_dist_operationid_seq,
+    pg_catalog.pg_dist_cleanup_recordid_seq TO PUBLIC;
 REVOKE ALL ON pg_catalog.pg_dist_authinfo FROM PUBLIC;
 
 -- The distribution column as pg_dist_partition.partkey has it ------------------------------------
@@ -392,6 +442,143 @@ CREATE FUNCTION pg_catalog.pg_dist_execute_all(rel regclass, command text)
     AS 'MODULE_PATHNAME', 'pg_dist_execute_all_wrapper';
 COMMENT ON FUNCTION pg_catalog.pg_dist_execute_all(regclass, text)
     IS 'run a command on every shard (%s stands for its name), as part of this transaction; returns the rows affected';
+
+-- Moving shards -----------------------------------------------------------------------------------
+
+-- Only of shards on this node; a plan for another one asks it for the sizes itself.
+CREATE FUNCTION pg_catalog.citus_shard_cost_by_disk_size(bigint) RETURNS float4
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+AS $body$
+    SELECT COALESCE(sum(pg_total_relation_size(c.oid)), 0)::float4
+      FROM pg_dist_shard one
+      JOIN pg_dist_partition of_one ON of_one.logicalrelid = one.logicalrelid
+      JOIN pg_dist_partition p ON p.colocationid = of_one.colocationid
+      JOIN pg_dist_shard s
+        ON s.logicalrelid = p.logicalrelid AND s.shardminvalue IS NOT DISTINCT FROM one.shardminvalue
+      JOIN pg_class t ON t.oid = s.logicalrelid
+      JOIN pg_class c
+        ON c.relnamespace = t.relnamespace AND c.relname = t.relname || '_' || s.shardid::text
+     WHERE one.shardid = $1;
+$body$;
+COMMENT ON FUNCTION pg_catalog.citus_shard_cost_by_disk_size(bigint)
+    IS 'bytes of a shard and of those colocated with it, where they are on this node';
+
+INSERT INTO pg_catalog.pg_dist_rebalance_strategy (name, default_strategy, shard_cost_function,
+        node_capacity_function, shard_allowed_on_node_function, default_threshold,
+        minimum_threshold, improvement_threshold)
+    VALUES
+        ('by_shard_count', false, 'pg_catalog.citus_shard_cost_1', 'pg_catalog.citus_node_capacity_1',
+         'pg_catalog.citus_shard_allowed_on_node_true', 0, 0, 0),
+        ('by_disk_size', true, 'pg_catalog.citus_shard_cost_by_disk_size',
+         'pg_catalog.citus_node_capacity_1', 'pg_catalog.citus_shard_allowed_on_node_true',
+         0.1, 0.01, 0.5);
+
+CREATE FUNCTION pg_catalog.citus_is_coordinator() RETURNS bool
+    LANGUAGE sql STABLE STRICT
+    RETURN (SELECT groupid = 0 FROM pg_catalog.pg_dist_local_group);
+COMMENT ON FUNCTION pg_catalog.citus_is_coordinator() IS 'whether this node is the coordinator';
+
+CREATE FUNCTION pg_catalog.lock_shard_metadata(lock_mode int, shard_id bigint[]) RETURNS void
+    LANGUAGE c STRICT
+    AS 'MODULE_PATHNAME', 'lock_shard_metadata_wrapper';
+COMMENT ON FUNCTION pg_catalog.lock_shard_metadata(int, bigint[])
+    IS 'lock where shards are, on this node and to the end of the transaction, in a lock mode by its number; with 7, writers to them wait';
+REVOKE ALL ON FUNCTION pg_catalog.lock_shard_metadata(int, bigint[]) FROM PUBLIC;
+
+-- Not longer in the way of others than a look takes: a table in use is left for the next time.
+CREATE FUNCTION pg_catalog.pg_dist_drop_tables(names text[]) RETURNS text[]
+    LANGUAGE plpgsql STRICT
+    SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    one text;
+    gone text[] := '{}';
+BEGIN
+    FOREACH one IN ARRAY names LOOP
+        BEGIN
+            IF to_regclass(one) IS NOT NULL THEN
+                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', to_regclass(one));
+                EXECUTE format('DROP TABLE %s CASCADE', to_regclass(one));
+            END IF;
+            gone := gone || one;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    END LOOP;
+    RETURN gone;
+END
+$body$;
+COMMENT ON FUNCTION pg_catalog.pg_dist_drop_tables(text[])
+    IS 'drop tables that nobody uses right now; returns the names of those that are not there any more';
+REVOKE ALL ON FUNCTION pg_catalog.pg_dist_drop_tables(text[]) FROM PUBLIC;
+
+CREATE PROCEDURE pg_catalog.citus_cleanup_orphaned_resources()
+    LANGUAGE c
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'citus_cleanup_orphaned_resources_wrapper';
+COMMENT ON PROCEDURE pg_catalog.citus_cleanup_orphaned_resources()
+    IS 'drop the shards that pg_dist_cleanup lists, on all nodes; coordinator only; what is in use stays listed';
+REVOKE ALL ON PROCEDURE pg_catalog.citus_cleanup_orphaned_resources() FROM PUBLIC;
+
+-- Numbers that only this node draws: 2^48 of them from its group's on.  Sequences of other types than bigint
+-- have no room for that, and are made to fail instead, as Citus does.  A sequence of that name and of
+-- another type is renamed first, as Citus does, too.
+CREATE FUNCTION pg_catalog.worker_apply_sequence_command(
+    create_sequence_command text,
+    sequence_type_id regtype)
+    RETURNS void LANGUAGE plpgsql STRICT
+AS $body$
+DECLARE
+    words constant text[] := pg_catalog.regexp_match(create_sequence_command,
+        $re$^\s*create\s+sequence\s+(?:if\s+not\s+exists\s+)?((?:"(?:[^"]|"")*"|[^\s".])+(?:\.(?:"(?:[^"]|"")*"|[^\s".;])+)?)$re$, 'i');
+    seq regclass;
+    has pg_catalog.pg_sequence;
+    first_number bigint;
+    last_number bigint;
+BEGIN
+    IF words IS NULL THEN
+        RAISE EXCEPTION 'worker_apply_sequence_command() needs a CREATE SEQUENCE command'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    seq := pg_catalog.to_regclass(words[1]);
+    IF seq IS NOT NULL THEN
+        SELECT * INTO has FROM pg_catalog.pg_sequence s WHERE s.seqrelid = seq;
+        IF has.seqtypid <> sequence_type_id THEN
+            EXECUTE pg_catalog.format('ALTER SEQUENCE %s RENAME TO %I', seq,
+                pg_catalog.left((SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid = seq), 46) || '(citus_backup_0)');
+        END IF;
+    END IF;
+    EXECUTE create_sequence_command;
+    seq := words[1]::regclass;
+    SELECT * INTO STRICT has FROM pg_catalog.pg_sequence s WHERE s.seqrelid = seq;
+    IF sequence_type_id <> 'bigint'::regtype THEN
+        PERFORM pg_catalog.setval(seq, has.seqmax);
+        RETURN;
+    END IF;
+    SELECT (groupid::bigint << 48) + 1 INTO STRICT first_number FROM pg_catalog.pg_dist_local_group;
+    last_number := first_number + (1::bigint << 48);
+    IF has.seqmin <> first_number OR has.seqmax <> last_number THEN
+        EXECUTE pg_catalog.format(
+            'ALTER SEQUENCE %s MINVALUE %s MAXVALUE %s START WITH %s RESTART WITH %s',
+            seq, first_number, last_number, first_number, first_number);
+    END IF;
+END
+$body$;
+COMMENT ON FUNCTION pg_catalog.worker_apply_sequence_command(text, regtype)
+    IS 'create a sequence, unless it exists, and give it numbers that no other node draws';
+REVOKE ALL ON FUNCTION pg_catalog.worker_apply_sequence_command(text, regtype) FROM PUBLIC;
+
+CREATE FUNCTION pg_catalog.worker_apply_sequence_command(create_sequence_command text)
+    RETURNS void LANGUAGE plpgsql STRICT
+AS $body$
+BEGIN
+    PERFORM pg_catalog.worker_apply_sequence_command(create_sequence_command, 'bigint'::regtype);
+END
+$body$;
+COMMENT ON FUNCTION pg_catalog.worker_apply_sequence_command(text)
+    IS 'the same for a sequence of bigint';
+REVOKE ALL ON FUNCTION pg_catalog.worker_apply_sequence_command(text) FROM PUBLIC;
 
 -- Recovery ----------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 //! The clone split: a streaming replica of a node becomes a worker of its own and takes half of its shards.
 //!
+//! [`plan`] says which half, of what [`shards`] has found out about the source.
+//!
 //! # Why no write is lost
 //!
 //! Citus holds a shard's metadata lock, shared, on the node where a statement is routed, from before it reads the
@@ -35,6 +37,9 @@ mod identity;
 mod inventory;
 mod links;
 pub mod plan;
+mod plan_api;
+pub mod plan_error;
+pub mod shards;
 mod registry;
 mod state;
 mod statements;

@@ -7,7 +7,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 use super::error::{EmbeddedError, or_raise};
-use super::{distribute, execute, nodes, recovery};
+use super::{cleanup, distribute, execute, nodes, recovery, shard_lock};
 use crate::pg::libpq;
 
 #[pg_extern(sql = false)]
@@ -83,6 +83,17 @@ fn pg_dist_execute_all(rel: Option<Oid>, command: Option<&str>) -> i64 {
         required(rel, "rel")
             .and_then(|rel| rows(execute::on_all(rel, required(command, "command")?)?)),
     )
+}
+
+#[pg_extern(sql = false)]
+fn lock_shard_metadata(lock_mode: i32, shard_id: Vec<Option<i64>>) {
+    or_raise(shard_lock::lock(lock_mode, &shard_id));
+}
+
+#[pg_extern(sql = false)]
+fn citus_cleanup_orphaned_resources() {
+    libpq::require();
+    or_raise(cleanup::drop_orphans());
 }
 
 #[pg_extern(sql = false)]

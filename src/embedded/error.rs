@@ -151,6 +151,18 @@ pub enum EmbeddedError {
         /// The node.
         node: NodeLabel,
     },
+    /// A shard is elsewhere than this transaction's snapshot says.
+    #[error("could not serialize access to \"{table}\" due to a shard that has moved")]
+    Moved {
+        /// The table.
+        table: String,
+    },
+    /// A number that is no lock mode.
+    #[error("there is no lock mode {mode}")]
+    UnknownLockMode {
+        /// What was given.
+        mode: i32,
+    },
     /// The answer to a plain COMMIT did not come.
     #[error("it is not known whether the transaction on {node} is committed: {reason}")]
     UnknownOutcome {
@@ -303,6 +315,16 @@ impl From<&EmbeddedError> for Report {
                 Report::new(ERRCODE_INVALID_TRANSACTION_TERMINATION, message)
                     .detail("What was done there before that is committed or rolled back by itself.")
                     .hint("Send no BEGIN, COMMIT or ROLLBACK in a command for a shard.")
+            }
+            EmbeddedError::Moved { .. } => {
+                Report::new(ERRCODE_T_R_SERIALIZATION_FAILURE, message)
+                    .detail("The transaction keeps a snapshot from before the move.")
+                    .hint("Run the transaction again.")
+            }
+            EmbeddedError::UnknownLockMode { .. } => {
+                Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                    .detail("Lock modes are numbered from 1 (ACCESS SHARE) to 8 (ACCESS EXCLUSIVE).")
+                    .hint("For whoever moves shards: SELECT lock_shard_metadata(7, ARRAY[shardid]);")
             }
             EmbeddedError::UnknownOutcome { node, .. } => {
                 Report::new(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN, message)

@@ -1,13 +1,17 @@
 //! Commands on shards.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys::Oid;
 
 use super::catalog::{Relation, Row, local_group, oid_text, relation};
 use super::error::EmbeddedError;
 use super::quote::qualified;
+use super::shard_lock;
 use super::transaction::{Peer, Writes, run};
+use crate::citus::CatalogError;
 use crate::pg::distribution::{ColumnType, hash_text};
-use crate::pg::text_sql;
+use crate::pg::{lock, small_table, text_sql, xact_callbacks};
 use remote::{Command, NodeLabel};
 
 /// Stands for the shard's name in a command.
@@ -113,37 +117,73 @@ fn distribution_column(rel: Oid, table: &Relation) -> Result<ColumnType, Embedde
     Ok(ColumnType { oid: row.oid()?, typmod: row.number()?, collation: row.oid()? })
 }
 
-/// The active placements of a table's shards, or of the shard that holds a hash.
+/// The active placements of a table's shards, or of the shard that holds a hash, as they are once the shards'
+/// locks are shared: a shard that moves meanwhile is waited for, and found where it then is.
 fn placements(
     rel: Oid,
     table: &Relation,
     hash: Option<i32>,
 ) -> Result<Vec<Placement>, EmbeddedError> {
     let hash = hash.map_or_else(String::new, |hash| hash.to_string());
-    let rows = text_sql::query(
-        "SELECT s.shardid, p.groupid, n.nodeid, n.nodename, n.nodeport
+    let shards = text_sql::query(
+        "SELECT s.shardid
            FROM pg_catalog.pg_dist_shard s
-           JOIN pg_catalog.pg_dist_placement p ON p.shardid OPERATOR(pg_catalog.=) s.shardid
-           JOIN pg_catalog.pg_dist_node n ON n.groupid OPERATOR(pg_catalog.=) p.groupid
           WHERE s.logicalrelid OPERATOR(pg_catalog.=) $1::oid
             AND ($2 OPERATOR(pg_catalog.=) ''
                  OR NULLIF($2, '')::int4 BETWEEN s.shardminvalue::int4 AND s.shardmaxvalue::int4)
-            AND p.shardstate OPERATOR(pg_catalog.=) 1
-            AND n.noderole OPERATOR(pg_catalog.=) 'primary' AND n.isactive AND NOT n.nodeisclone
           ORDER BY s.shardid",
         &[&oid_text(rel), &hash],
     )?;
-    rows.iter()
+    let shards: Vec<i64> = shards
+        .iter()
+        .map(|row| Row::new(row, "pg_dist_shard").number())
+        .collect::<Result<_, EmbeddedError>>()?;
+    // Whoever only reads need not wait: the place before a move has all that was written.
+    if !xact_callbacks::read_only() {
+        shard_lock::share(&shards);
+    }
+    let numbers: Vec<String> = shards.iter().map(i64::to_string).collect();
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    let rows = text_sql::query(
+        "SELECT p.shardid, p.groupid, n.nodeid, n.nodename, n.nodeport
+           FROM pg_catalog.pg_dist_placement p
+           JOIN pg_catalog.pg_dist_node n ON n.groupid OPERATOR(pg_catalog.=) p.groupid
+          WHERE p.shardid OPERATOR(pg_catalog.=) ANY ($1::int8[])
+            AND p.shardstate OPERATOR(pg_catalog.=) 1
+            AND n.noderole OPERATOR(pg_catalog.=) 'primary' AND n.isactive AND NOT n.nodeisclone
+          ORDER BY p.shardid",
+        &[&text_sql::array(&numbers)],
+    )?;
+    let found = rows
+        .iter()
         .map(|row| {
             let mut row = Row::new(row, "pg_dist_placement");
             let shardid: i64 = row.number()?;
             let group = row.number()?;
             let nodeid = row.number()?;
             let host = row.text()?;
-            Ok(Placement {
+            let placement = Placement {
                 shard: qualified(&table.schema, &format!("{}_{shardid}", table.name)),
                 peer: Peer { label: NodeLabel::new(nodeid, host, row.number()?), group },
-            })
+            };
+            Ok((shardid, placement))
         })
-        .collect()
+        .collect::<Result<Vec<_>, EmbeddedError>>()?;
+    if xact_callbacks::keeps_snapshot() {
+        require_current(table, &found)?;
+    }
+    Ok(found.into_iter().map(|(_, placement)| placement).collect())
+}
+
+/// A transaction that keeps its snapshot may have read where shards were before it waited for them.
+fn require_current(table: &Relation, found: &[(i64, Placement)]) -> Result<(), EmbeddedError> {
+    let relation = lock::catalog_relation(c"pg_dist_placement").ok_or(CatalogError::Missing)?;
+    let now: HashSet<(i64, i32)> = small_table::rows(relation, &[c"shardid", c"groupid"])
+        .iter()
+        .filter_map(|row| Some((row[0].as_ref()?.parse().ok()?, row[1].as_ref()?.parse().ok()?)))
+        .collect();
+    if found.iter().all(|(shardid, placement)| now.contains(&(*shardid, placement.peer.group))) {
+        return Ok(());
+    }
+    Err(EmbeddedError::Moved { table: table.shown.clone() })
 }

@@ -8,7 +8,8 @@
 //! # The life of a distributed write
 //!
 //! ```text
-//! pg_dist_execute ──> transaction::run ──> BEGIN and the command on the shard's node
+//! pg_dist_execute ──> shard_lock::share, then where the shard is
+//!                 ──> transaction::run ──> BEGIN and the command on the shard's node
 //!                                            (once per node and transaction; sessions are kept)
 //! COMMIT ──> pre_commit    1. a commit record per node into pg_dist_transaction: RowExclusiveLock,
 //!                             kept to the end of the transaction
@@ -22,6 +23,7 @@
 
 mod api;
 mod catalog;
+mod cleanup;
 mod distribute;
 pub mod error;
 mod execute;
@@ -31,6 +33,7 @@ mod nodes;
 mod quote;
 mod ranges;
 mod recovery;
+mod shard_lock;
 mod transaction;
 
 pub use guc::init;

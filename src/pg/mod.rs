@@ -17,6 +17,7 @@ macro_rules! own {
     };
 }
 
+pub mod advisory_lock;
 pub mod clock;
 pub mod control_file;
 pub mod distribution;

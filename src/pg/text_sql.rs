@@ -97,3 +97,23 @@ fn collect() -> Rows {
             .collect()
     }
 }
+
+/// An array as the server reads it, from the texts of its values.
+pub fn array<T: AsRef<str>>(values: &[T]) -> String {
+    let quoted = values.iter().map(|value| {
+        let escaped = value.as_ref().replace('\\', "\\\\").replace('"', "\\\"");
+        format!("\"{escaped}\"")
+    });
+    format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::array;
+
+    #[test]
+    fn arrays_are_quoted() {
+        assert_eq!(array(&["a", "b\"\\", ""]), r#"{"a","b\"\\",""}"#);
+        assert_eq!(array::<String>(&[]), "{}");
+    }
+}
