@@ -88,7 +88,7 @@ fn citus_clone_status() -> TableIterator<
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]
 mod citus_fence {
-    use crate::pg::lock;
+    use crate::pg::advisory_lock::{self, ALONE};
     use pgrx::{pg_extern, search_path};
 
     /// The class with which Citus keeps moves of colocated shards apart.
@@ -101,7 +101,7 @@ mod citus_fence {
         let mut ids: Vec<i64> = ids.iter().flatten().collect();
         ids.sort_unstable();
         for id in ids {
-            lock::lock_advisory(id as u64, PLACEMENT_COLOCATION);
+            advisory_lock::acquire(PLACEMENT_COLOCATION, id, ALONE);
         }
     }
 

@@ -50,9 +50,7 @@ impl<W: Waiter> Drive<'_, W> {
     pub fn start(&mut self, links: &mut Links) -> Result<(), CloneError> {
         self.advance(links, Step::Checked, "")?;
         check(self.waiter, self.map, links, self.clone)?;
-        let inventory = self.weigh(links)?;
-        let sides = inventory.sides();
-        let moving = inventory.moving(&sides).len();
+        let moving = self.weigh(links)?.moving().len();
         let message =
             format!("clone {} is fit: {moving} shards are to move to it", self.clone.place());
         self.say(links, Kind::Notice, &message)?;
@@ -73,8 +71,10 @@ impl<W: Waiter> Drive<'_, W> {
         self.come_near(links, near_by)?;
         self.say(links, Kind::Notice, "the clone is near its source")?;
 
+        // Anew: to come near may have taken a while.
+        let inventory = self.weigh(links)?;
         self.advance(links, Step::Prepared, "")?;
-        let (plan, held_at) = self.hold(links, &inventory, &sides, group)?;
+        let (plan, held_at) = self.hold(links, &inventory, group)?;
         // The plan is written down before anything goes forward by it.
         let text = serde_json::to_string(&plan).unwrap_or_default();
         let note = format!(
@@ -183,16 +183,8 @@ impl<W: Waiter> Drive<'_, W> {
     }
 
     fn weigh(&mut self, links: &mut Links) -> Result<Inventory, CloneError> {
-        let source = &self.map.roster.nodes()[self.map.source];
-        let Links { home, lines, .. } = links;
-        Inventory::weigh(
-            self.waiter,
-            home,
-            &mut lines[self.map.source],
-            source.groupid,
-            self.map.roster.is_citus(),
-            self.clone.terms.strategy.as_deref(),
-        )
+        let strategy = self.clone.terms.strategy.as_deref();
+        Inventory::weigh(self.waiter, &mut links.home, self.map, strategy)
     }
 
     /// Waits until the clone lags little.
@@ -227,7 +219,6 @@ impl<W: Waiter> Drive<'_, W> {
         &mut self,
         links: &mut Links,
         inventory: &Inventory,
-        sides: &super::inventory::Sides,
         group: i32,
     ) -> Result<(Plan, Instant), CloneError> {
         let terms = &self.clone.terms;
@@ -242,7 +233,6 @@ impl<W: Waiter> Drive<'_, W> {
             clone: self.clone,
             group,
             weighed: inventory,
-            sides,
             bound: hold::SHORTEST.min(longest),
             longest,
             began: None,

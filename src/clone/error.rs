@@ -4,6 +4,7 @@ use pgrx::PgSqlErrorCode;
 use remote::RemoteError;
 
 use super::checks::Fault;
+use super::plan_error::PlanError;
 use super::state::Step;
 use crate::citus::CatalogError;
 use crate::fence::FenceError;
@@ -84,12 +85,12 @@ pub enum CloneError {
         /// How to let go of it.
         hint: String,
     },
-    /// A strategy that does not exist.
-    #[error("rebalance strategy \"{name}\" does not exist")]
-    NoSuchStrategy {
-        /// Its name.
-        name: String,
-    },
+    /// No plan could be made.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The shards of the source are others than they were a moment ago.
+    #[error("the shards of the source changed while the split began")]
+    Changed,
     /// The replica, or its source, is not fit.
     #[error("{fault}")]
     Unfit {
@@ -230,8 +231,10 @@ impl From<&CloneError> for Report {
                     .detail(format!("It is {by}."))
                     .hint(hint.clone())
             }
-            CloneError::NoSuchStrategy { .. } => Report::new(ERRCODE_UNDEFINED_OBJECT, message)
-                .hint("See which there are: SELECT name FROM pg_dist_rebalance_strategy;"),
+            CloneError::Plan(error) => error.into(),
+            CloneError::Changed => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail("Tables were created, dropped, distributed or moved meanwhile.")
+                .hint("Call again. The cluster is as it was, and the clone streams on."),
             CloneError::Unfit { fault } => Report::from(&**fault),
             CloneError::InTheWay { reason, .. } => {
                 let mut detail = format!("The last attempt ended with: {}.", reason.what);

@@ -20,10 +20,12 @@ use remote::{
 
 use super::links::{Links, Map, SHORT, ask, cancel};
 
-use super::inventory::{self, Inventory, Placed, Sides};
+use super::error::CloneError;
+use super::inventory::{self, Inventory, Placed};
 use super::registry::{Plan, Replica};
 use super::statements;
 use crate::fence::blockers::describe_all;
+use crate::fence::FenceError;
 use crate::fence::error::{Failed, Reason, is_passing_remote};
 use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::Trial;
@@ -53,8 +55,6 @@ pub struct Attempts<'a> {
     pub group: i32,
     /// What there was to weigh before the locks.
     pub weighed: &'a Inventory,
-    /// What was found to move then.
-    pub sides: &'a Sides,
     /// Bound of the next attempt.
     pub bound: Duration,
     /// Bound of the longest.
@@ -123,14 +123,14 @@ impl Attempts<'_> {
         let reply = self.on_coordinator(waiter, "read the shards again", &sql, by)?;
         let placed = inventory::read(&reply).map_err(Failed::of_node)?;
         if !self.weighed.is_still(&placed) {
-            return Err(Failed::because("the source's shards changed meanwhile"));
+            return Err(FenceError::Local((&CloneError::Changed).into()).into());
         }
         let not_told =
             self.on_coordinator(waiter, "read the nodes again", statements::NODES, by)?;
         if !is_roster(&not_told, self.map).map_err(Failed::of_node)? {
             return Err(Failed::because(crate::fence::error::NODES_CHANGED));
         }
-        let moving: Vec<&Placed> = self.weighed.moving(self.sides);
+        let moving: Vec<&Placed> = self.weighed.moving();
         let mut all: Vec<i64> = reference.iter().map(|shard| shard.id).collect();
         all.extend(moving.iter().map(|shard| shard.id));
         all.sort_unstable();
@@ -198,7 +198,7 @@ impl Attempts<'_> {
             moving: moving.iter().map(&mut number).collect::<Result<_, _>>()?,
             reference: reference.iter().map(&mut number).collect::<Result<_, _>>()?,
             moving_names,
-            staying_names: self.weighed.staying_names(self.sides),
+            staying_names: self.weighed.staying_names(),
         })
     }
 

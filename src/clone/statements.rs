@@ -73,45 +73,28 @@ pub const NOT_TOLD: &str = "SELECT nodename, nodeport FROM pg_dist_node \
 pub const NODES: &str = "SELECT nodeid, groupid FROM pg_dist_node \
      WHERE noderole = 'primary' AND (isactive OR groupid = 0) ORDER BY nodeid, groupid";
 
-/// All placements of a node group, with what decides whether and with whom they move.
-///
-/// Shards at the same place in the order of their tables' shards move together when the tables are colocated: that
-/// is how Citus pairs them.  `lock_id` is what Citus' own moves lock.
+/// All active placements of a node group, by the number of the shard.  `lock_id` is what Citus' own moves lock.
 pub fn inventory(group: i32, is_citus: bool) -> String {
     let name = if is_citus {
+        // A public shard's name comes without its schema.
         "CASE WHEN n.nspname = 'public' THEN 'public.' ELSE '' END \
          || shard_name(s.logicalrelid, s.shardid)"
     } else {
         "format('%I.%I', n.nspname, c.relname || '_' || s.shardid)"
     };
     format!(
-        "SELECT s.shardid, {name} AS name, s.logicalrelid::oid::bigint AS relation, \
-                t.colocationid, s.position, \
+        "SELECT s.shardid, {name} AS name, \
                 CASE WHEN t.partmethod = 'n' AND t.repmodel = 't' THEN 'reference' \
                      WHEN t.partmethod = 'n' AND t.colocationid = 0 THEN 'local' \
                      ELSE 'distributed' END AS kind, \
                 CASE WHEN t.colocationid = 0 THEN s.logicalrelid::oid::bigint \
                      ELSE t.colocationid END AS lock_id \
-           FROM (SELECT logicalrelid, shardid, \
-                        row_number() OVER (PARTITION BY logicalrelid \
-                            ORDER BY CASE WHEN shardminvalue ~ '^-?[0-9]{{1,18}}$' \
-                                          THEN shardminvalue::bigint END, shardid) AS position \
-                   FROM pg_dist_shard) s \
-           JOIN pg_dist_placement p ON p.shardid = s.shardid AND p.groupid = {group} \
+           FROM pg_dist_shard s \
+           JOIN pg_dist_placement p ON p.shardid = s.shardid AND p.groupid = {group} AND p.shardstate = 1 \
            JOIN pg_dist_partition t ON t.logicalrelid = s.logicalrelid \
            JOIN pg_class c ON c.oid = s.logicalrelid \
            JOIN pg_namespace n ON n.oid = c.relnamespace \
           ORDER BY s.shardid"
-    )
-}
-
-/// Sizes and kinds of tables, in the order of their names; null for a table that is not there.
-pub fn sizes<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    format!(
-        "SELECT pg_total_relation_size(c.oid) AS size, c.relpersistence = 'u' AS unlogged \
-           FROM unnest({}) WITH ORDINALITY AS t(name, place) \
-           LEFT JOIN pg_class c ON c.oid = to_regclass(t.name) ORDER BY t.place",
-        texts(names)
     )
 }
 

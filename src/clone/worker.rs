@@ -205,6 +205,26 @@ fn drive_locked(
     }
 }
 
+/// Does what looks at this server's own catalog, in the transaction that holds the lock.  Should it raise an error, that
+/// transaction is over, and another begins; whoever came in between goes by the registry, as this one would have.
+pub fn locally<R>(body: impl FnOnce() -> Result<R, CloneError>) -> Result<R, CloneError> {
+    match worker::catch(body) {
+        Ok(result) => {
+            worker::forget_snapshot();
+            result
+        }
+        Err(report) => {
+            drop(Transaction::adopt_open());
+            // Dropped with the first one, which is dropped whatever is open.
+            std::mem::forget(Transaction::begin());
+            if !NumberedLock::of_database(DRIVER).try_acquire(Mode::Alone) {
+                return Err(CloneError::OtherSplit);
+            }
+            Err(report.into())
+        }
+    }
+}
+
 /// Everything up to the promotion, for as long as the caller wants it.
 fn begin(map: &Map, clone: &mut Replica, tell: &mut dyn FnMut()) -> Result<Links, CloneError> {
     let mut waiter = Sliced(BackendWaiter::new(|| interrupts::terminated() || !is_waited_for()));

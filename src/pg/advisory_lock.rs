@@ -8,6 +8,9 @@ use pgrx::pg_sys;
 /// How a lock is held: `ShareLock`, beside others like it.
 pub const SHARED: c_int = pg_sys::ShareLock as c_int;
 
+/// `ExclusiveLock`, alone.
+pub const ALONE: c_int = pg_sys::ExclusiveLock as c_int;
+
 /// Whether the server has a lock mode of that number.
 pub fn is_mode(mode: c_int) -> bool {
     (pg_sys::AccessShareLock as c_int..=pg_sys::AccessExclusiveLock as c_int).contains(&mode)

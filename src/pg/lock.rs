@@ -67,22 +67,6 @@ impl Drop for ErrandLock {
     }
 }
 
-/// Takes an advisory lock with all of its four numbers, alone, to the end of the transaction: those of other libraries have a
-/// fourth one that SQL cannot name.  Waits as long as `lock_timeout` allows.
-pub fn lock_advisory(number: u64, class: u16) {
-    let tag = pg_sys::LOCKTAG {
-        // SAFETY: set once when the session starts.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-        locktag_field2: (number >> 32) as u32,
-        locktag_field3: number as u32,
-        locktag_field4: class,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    };
-    // SAFETY: a tag that is filled whole; in a transaction.  Raises an error when a wait is given up.
-    unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, false) };
-}
-
 /// The relation of that name in `pg_catalog`, or `None`.
 pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a look-up in the system cache, inside a transaction.
