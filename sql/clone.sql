@@ -42,13 +42,13 @@ BEGIN
 END
 $body$;
 
-REVOKE ALL ON FUNCTION citus_add_clone_node(text, int, text, int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION citus_add_clone_node_with_nodeid(text, int, int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION citus_remove_clone_node(text, int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION citus_remove_clone_node_with_nodeid(int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION citus_promote_clone_and_rebalance(int, name, int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION citus_clone_status() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION citus_clone_status() TO pg_monitor;
+REVOKE ALL ON FUNCTION @extschema@.citus_add_clone_node(text, int, text, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_add_clone_node_with_nodeid(text, int, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_remove_clone_node(text, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_remove_clone_node_with_nodeid(int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_clone_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.citus_clone_status() TO pg_monitor;
 REVOKE ALL ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.library_version() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.shard_has_moved() FROM PUBLIC;
@@ -57,17 +57,17 @@ COMMENT ON TABLE citus_fence.clone IS
 'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone had before, and the secret that opens it';
 COMMENT ON TABLE citus_fence.clone_journal IS
 'what splits have done, in order: what citus_promote_clone_and_rebalance() says while it runs, and how it ended';
-COMMENT ON FUNCTION citus_add_clone_node(text, int, text, int) IS
+COMMENT ON FUNCTION @extschema@.citus_add_clone_node(text, int, text, int) IS
 'register a streaming replica (host, port) of a node of the cluster (host, port as pg_dist_node has them), so that citus_promote_clone_and_rebalance() can make a worker of it; changes neither; returns the clone''s nodeid; coordinator only; errors: 22004 null, 42710 registered already or a node already, 42704 no such source, 55000 wrong node, a source that is not active, or a replica that is not fit to be promoted, with the reason, 08001 a node that does not answer';
-COMMENT ON FUNCTION citus_add_clone_node_with_nodeid(text, int, int) IS
+COMMENT ON FUNCTION @extschema@.citus_add_clone_node_with_nodeid(text, int, int) IS
 'the same, with the source''s nodeid';
-COMMENT ON FUNCTION citus_remove_clone_node(text, int) IS
+COMMENT ON FUNCTION @extschema@.citus_remove_clone_node(text, int) IS
 'forget a clone (host, port), which streams on as a replica; coordinator only; errors: 42704 no such clone, 55006 while its split is under way';
-COMMENT ON FUNCTION citus_remove_clone_node_with_nodeid(int) IS
+COMMENT ON FUNCTION @extschema@.citus_remove_clone_node_with_nodeid(int) IS
 'the same, with the clone''s nodeid';
-COMMENT ON FUNCTION citus_promote_clone_and_rebalance(int, name, int) IS
+COMMENT ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, int) IS
 'make a worker of its own of a registered clone, and give it half of its source''s shards without copying them: writers of those shards wait for a moment on every node, reads never; rebalance_strategy is a row of pg_dist_rebalance_strategy, null for the default one; catchup_timeout_seconds (1 to 86400, default 300) bounds how long the clone may take to come near its source; before the promotion a failure or a cancel puts everything back, after it the split is finished in the background, also after a restart, or by calling again; not in a transaction block (25001); coordinator only; errors: 42704 no such clone, 22023, 55000 unfit, 55006 another operation is under way, 55P03 writers in the way within citus_fence.acquire_timeout, 57014';
-COMMENT ON FUNCTION citus_clone_status() IS
+COMMENT ON FUNCTION @extschema@.citus_clone_status() IS
 'a row per registered clone: its address, its source, the step its split is at and since when, how many bytes it lags behind its source (null where that is not known), and the last error';
 COMMENT ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) IS
 'what a split takes on the coordinator, to the end of the transaction: the locks with which Citus keeps moves of shards apart, by colocation id, or by table where that is 0; not for users';
