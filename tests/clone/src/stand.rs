@@ -27,7 +27,8 @@ pub const NO_WAY_BACK: &str = "promoting";
 /// The lock: a number that nobody else has.
 const LOCK: (i32, i32) = (20_260_101, 1);
 
-/// A place to stand, as long as this lives.
+/// A place to stand, as long as this lives. Not for half a minute: a split gives up a note in its registry that takes
+/// longer, and goes back where it still can.
 pub struct Stand {
     holder: Client,
     params: ConnectParams,

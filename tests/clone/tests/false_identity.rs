@@ -15,7 +15,7 @@ const OTHERS: [usize; 2] = [2, 3];
 const WRITERS: usize = 4;
 const TRANSFERS: u64 = 20;
 /// For how long the split is held up: more than the ten seconds that a daemon may sleep through a promotion.
-const HELD: Duration = Duration::from_secs(20);
+const HELD: Duration = Duration::from_secs(15);
 /// What a daemon says when it has decided something.
 const DECIDED: &str = "maintenance daemon recovered";
 /// A transfer that stands between PREPARE and COMMIT PREPARED all the time.
