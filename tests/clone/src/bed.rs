@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use test_cluster::{Cluster, Engine, PATIENCE, Replica, Result, prepared_transactions, wait_until};
+use test_cluster::{
+    Cluster, ClusterBuilder, Engine, PATIENCE, Replica, Result, prepared_transactions, wait_until,
+};
 
 use crate::audit::Audit;
 use crate::book::Book;
@@ -17,6 +19,8 @@ pub const SOURCE: usize = 1;
 pub const OTHER: usize = 2;
 /// How long a split may take under load.
 pub const SPLIT_PATIENCE: Duration = Duration::from_secs(120);
+/// What Citus says when its own split has found the replica caught up.
+const CAUGHT_UP: &str = "is now caught up";
 /// How many turns each writer has before and after.
 const TURNS: u64 = 3;
 
@@ -41,15 +45,25 @@ pub struct Split {
 
 impl Bed {
     /// Makes it, with links between the nodes where they are wanted.
-    pub fn make(engine: Engine, proxies: bool) -> Result<Bed> {
-        // A power failure of the machine is not among what is tried here, and a sync takes long in a pair of cores.
+    pub fn make(engine: Engine, links: bool) -> Result<Bed> {
+        Bed::of(Bed::builder(engine).proxies(links))
+    }
+
+    /// What a cluster is to be like, to add to.
+    pub fn builder(engine: Engine) -> ClusterBuilder {
+        // A power failure of the machine is not among what is tried here, and a sync takes long on a pair of cores.
         // What is in doubt is recovered often: by the right daemon, and by one that takes itself for its source.
-        let cluster = Cluster::builder(engine)
+        // Orphans are dropped soon, so that what is to go with them is seen to.
+        Cluster::builder(engine)
             .workers(2)
-            .proxies(proxies)
             .fsync(false)
             .setting("citus.recover_2pc_interval", "2s")
-            .build()?;
+            .setting("citus.defer_shard_delete_interval", "2s")
+    }
+
+    /// Makes a cluster and its tables.
+    pub fn of(builder: ClusterBuilder) -> Result<Bed> {
+        let cluster = builder.build()?;
         let tables = Tables::create(&cluster)?;
         Ok(Bed { cluster, tables })
     }
@@ -71,7 +85,24 @@ impl Bed {
         let load = Load::start_everywhere(&self.cluster, &self.tables)?;
         let id = how.register(&self.cluster, &replica)?;
         load.wait_for_each(TURNS, PATIENCE)?;
+        // Citus holds only the writers that come by the coordinator; with others at work it rarely finds the replica
+        // caught up, and looks every five seconds. So it is helped over that look: all wait for it, and go on.
+        let helped = how == How::CitusOwn;
+        if helped {
+            load.hold(true);
+            self.cluster.wait_in_step(&replica, PATIENCE)?;
+        }
         let call = how.split(&self.cluster, id);
+        if helped {
+            let caught_up =
+                wait_until("Citus to find the replica caught up", SPLIT_PATIENCE, || {
+                    let said =
+                        call.notices().iter().any(|notice| notice.message.contains(CAUGHT_UP));
+                    (said || call.has_ended()).then_some(())
+                });
+            load.hold(false);
+            caught_up?;
+        }
         wait_until("the split", SPLIT_PATIENCE, || call.has_ended().then_some(()))?;
         let called = call.end();
         let node = self.cluster.adopt(replica);

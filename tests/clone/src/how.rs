@@ -89,6 +89,11 @@ pub struct Called {
 impl Call {
     /// Makes a call in a session of its own.
     pub fn make(params: &ConnectParams, sql: String) -> Call {
+        Call::in_turn(params, [sql])
+    }
+
+    /// Several, one after the other in one session.
+    pub fn in_turn<const N: usize>(params: &ConnectParams, statements: [String; N]) -> Call {
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let heard = Arc::clone(&notices);
         let mut config = params.config();
@@ -99,7 +104,9 @@ impl Call {
         let thread = std::thread::spawn(move || {
             let began = Instant::now();
             let outcome: std::result::Result<(), Error> =
-                config.connect(NoTls).and_then(|mut client| client.batch_execute(&sql));
+                config.connect(NoTls).and_then(|mut client| {
+                    statements.iter().try_for_each(|sql| client.batch_execute(sql))
+                });
             Called {
                 began,
                 ended: Instant::now(),

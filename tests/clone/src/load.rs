@@ -40,6 +40,7 @@ struct Working {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    hold: AtomicBool,
     pause: Mutex<()>,
     woken: Condvar,
 }
@@ -136,6 +137,15 @@ impl Load {
             })
     }
 
+    /// Has all of them wait before their next turn, or go on.
+    pub fn hold(&self, hold: bool) {
+        self.shared.hold.store(hold, Ordering::Relaxed);
+        self.shared.wake();
+        if let Some(bank) = &self.bank {
+            bank.hold(hold);
+        }
+    }
+
     /// Lets each finish its turn, and returns what all of them did.
     pub fn stop(mut self) -> Book {
         self.shared.ask_to_stop();
@@ -174,13 +184,20 @@ impl Shared {
         if !self.is_stopping() {
             self.woken.wait_for(&mut pause, time);
         }
+        while self.hold.load(Ordering::Relaxed) && !self.is_stopping() {
+            self.woken.wait(&mut pause);
+        }
+    }
+
+    fn wake(&self) {
+        // Under the lock, so that nobody is between looking and waiting.
+        let _pause = self.pause.lock();
+        self.woken.notify_all();
     }
 
     fn ask_to_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Under the lock, so that nobody is between looking and waiting.
-        let _pause = self.pause.lock();
-        self.woken.notify_all();
+        self.wake();
     }
 }
 

@@ -117,7 +117,7 @@ impl Case {
         Ok(end)
     }
 
-    /// Whether the clone is promoted by then.
+    /// Whether the clone may be promoted by then.
     fn is_past_return(self) -> bool {
         let place = |step: &str| STEPS.iter().position(|known| *known == step);
         if self.midst {

@@ -21,13 +21,14 @@ pub const STEPS: [&str; 10] = [
     "cleaned",
 ];
 
-/// From here on there is only the way forward.
-pub const NO_WAY_BACK: &str = "promoted";
+/// Once this is written down there is only the way forward: nobody knows whether the clone has heard it.
+pub const NO_WAY_BACK: &str = "promoting";
 
 /// The lock: a number that nobody else has.
 const LOCK: (i32, i32) = (20_260_101, 1);
 
-/// A place to stand, as long as this lives.
+/// A place to stand, as long as this lives. Not for half a minute: a split gives up a note in its registry that takes
+/// longer, and goes back where it still can.
 pub struct Stand {
     holder: Client,
     params: ConnectParams,

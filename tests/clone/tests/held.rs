@@ -10,7 +10,7 @@ use test_cluster::{describe, wait_until};
 /// Enough for a key in every shard.
 const KEYS: i64 = 100;
 /// For how long a write is tried.
-const TRY: &str = "SET statement_timeout = '1500ms'";
+const TRY: &str = "SET statement_timeout = '700ms'";
 
 /// A key of each shard.
 fn keys(bed: &Bed) -> Result<BTreeMap<i64, i64>> {

@@ -75,6 +75,17 @@ impl Bank {
         Ok(bank)
     }
 
+    /// The same bank, whose writers only move money between accounts that were on certain nodes.
+    ///
+    /// # Panics
+    /// When fewer than two of them hold accounts: there would be no transfer.
+    pub fn between(&self, nodes: &[usize]) -> Bank {
+        let by_node = self.by_node.iter().filter(|(node, _)| nodes.contains(node));
+        let by_node: Vec<_> = by_node.cloned().collect();
+        assert!(by_node.len() >= 2, "of {nodes:?} fewer than two hold accounts");
+        Bank { by_node: Arc::new(by_node), ..self.clone() }
+    }
+
     /// A bank for tests of the arithmetic, on no cluster.
     #[cfg(test)]
     pub(crate) fn for_tests(engine: Engine, accounts: i64, opening_balance: i64) -> Bank {

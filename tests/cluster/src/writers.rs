@@ -177,6 +177,7 @@ pub struct Writers {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    hold: AtomicBool,
     /// The same as the length of the list below, to be read without its lock.
     acknowledged: AtomicU64,
     retries: AtomicU64,
@@ -190,6 +191,14 @@ struct Shared {
 impl Shared {
     fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits as long as the writers are to wait.
+    fn await_turn(&self) {
+        let mut pause = self.pause.lock();
+        while self.hold.load(Ordering::Relaxed) && !self.is_stopping() {
+            self.woken.wait(&mut pause);
+        }
     }
 
     fn ask_to_stop(&self) {
@@ -209,6 +218,14 @@ impl Writers {
     /// How many transfers are acknowledged by now.
     pub fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Has all of them wait before their next transfer, or go on.
+    pub fn hold(&self, hold: bool) {
+        self.shared.hold.store(hold, Ordering::Relaxed);
+        // Under the lock, so that nobody is between looking and waiting.
+        let _pause = self.shared.pause.lock();
+        self.shared.woken.notify_all();
     }
 
     /// The acknowledged transfers by now.
@@ -299,6 +316,7 @@ impl Writer {
         let mut client = Some(client);
         let mut number = 0u64;
         while !self.shared.is_stopping() {
+            self.shared.await_turn();
             number += 1;
             let transfer = format!("{}-{number}", self.prefix);
             let Some(connected) = self.connected(&mut client, &transfer) else {

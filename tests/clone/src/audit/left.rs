@@ -39,8 +39,15 @@ pub(super) fn check(cluster: &Cluster, audit: &mut Audit) -> Result<()> {
 }
 
 /// What a split of this extension's is to have cleaned up, by the time that its call returns or soon after.
-const OF_SPLITS: [(&str, &str); 4] = [
+const OF_SPLITS: [(&str, &str); 5] = [
     ("slot", "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'clone%'"),
+    (
+        "orphan",
+        "SELECT c.relname FROM pg_class c JOIN pg_dist_shard s ON c.relname LIKE '%\\_' || s.shardid
+          WHERE c.relkind IN ('r', 'p') AND NOT EXISTS (
+                SELECT FROM pg_dist_placement p JOIN pg_dist_local_group g ON g.groupid = p.groupid
+                 WHERE p.shardid = s.shardid)",
+    ),
     // Those on orphans go with them.
     (
         "seal",
@@ -67,6 +74,8 @@ pub fn of_splits(cluster: &Cluster) -> Result<Vec<String>> {
     let mut last = Vec::new();
     let gone = wait_until("no trace of a split", 3 * BOUND, || {
         last.clear();
+        // What Citus' daemon does by itself, and the embedded catalog has none for. What is in use is left.
+        let _ = cluster.coordinator().execute("CALL pg_catalog.citus_cleanup_orphaned_resources()");
         for (node, server) in cluster.nodes().iter().enumerate() {
             for (what, query) in OF_SPLITS {
                 let rows = server
