@@ -207,7 +207,7 @@ fn a_server_that_accepts_and_is_silent() {
     let error = connect(port, ms(80)).unwrap_err();
     assert!(started.elapsed() >= ms(80));
     let RemoteError::ConnectTimeout { reached, .. } = error else { panic!("{error:?}") };
-    assert_eq!(reached, ConnStatus::Answering);
+    assert_eq!(reached, ConnStatus::Introduced);
 }
 
 #[test]
