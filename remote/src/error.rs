@@ -141,7 +141,7 @@ fn silence(reached: ConnStatus) -> &'static str {
     match reached {
         ConnStatus::Bad => "no time was left to try it",
         ConnStatus::Reaching => "the host does not answer",
-        ConnStatus::Answering | ConnStatus::Ok => {
+        ConnStatus::Answering | ConnStatus::Introduced | ConnStatus::Ok => {
             "the host accepts connections but the server does not answer"
         }
     }

@@ -58,6 +58,16 @@ impl<C: Pq> Connecting<C> {
         Self { tasks: start_all(waiter, targets, deadline), started }
     }
 
+    /// Goes on with them until every server has been told whom to make a session for, and so has the most of its
+    /// work to do by itself; for no longer than `bound`.  Whoever has something else to do does it then.
+    pub fn introduce<W: Waiter + ?Sized>(&mut self, waiter: &mut W, bound: Duration) {
+        let deadline = Deadline::after(waiter, bound);
+        let mut tasks: Vec<IntroduceTask<'_, C>> =
+            self.tasks.iter_mut().map(IntroduceTask).collect();
+        // However it ends, [`Self::run`] goes on from there.
+        let _ = drive(waiter, &mut tasks, deadline);
+    }
+
     /// Runs a command on each session as soon as it is there, so that the quick do not wait for the slow: one
     /// result per target, in order.  The deadline is for both; a command that has not ended by then leaves its
     /// session Busy, as [`run_all`] does.
@@ -70,7 +80,7 @@ impl<C: Pq> Connecting<C> {
         let mut tasks: Vec<BeginTask<'_, C>> = self
             .tasks
             .into_iter()
-            .map(|connecting| BeginTask { connecting, command, session: None, result: None })
+            .map(|connecting| BeginTask::start(connecting, command))
             .collect();
         let end = drive(waiter, &mut tasks, deadline);
         let after = waiter.now().saturating_sub(self.started);
@@ -196,6 +206,14 @@ impl<C: Pq> ConnectTask<C> {
         }
     }
 
+    /// Whether its server needs to be told nothing more to make a session, or there will be none.
+    fn is_introduced(&self) -> bool {
+        match &self.stage {
+            Stage::Waiting { conn, .. } => conn.status() == ConnStatus::Introduced,
+            Stage::Ended(_) => true,
+        }
+    }
+
     /// The session, once there is one; an error stays.
     fn take_session(&mut self) -> Option<Session<C>> {
         match self.take_result()? {
@@ -289,6 +307,22 @@ impl<C: Pq> Task for ConnectTask<C> {
     }
 }
 
+/// A connection that is being made, up to where its server goes on by itself.
+struct IntroduceTask<'t, C: Pq>(&'t mut ConnectTask<C>);
+
+impl<C: Pq> Task for IntroduceTask<'_, C> {
+    fn interest(&self) -> Option<Interest> {
+        match self.0.is_introduced() {
+            true => None,
+            false => self.0.interest(),
+        }
+    }
+
+    fn advance(&mut self, _read: bool, _write: bool, _now: Duration) {
+        self.0.advance();
+    }
+}
+
 /// A connection that is being made, and its first command.
 struct BeginTask<'c, C: Pq> {
     connecting: ConnectTask<C>,
@@ -297,7 +331,26 @@ struct BeginTask<'c, C: Pq> {
     result: Option<Result<Reply, RemoteError>>,
 }
 
-impl<C: Pq> BeginTask<'_, C> {
+impl<'c, C: Pq> BeginTask<'c, C> {
+    /// Goes on with a connection; where it is a session already, with its command.
+    fn start(connecting: ConnectTask<C>, command: &'c Command<'c>) -> Self {
+        let mut task = Self { connecting, command, session: None, result: None };
+        task.begin();
+        task
+    }
+
+    /// Sends the command once there is a session.
+    fn begin(&mut self) {
+        if let Some(session) = self.connecting.take_session() {
+            let session = self.session.insert(session);
+            self.result = session.send(self.command).err().map(Err);
+            // A connection that broke while sending has no socket to wait with.
+            if self.result.is_none() && session.interest().is_none() {
+                self.result = session.advance(false);
+            }
+        }
+    }
+
     /// The result; where there is none, why the drive left without it.
     fn into_result(self, end: DriveEnd, after: Duration) -> Begun<C> {
         let Some(session) = self.session else {
@@ -330,13 +383,6 @@ impl<C: Pq> Task for BeginTask<'_, C> {
             return;
         }
         self.connecting.advance();
-        if let Some(session) = self.connecting.take_session() {
-            let session = self.session.insert(session);
-            self.result = session.send(self.command).err().map(Err);
-            // A connection that broke while sending has no socket to wait with.
-            if self.result.is_none() && session.interest().is_none() {
-                self.result = session.advance(false);
-            }
-        }
+        self.begin();
     }
 }

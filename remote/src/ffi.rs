@@ -45,6 +45,8 @@ mod raw {
 const CONNECTION_OK: c_int = 0;
 const CONNECTION_BAD: c_int = 1;
 const CONNECTION_STARTED: c_int = 2;
+const CONNECTION_AWAITING_RESPONSE: c_int = 4;
+const CONNECTION_AUTH_OK: c_int = 5;
 const CONNECTION_NEEDED: c_int = 8;
 
 /// `PostgresPollingStatusType`.
@@ -134,6 +136,7 @@ impl Pq for LibPq {
             CONNECTION_OK => ConnStatus::Ok,
             CONNECTION_BAD => ConnStatus::Bad,
             CONNECTION_STARTED | CONNECTION_NEEDED => ConnStatus::Reaching,
+            CONNECTION_AWAITING_RESPONSE | CONNECTION_AUTH_OK => ConnStatus::Introduced,
             _ => ConnStatus::Answering,
         }
     }

@@ -77,7 +77,7 @@ pub use error::RemoteError;
 pub use fanout::{Begun, Connecting, Target, connect_all, run_all};
 pub use ffi::{LibPq, LoadedLibPq, loaded_libpq};
 pub use node::NodeLabel;
-pub use poll::PollWaiter;
+pub use poll::{PollWaiter, ready_now};
 pub use pq::{
     ConnStatus, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,

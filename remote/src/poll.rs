@@ -71,6 +71,17 @@ impl Waiter for PollWaiter {
     }
 }
 
+/// Those that are ready at this moment, if any is; without waiting.
+pub fn ready_now(interests: &[Interest]) -> Option<Vec<Readiness>> {
+    if interests.is_empty() {
+        return None;
+    }
+    let mut sockets = ffi::PollSet::new(interests);
+    // An error of poll(2) is for the wait that follows to meet.
+    sockets.poll(Duration::ZERO).ok().filter(|count| *count > 0)?;
+    Some(ready(interests, &sockets)).filter(|ready| !ready.is_empty())
+}
+
 /// What poll found. A hang-up or error counts as whatever was asked for, so that libpq goes and
 /// finds the reason.
 fn ready(interests: &[Interest], sockets: &ffi::PollSet) -> Vec<Readiness> {

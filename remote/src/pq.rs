@@ -86,6 +86,8 @@ pub enum ConnStatus {
     Reaching,
     /// Being made, and the other side has accepted the TCP connection.
     Answering,
+    /// Being made, and the other side has been told for which user and database.
+    Introduced,
 }
 
 /// Where a connection goes, as libpq has found out from its parameters and its environment. Of

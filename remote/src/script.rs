@@ -50,6 +50,8 @@ pub struct Script {
     unasked: Vec<(u64, Incoming)>,
     /// How long `PQconnectStart` takes, as when it looks up a name.
     start_takes: u64,
+    /// How many answers of the server come before the start-up packet has left.
+    negotiations: usize,
     /// Set if `PQconnectStart` itself fails.
     start: Option<StartError>,
     /// `PQerrorMessage` after a failed connect.
@@ -74,6 +76,7 @@ impl Script {
             partial_flushes: 0,
             unasked: Vec::new(),
             start_takes: 0,
+            negotiations: 0,
             start: None,
             failure: "",
             needs_password: false,
@@ -102,6 +105,19 @@ impl Script {
     /// `PQconnectStart` takes so long.
     pub fn start_takes(mut self, milliseconds: u64) -> Self {
         self.start_takes = milliseconds;
+        self
+    }
+
+    /// Asks for something before the start-up packet, as for TLS, and has its answer after a while.
+    pub fn negotiates(mut self, after: u64) -> Self {
+        self.negotiations += 1;
+        self.steps.insert(1, (after, PollStep::Read, false));
+        self
+    }
+
+    /// libpq never says that the start-up packet has left.
+    pub fn untold(mut self) -> Self {
+        self.negotiations = usize::MAX;
         self
     }
 
@@ -432,7 +448,13 @@ impl Pq for ScriptPq {
         let (after, step, new_socket) = conn.script.steps.pop_front().expect("a next step");
         match step {
             PollStep::Read | PollStep::Write => {
-                conn.status = ConnStatus::Answering;
+                conn.status = match conn.script.negotiations.checked_sub(1) {
+                    Some(left) => {
+                        conn.script.negotiations = left;
+                        ConnStatus::Answering
+                    }
+                    None => ConnStatus::Introduced,
+                };
                 conn.step = Some((now.saturating_add(ms(after)), step));
             }
             PollStep::Ready => {

@@ -152,12 +152,18 @@ impl Lead {
     }
 
     /// The first attempt's, of what the requestor knows, before the worker has a session of its own.
-    pub fn first(token: Token, terms: &Terms) -> Option<Self> {
-        let waiter = BackendWaiter::new(|| false);
+    pub fn first(owner: &Owner, token: Token, terms: &Terms) -> Option<Self> {
+        let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
         let known = handover::take(token)?;
-        Self::start(&waiter, known, start_limit(&waiter, terms).deadline).ok()
+        let mut lead = Self::start(&waiter, known, start_limit(&waiter, terms).deadline).ok()?;
+        lead.connecting.introduce(&mut waiter, INTRODUCTION);
+        Some(lead)
     }
 }
+
+/// How long the worker puts its own session off for the nodes', which are begun meanwhile.  Whoever takes longer
+/// only to be reached is waited for in any case, once this side is ready.
+const INTRODUCTION: Duration = Duration::from_millis(10);
 
 /// The attempts at one block's fence.
 struct Attempts<'a> {

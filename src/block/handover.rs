@@ -1,5 +1,5 @@
 //! What a block's requestor knows of the nodes, handed to the worker through shared memory: so the worker has
-//! asked for its connections before it has a session of its own, and the nodes fork while it gets one.
+//! asked for its connections before it has a session of its own, and the nodes get theirs ready meanwhile.
 //!
 //! It is a start and no more: the list of nodes that counts is the one that is read under the locks, and where
 //! nothing was handed over the worker reads it all itself.

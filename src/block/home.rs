@@ -7,7 +7,7 @@ use super::text::Text;
 use crate::citus::{self, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::Home;
-use crate::fence::error::{Failed, FenceError, Reason, is_passing};
+use crate::fence::error::{Failed, FenceError, NODES_CHANGED, Reason, is_passing};
 use crate::fence::party::Part;
 use crate::fence::statements;
 use crate::fence::steps::Barrier;
@@ -66,10 +66,31 @@ fn no_transaction() -> Report {
 }
 
 impl Home for ThisNode<'_> {
-    fn begin(&mut self) {
+    /// With the lock that keeps the extension, and so the way to unblock, from being dropped.
+    fn begin(&mut self, bound: Duration) -> Result<(), Failed> {
         let local = Transaction::begin();
         local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
+        let keep = || {
+            if let Some(extension) = lock::extension(c"citus_fence") {
+                lock::keep_extension(extension);
+            }
+            // What is looked up under the locks is in the caches from here on.
+            citus::fence_relations()
+                .and_then(|_| self.roster.is_current())
+                .map_err(|error| Report::from(&error))
+        };
+        match local.bounded(bound, || self.owner.release_asked(), keep).flatten() {
+            Ok(true) => {}
+            Ok(false) => return Err(Failed::because(NODES_CHANGED)),
+            Err(error) => {
+                drop(local);
+                return Err(blocked_here(self.owner, error));
+            }
+        }
+        // The nodes may take their time, and vacuum does not wait for them.
+        worker::forget_snapshot();
         self.local = Some(local);
+        Ok(())
     }
 
     fn close(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed> {
@@ -121,8 +142,7 @@ impl NodeRow {
     }
 }
 
-/// The local locks, in the order that Citus' own operations take them; before them, a lock that keeps
-/// the extension, and so the way to unblock, from being dropped.
+/// The local locks, in the order that Citus' own operations take them.
 fn lock_here(
     owner: &Owner,
     local: &Transaction,
@@ -145,9 +165,6 @@ fn lock_here(
                 Barrier::ClientGate => close(Gate::Client)?,
                 Barrier::InternalGate => close(Gate::Internal)?,
                 Barrier::Tables => {
-                    if let Some(extension) = lock::extension(c"citus_fence") {
-                        lock::keep_extension(extension);
-                    }
                     let relations =
                         citus::fence_relations().map_err(|error| Report::from(&error))?;
                     lock(relations.node);

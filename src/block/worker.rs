@@ -66,8 +66,8 @@ fn run_worker(slot: i32, generation: u64) {
     };
     // Before the session connects, so that it runs after the session's locks are gone.
     OWNER.at_exit(owner);
-    // The nodes fork their processes while this one gets its session.
-    let lead = Lead::first(token, &block.terms);
+    // The nodes get their sessions ready while this process gets its own.
+    let lead = Lead::first(&owner, token, &block.terms);
     // Whoever keeps a catalog of the server's to himself does not make this worker deaf to its end.
     interrupts::cancellable(|| false, || worker::connect(block.database, block.terms.owner));
     IS_CONNECTED.set(true);

@@ -1,6 +1,6 @@
 //! One attempt: a list of steps, run over all nodes, from connections to what they hold in the end.
 //!
-//! Connect to all and warm up first; nobody waits for a cold session.  Then the steps, in the order of the list, on all
+//! Connect to all and warm up first, here too; nobody waits for a cold session.  Then the steps, in the order of the list, on all
 //! nodes at once; where this node has a part of its own ([`Home`]), a barrier is closed there first, and its WAL is
 //! flushed last.
 //!
@@ -26,8 +26,8 @@ use crate::citus::Node;
 /// What an attempt does on this node itself.  Where this node takes part over a session, like any other, that is
 /// nothing but to look at the catalog.
 pub trait Home {
-    /// Begins its part.
-    fn begin(&mut self);
+    /// Begins its part, within `bound`, and has what it will need at hand: nobody is to wait under a lock for that.
+    fn begin(&mut self, bound: Duration) -> Result<(), Failed>;
     /// Closes a barrier, within `bound`.
     fn close(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed>;
     /// Lets go of what it holds.
@@ -134,6 +134,8 @@ pub fn attempt<C: Pq, W: Waiter>(
         let helpers_by = bounds.connect_by(waiter);
         helpers = Helpers::connect(waiter, others.in_doubt, helpers_by, |line| home.log(line))?;
     }
+    // While the nodes make their sessions.
+    home.begin(lock_timeout)?;
     let begin_by = bounds.connect_by(waiter);
     let begin = statements::begin(
         lock_timeout.as_millis() as i32,
@@ -148,7 +150,6 @@ pub fn attempt<C: Pq, W: Waiter>(
         let settle_by = bounds.connect_by(waiter);
         party.set_idle_timeout(waiter, silence_ms, settle_by)?;
     }
-    home.begin();
 
     let warm_at = waiter.now();
     let mut locked_at = warm_at;

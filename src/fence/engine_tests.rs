@@ -130,6 +130,7 @@ fn the_steps_come_in_order() {
     let mut home = ScriptHome::default();
     attempt(&mut waiter, &mut home, &mut party, &nodes(5), &targets, &bounds).unwrap();
     let done = sent();
+    assert!(first(&done, "home: begin") < first(&done, WARM_UP), "while the others connect");
     assert!(last(&done, WARM_UP) < first(&done, "home: lock"), "nobody waits for a cold session");
     assert!(first(&done, "home: lock") < first(&done, LOCK), "no node comes or goes from here on");
     assert!(last(&done, LOCK) < first(&done, "home: read nodes"));
@@ -137,6 +138,19 @@ fn the_steps_come_in_order() {
     assert!(last(&done, LOCK) < first(&done, "home: flush"));
     assert_eq!(count(&done, LOCK), 5);
     assert_eq!(count(&done, FLUSH), 5);
+}
+
+#[test]
+fn nothing_is_begun_on_the_others_where_this_node_cannot_begin() {
+    let targets = targets((0..5).map(|_| well(10)));
+    let mut waiter = ScriptWaiter::default();
+    let mut party = Party::<ScriptPq>::default();
+    let bounds = bounds(&waiter);
+    let mut home = ScriptHome { cannot_begin: true, ..ScriptHome::default() };
+    let failed = attempt(&mut waiter, &mut home, &mut party, &nodes(5), &targets, &bounds);
+    assert!(matches!(failed, Err(Failed::ForNow(_))), "{failed:?}");
+    assert_eq!(sent(), ["home: begin"]);
+    assert_eq!(open_connections(), 0, "what was being connected is closed");
 }
 
 /// What came in through a client's gate may be on its way to an internal one, and both to the tables.
@@ -234,7 +248,7 @@ fn a_node_that_comes_or_goes_fails_the_attempt() {
     let mut waiter = ScriptWaiter::default();
     let mut party = Party::<ScriptPq>::default();
     let bounds = bounds(&waiter);
-    let mut home = ScriptHome { nodes_change: true };
+    let mut home = ScriptHome { nodes_change: true, ..ScriptHome::default() };
     let failed = attempt(&mut waiter, &mut home, &mut party, &nodes(3), &targets, &bounds);
     assert!(matches!(failed, Err(Failed::ForNow(_))), "{failed:?}");
     assert_eq!(count(&sent(), FLUSH), 0);

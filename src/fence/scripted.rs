@@ -66,11 +66,17 @@ pub fn nodes(count: usize) -> Vec<Node> {
 pub struct ScriptHome {
     /// Whether a node comes or goes while the others are being locked.
     pub nodes_change: bool,
+    /// Whether somebody is in the way of its beginning.
+    pub cannot_begin: bool,
 }
 
 impl Home for ScriptHome {
-    fn begin(&mut self) {
+    fn begin(&mut self, _bound: std::time::Duration) -> Result<(), Failed> {
         note("home: begin");
+        match self.cannot_begin {
+            true => Err(Failed::for_now("somebody is in the way here")),
+            false => Ok(()),
+        }
     }
 
     fn close(&mut self, barrier: Barrier, _bound: std::time::Duration) -> Result<(), Failed> {

@@ -1,4 +1,5 @@
-//! How a backend waits: one `WaitEventSet` over its latch, the postmaster and the sockets asked for.
+//! How a backend waits: one `WaitEventSet` over its latch, the postmaster and the sockets asked for, unless one of
+//! those is ready anyway.
 //!
 //! This is the server's side of the seam in [`remote::wait`].  Interrupts are served at every
 //! wake-up, so a cancel or a termination ends any wait at once: it leaves this frame as an unwind, and
@@ -107,7 +108,17 @@ impl<S: FnMut() -> bool> Waiter for BackendWaiter<S> {
         monotonic_now()
     }
 
+    /// A set is made only where there is something to wait for: many nodes answer at about the same time, and a set
+    /// costs some calls of the system for each of them, at each turn.  The latch and the postmaster can wait for
+    /// one turn; what the latch is set for is asked for here.
     fn wait(&mut self, interests: &[Interest], timeout: Duration) -> WaitEnd {
+        pgrx::check_for_interrupts!();
+        if (self.stop)() {
+            return WaitEnd::Stopped;
+        }
+        if let Some(ready) = remote::ready_now(interests) {
+            return WaitEnd::Ready(ready);
+        }
         let set = EventSet::new(interests);
         self.wait_on(&set, interests.len(), timeout)
     }

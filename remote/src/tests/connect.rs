@@ -208,3 +208,65 @@ fn each_first_command_has_its_own_end() {
     drop((lost, stuck));
     assert_eq!(open_connections(), 0);
 }
+
+#[test]
+fn an_introduction_ends_where_the_servers_go_on_by_themselves() {
+    let targets = [
+        node("at once", [Script::connects(50)]),
+        node("asks for TLS first", [Script::connects(50).negotiates(4)]),
+        node("refuses", [Script::fails(3, "no\n")]),
+    ];
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let mut connecting = Connecting::<ScriptPq>::start(&waiter, &targets, deadline);
+    connecting.introduce(&mut waiter, ms(10));
+    assert_eq!(waiter.now(), ms(4), "the last of them is told");
+    // So it goes on as if nothing had been done with it before.
+    let begun = connecting.run(&mut waiter, &Command::new("say", "SAY"), deadline);
+    assert_eq!(waiter.now(), ms(54));
+    let [at_once, asked, refused] = begun.try_into().ok().unwrap();
+    assert!(matches!((at_once, asked), (Ok((_, Ok(_))), Ok((_, Ok(_))))));
+    assert!(matches!(refused, Err(RemoteError::Connect { .. })));
+}
+
+#[test]
+fn an_introduction_waits_no_longer_than_it_may() {
+    let targets = [node("far", [Script::connects(5).negotiates(200)])];
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let mut connecting = Connecting::<ScriptPq>::start(&waiter, &targets, deadline);
+    connecting.introduce(&mut waiter, ms(10));
+    assert_eq!(waiter.now(), ms(10));
+    let mut begun = connecting.run(&mut waiter, &Command::new("say", "SAY"), deadline);
+    assert!(matches!(begun.pop(), Some(Ok((_, Ok(_))))));
+    assert_eq!(waiter.now(), ms(205));
+}
+
+#[test]
+fn an_introduction_that_is_stopped_leaves_it_to_the_rest() {
+    let targets = [node("far", [Script::connects(5).negotiates(200)])];
+    let mut waiter = ScriptWaiter::stopping_at(3);
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let mut connecting = Connecting::<ScriptPq>::start(&waiter, &targets, deadline);
+    connecting.introduce(&mut waiter, ms(10));
+    assert_eq!(waiter.now(), ms(3));
+    let mut begun = connecting.run(&mut waiter, &Command::new("say", "SAY"), deadline);
+    let stopped = begun.pop().unwrap().err();
+    assert!(matches!(stopped, Some(RemoteError::Stopped { .. })), "{stopped:?}");
+    assert_eq!(open_connections(), 0);
+}
+
+#[test]
+fn what_has_become_a_session_by_itself_begins_at_once() {
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(1000));
+    let targets =
+        [node("slow", [Script::connects(20)]), node("quick", [Script::connects(5).untold()])];
+    let mut connecting = Connecting::<ScriptPq>::start(&waiter, &targets, deadline);
+    connecting.introduce(&mut waiter, ms(10));
+    assert_eq!(waiter.now(), ms(5));
+    let begun = connecting.run(&mut waiter, &Command::new("say", "SAY"), deadline);
+    assert_eq!(waiter.now(), ms(20));
+    assert_eq!(sent(), ["quick: SAY", "slow: SAY"]);
+    assert!(begun.into_iter().all(|begun| matches!(begun, Ok((_, Ok(_))))));
+}

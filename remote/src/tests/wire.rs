@@ -207,7 +207,24 @@ fn a_server_that_accepts_and_is_silent() {
     let error = connect(port, ms(80)).unwrap_err();
     assert!(started.elapsed() >= ms(80));
     let RemoteError::ConnectTimeout { reached, .. } = error else { panic!("{error:?}") };
-    assert_eq!(reached, ConnStatus::Answering);
+    assert_eq!(reached, ConnStatus::Introduced);
+}
+
+#[test]
+fn what_is_ready_is_seen_without_waiting() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let of = |read, write| Interest { socket: client.as_raw_fd(), read, write };
+    assert_eq!(ready_now(&[]), None);
+    assert_eq!(ready_now(&[of(true, false)]), None, "nothing has come");
+    let writable = Readiness { index: 1, read: false, write: true };
+    assert_eq!(ready_now(&[of(true, false), of(true, true)]), Some(vec![writable]));
+    server.write_all(b"x").unwrap();
+    // It is on its way through the kernel.
+    PollWaiter::new().wait(&[of(true, false)], PATIENCE);
+    let readable = Readiness { index: 0, read: true, write: false };
+    assert_eq!(ready_now(&[of(true, false)]), Some(vec![readable]));
 }
 
 #[test]

@@ -111,7 +111,9 @@ impl<W: Waiter> Trial<W> for Attempts {
 struct OverASession<'a>(&'a Roster);
 
 impl Home for OverASession<'_> {
-    fn begin(&mut self) {}
+    fn begin(&mut self, _bound: Duration) -> Result<(), Failed> {
+        Ok(())
+    }
 
     fn close(&mut self, _barrier: Barrier, _bound: Duration) -> Result<(), Failed> {
         Ok(())

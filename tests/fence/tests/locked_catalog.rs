@@ -139,6 +139,37 @@ fn a_switch_of_the_cluster_ends_in_time_and_changes_nothing() {
     });
 }
 
+/// What the nodes need for it they are told before the worker's own session is begun, so neither waits for the other.
+#[test]
+fn the_nodes_make_their_sessions_while_the_worker_makes_its_own() {
+    on_each_engine(|engine: Engine| {
+        // Without a question before the start-up packet, that leaves at once, however busy the machine is.
+        let cluster = Cluster::builder(engine)
+            .workers(2)
+            .setting("citus.node_conninfo", "sslmode=disable")
+            .build()?;
+        let mut client = connect(&cluster)?;
+        // By then this session has looked up what it asks for.
+        assert!(call(&mut client, BLOCK));
+        assert!(call(&mut client, UNBLOCK));
+        wait_until_free(&cluster, PATIENCE)?;
+        let keeper = keep(&cluster, "pg_database")?;
+        let caller = std::thread::spawn(move || client.batch_execute(BLOCK).map(|()| client));
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+                         WHERE application_name = 'citus_fence backup block'";
+        for node in &cluster.nodes()[1..] {
+            wait_until("a session on the node, and none of the worker's", PATIENCE, || {
+                node.query_value(sessions).ok().filter(|count| count == "1")
+            })?;
+        }
+        drop(keeper);
+        let mut client =
+            caller.join().expect("a thread").unwrap_or_else(|e| panic!("{}", words(&e)));
+        assert!(call(&mut client, UNBLOCK));
+        Ok(())
+    });
+}
+
 /// The server's oldest snapshot must not stand still for as long as a block lasts: vacuum could remove nothing.
 #[test]
 fn a_block_keeps_no_snapshot() {
