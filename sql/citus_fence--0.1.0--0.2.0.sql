@@ -177,6 +177,7 @@ CREATE TABLE citus_fence.clone (
     terms jsonb NOT NULL DEFAULT '{}',
     plan jsonb,
     former_settings jsonb,
+    former_source_setting jsonb,
     last_error text,
     UNIQUE (nodename, nodeport)
 );
@@ -216,7 +217,7 @@ REVOKE ALL ON FUNCTION citus_fence.library_version() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.shard_has_moved() FROM PUBLIC;
 
 COMMENT ON TABLE citus_fence.clone IS
-'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone had before, and the secret that opens it';
+'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone and its source had before, and the secret that opens it';
 COMMENT ON TABLE citus_fence.clone_journal IS
 'what splits have done, in order: what citus_promote_clone_and_rebalance() says while it runs, and how it ended';
 COMMENT ON FUNCTION @extschema@.citus_add_clone_node(text, int, text, int) IS

@@ -71,6 +71,8 @@ impl<W: Waiter> Drive<'_, W> {
         self.come_near(links, near_by)?;
         self.say(links, Kind::Notice, "the clone is near its source")?;
 
+        let Links { home, lines, .. } = links;
+        harmless::calm_source(self.waiter, home, &mut lines[self.map.source], self.clone)?;
         // Anew: to come near may have taken a while.
         let inventory = self.weigh(links)?;
         self.advance(links, Step::Prepared, "")?;
@@ -296,6 +298,8 @@ impl<W: Waiter> Drive<'_, W> {
         plan: &Plan,
         source_group: i32,
     ) -> Result<(), CloneError> {
+        let Links { home, lines, .. } = links;
+        harmless::give_back_source(self.waiter, home, &mut lines[self.map.source], self.clone)?;
         // Until then the clone's control file names the old timeline, which misleads tools that look at it.
         ask(self.waiter, &mut links.clone, "checkpoint", "CHECKPOINT", CHECKPOINT_BOUND)?;
         if let Some(slot) = &self.clone.slot {
@@ -336,6 +340,7 @@ pub fn back<W: Waiter>(
     clone: &mut Replica,
 ) -> Result<(), CloneError> {
     links.roll_back_prepared(waiter, clone)?;
+    harmless::give_back_source(waiter, &mut links.home, &mut links.lines[map.source], clone)?;
     harmless::give_back(waiter, &mut links.clone, clone)?;
     let forget = format!(
         "UPDATE citus_fence.clone SET plan = NULL, former_settings = NULL WHERE clone_nodeid = {};",

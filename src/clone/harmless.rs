@@ -13,7 +13,7 @@ use serde_json::{Map as Settings, Value};
 use super::error::CloneError;
 use super::links::{Map, SHORT, ask, connect};
 use super::registry::{self, Replica};
-use super::statements::{HARMLESS, literal, query, quote};
+use super::statements::{FAST_PATH, HARMLESS, literal, query, quote};
 
 /// How long the clone's server may take to read its settings again.
 const RELOAD_BOUND: Duration = Duration::from_secs(10);
@@ -103,6 +103,67 @@ pub fn give_back_settings<W: Waiter>(
         ask(waiter, session, "give back a setting", &sql, SHORT)?;
     }
     ask(waiter, session, "reload", &query("SELECT pg_reload_conf()"), SHORT)?;
+    Ok(())
+}
+
+/// Switches off at the source what would make its own sessions stand in the way of the seal; what it had before is in the
+/// registry by then.
+pub fn calm_source<W: Waiter>(
+    waiter: &mut W,
+    home: &mut Session,
+    source: &mut Session,
+    clone: &mut Replica,
+) -> Result<(), CloneError> {
+    let sql = query(&format!(
+        "SELECT current_setting({0}, true) AS now, \
+                (SELECT f.setting FROM pg_file_settings f WHERE f.name = {0} \
+                    AND f.sourcefile LIKE '%/postgresql.auto.conf' ORDER BY f.seqno DESC LIMIT 1) AS own",
+        literal(FAST_PATH)
+    ));
+    let reply = ask(waiter, source, "look at a setting", &sql, SHORT)?;
+    let set = reply.last_set()?;
+    if set.value(0, "now").is_none_or(|now| now == "off") && clone.former_source_setting.is_none() {
+        return Ok(());
+    }
+    if clone.former_source_setting.is_none() {
+        let own = set.value(0, "own").map(str::to_owned);
+        let text = Value::from(vec![own.clone().map_or(Value::Null, Value::String)]).to_string();
+        let sql = format!(
+            "UPDATE citus_fence.clone SET former_source_setting = {}::jsonb WHERE clone_nodeid = {}",
+            literal(&text),
+            clone.nodeid
+        );
+        registry::write(waiter, home, "note of a setting of the source", &sql)?;
+        clone.former_source_setting = Some(own);
+    }
+    let sql = format!("ALTER SYSTEM SET {} = off", quote(FAST_PATH));
+    ask(waiter, source, "change a setting of the source", &sql, SHORT)?;
+    // Sessions that are in the middle of a statement read it after that; an attempt that meets one is tried again.
+    ask(waiter, source, "reload", &query("SELECT pg_reload_conf()"), SHORT)?;
+    Ok(())
+}
+
+/// Gives the source its former setting.
+pub fn give_back_source<W: Waiter>(
+    waiter: &mut W,
+    home: &mut Session,
+    source: &mut Session,
+    clone: &mut Replica,
+) -> Result<(), CloneError> {
+    let Some(former) = &clone.former_source_setting else { return Ok(()) };
+    let name = quote(FAST_PATH);
+    let sql = match former {
+        Some(value) => format!("ALTER SYSTEM SET {name} = {}", literal(value)),
+        None => format!("ALTER SYSTEM RESET {name}"),
+    };
+    ask(waiter, source, "give back a setting of the source", &sql, SHORT)?;
+    ask(waiter, source, "reload", &query("SELECT pg_reload_conf()"), SHORT)?;
+    let sql = format!(
+        "UPDATE citus_fence.clone SET former_source_setting = NULL WHERE clone_nodeid = {}",
+        clone.nodeid
+    );
+    registry::write(waiter, home, "note of a setting of the source", &sql)?;
+    clone.former_source_setting = None;
     Ok(())
 }
 

@@ -77,7 +77,8 @@ impl Inventory {
     ) -> Result<Self, CloneError> {
         let is_citus = map.roster.is_citus();
         let node = &map.roster.nodes()[map.source];
-        let sql = statements::query_shards(is_citus, &statements::inventory(node.groupid, is_citus));
+        let sql =
+            statements::query_shards(is_citus, &statements::inventory(node.groupid, is_citus));
         let placed = read(&ask(waiter, home, "read the shards", &sql, SHORT)?)?;
         let source = Source {
             nodeid: node.nodeid,
@@ -86,8 +87,7 @@ impl Inventory {
         };
         let (shards, moves) = worker::locally(|| {
             let listing = Listing::read(source.group)?;
-            let asked =
-                shards::ask(waiter, &listing, &source, None, strategy, connect_timeout())?;
+            let asked = shards::ask(waiter, &listing, &source, None, strategy, connect_timeout())?;
             // No row is a failure, and never "nothing there".
             if let Some(shard) =
                 listing.shards.iter().find(|shard| asked.size(shard.shardid).is_none())

@@ -36,6 +36,8 @@ pub struct Replica {
     pub plan: Option<Plan>,
     /// The settings that it had before, by name; null where it had none of its own.
     pub former_settings: Option<serde_json::Map<String, serde_json::Value>>,
+    /// What the source had set of [`statements::FAST_PATH`], if the split has changed it: null for nothing.
+    pub former_source_setting: Option<Option<String>>,
 }
 
 /// What the caller of a split asked for.
@@ -147,6 +149,9 @@ fn parse(text: &str) -> Option<Replica> {
             plan => Some(serde_json::from_value(plan.clone()).ok()?),
         },
         former_settings: row["former_settings"].as_object().cloned(),
+        former_source_setting: row["former_source_setting"]
+            .as_array()
+            .map(|value| value.first().and_then(|value| value.as_str()).map(str::to_owned)),
     })
 }
 
@@ -265,9 +270,10 @@ mod tests {
     fn a_row_that_is_not_understood_is_none() {
         assert!(parse("{}").is_none());
         let row = r#"{"clone_nodeid":7,"nodename":"h","nodeport":5,"source_nodeid":2,"step":"near",
-            "token":"abcdefghij","slot_name":null,"terms":{},"plan":null,"former_settings":null}"#;
+            "token":"abcdefghij","slot_name":null,"terms":{},"plan":null,"former_settings":null,"former_source_setting":[null]}"#;
         let clone = parse(row).expect("a row");
         assert_eq!(clone.switch_gid(), "citus_fence_clone_7_abcdefgh_switch");
+        assert_eq!(clone.former_source_setting, Some(None));
         assert!(parse(&row.replace("near", "nowhere")).is_none());
     }
 }

@@ -231,6 +231,11 @@ pub fn blockers(pid: i32) -> String {
     ))
 }
 
+/// With it on (Citus 13.2 and later, by default) a statement on a shard of its own node locks the shard's table while it
+/// is planned, and *then* waits for the shard's metadata lock: the seal would wait for it, and it for us, and no search for
+/// deadlocks sees that.  So it is off at the source while writers are held.
+pub const FAST_PATH: &str = "citus.enable_local_fast_path_query_optimization";
+
 /// What a clone takes back of the settings that keep its daemon from acting under its source's identity.
 /// Names in the order in which they are set.
 pub const HARMLESS: &[(&str, &str)] = &[
