@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
 use remote::{NodeLabel, Session, Waiter};
 
-use super::checks::Fault;
 use super::driver;
 use super::error::CloneError;
+use super::fault::Fault;
 use super::links::{self, Map, SHORT, ask, connect};
 use super::registry::{self, Kind, Terms};
 use super::state::Step;
@@ -241,11 +241,17 @@ pub fn promote(
     if let Some(other) = under_way::look_but(OPERATION) {
         return Err(CloneError::UnderWay(other));
     }
-    if !as_superuser(|| select("SELECT 1 FROM citus_fence.cluster_read_only")).is_empty() {
-        return Err(CloneError::ReadOnly);
-    }
+    // The registry is looked at over a session only: this one's transaction lasts as long as the split, and must not keep
+    // a lock on its tables.
     let mut waiter = interruptible();
     let mut home = links::connect_home(&mut waiter)?;
+    let sql = query("SELECT count(*) FROM citus_fence.cluster_read_only");
+    if ask(&mut waiter, &mut home, "look whether the cluster is read only", &sql, SHORT)?
+        .single_value()?
+        != "0"
+    {
+        return Err(CloneError::ReadOnly);
+    }
     let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)? else {
         return Err(not_found(Named::Numbered(nodeid)));
     };
@@ -257,7 +263,8 @@ pub fn promote(
         });
     }
     let driven = worker::is_driven();
-    let is_others = interrupted().is_some_and(|other| other != nodeid);
+    let interrupted = registry::find_interrupted(&mut waiter, &mut home)?;
+    let is_others = interrupted.is_some_and(|other| other.nodeid != nodeid);
     if is_others || (driven && !clone.step.is_under_way()) {
         return Err(CloneError::OtherSplit);
     }

@@ -1,4 +1,5 @@
-use super::{Facts, Fault, Sender, judge};
+use super::{Facts, Sender, judge};
+use crate::clone::fault::Fault;
 use crate::report::Report;
 
 fn source() -> Facts {

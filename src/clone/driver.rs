@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use remote::{Command, Deadline, Pause, Session, Waiter, pause, run_all};
 
-use super::checks::{self, Fault};
+use super::checks;
 use super::error::CloneError;
+use super::fault::Fault;
 use super::hold::{self, Attempts};
 use super::identity;
 use super::inventory::Inventory;

@@ -3,7 +3,7 @@
 use pgrx::PgSqlErrorCode;
 use remote::RemoteError;
 
-use super::checks::Fault;
+use super::fault::Fault;
 use super::plan_error::PlanError;
 use super::state::Step;
 use crate::citus::CatalogError;

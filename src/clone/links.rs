@@ -121,7 +121,7 @@ impl Links {
             let reply = ask(waiter, session, "look who answers", &statements::who(), SHORT)?;
             let group: i32 = reply.parse_single()?;
             if group != node.groupid {
-                return Err(CloneError::unfit(super::checks::Fault::OtherGroup {
+                return Err(CloneError::unfit(super::fault::Fault::OtherGroup {
                     place: node.label().to_string(),
                     group,
                     expected: node.groupid,

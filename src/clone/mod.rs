@@ -31,6 +31,7 @@ mod calls;
 mod checks;
 mod driver;
 pub mod error;
+mod fault;
 mod harmless;
 mod hold;
 mod identity;
