@@ -2,7 +2,7 @@
 //!
 //! What two servers say of themselves ([`Facts`]) is judged without a server ([`judge`]); the questions are at the end.
 
-use remote::{Reply, ResultSet, Session, Target, Waiter};
+use remote::{NodeLabel, Reply, ResultSet, Session, Target, Waiter};
 
 use super::error::CloneError;
 use super::fault::Fault;
@@ -39,6 +39,10 @@ pub struct Facts {
     pub paused: bool,
     /// Where it streams from: status, host, port.
     pub receiver: Option<(String, String, String)>,
+    /// Whether that place is its source, where that could be found out.
+    pub receives_from_source: Option<bool>,
+    /// When its postmaster was started: with the identifier that tells one server from all others.
+    pub started: String,
     /// Its slot at the source.
     pub slot: Option<String>,
     /// Servers that stream from it.
@@ -162,7 +166,12 @@ fn judge_stream(source: &Facts, clone: &Facts) -> Option<Fault> {
     if status != "streaming" {
         return Some(not_streaming(format!("Its WAL receiver is {status}")));
     }
-    if port.parse() != Ok(source.port) {
+    // Another address may lead to the same server, and the same one, seen from there, to another.
+    let is_elsewhere = match clone.receives_from_source {
+        Some(is_source) => !is_source,
+        None => clone.slot.is_none() && port.parse() != Ok(source.port),
+    };
+    if is_elsewhere {
         return Some(not_streaming(format!("It streams from {host}:{port}")));
     }
     let mine: Vec<&Sender> = match &clone.slot {
@@ -198,6 +207,7 @@ fn question(is_citus: bool) -> String {
     query(&format!(
         "SELECT pg_is_in_recovery() AS in_recovery, \
                 (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier, \
+                pg_postmaster_start_time()::text AS started, \
                 current_setting('server_version_num') AS version, \
                 {citus} || ' ' || citus_fence.library_version() AS libraries, \
                 current_setting('shared_preload_libraries') AS preloaded, \
@@ -278,6 +288,8 @@ fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
         receiver: own
             .value(0, "status")
             .map(|status| (status.to_owned(), text("sender_host"), text("sender_port"))),
+        receives_from_source: None,
+        started: text("started"),
         slot: own.value(0, "slot_name").filter(|name| !name.is_empty()).map(str::to_owned),
         senders,
         slots,
@@ -290,6 +302,32 @@ fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
         local_hostname: text("local_hostname"),
         collations: text("collations"),
     })
+}
+
+/// Whether the place that a replica streams from is its source; `None` where it cannot be found out from here.
+pub fn ask_sender<W: Waiter>(
+    waiter: &mut W,
+    target: &Target,
+    source: &Facts,
+    clone: &Facts,
+) -> Option<bool> {
+    let (_, host, port) = clone.receiver.as_ref()?;
+    if host.is_empty() || host.starts_with('/') {
+        return None;
+    }
+    let mut sender = target.clone();
+    sender.node = NodeLabel::unregistered(host.clone(), port.parse().ok()?);
+    sender.params.set("host", &**host).set("port", &**port).set("hostaddr", "");
+    let mut session = connect(waiter, &sender).ok()?;
+    let sql = query(
+        "SELECT (SELECT system_identifier::text FROM pg_control_system()) || ' ' || pg_postmaster_start_time()::text",
+    );
+    let reply = ask(waiter, &mut session, "look who the replica streams from", &sql, SHORT).ok()?;
+    let is_source =
+        reply.single_value().ok()? == format!("{} {}", source.system_identifier, source.started);
+    // "localhost" means another server there than here.
+    let is_loopback = host == "localhost" || host == "::1" || host.starts_with("127.");
+    (is_source || !is_loopback).then_some(is_source)
 }
 
 /// Whether pg_cron would run jobs there: it is preloaded, starts jobs, and has some.

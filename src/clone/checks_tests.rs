@@ -63,7 +63,9 @@ fn each_fault_is_found_and_has_words_of_its_own() {
         }),
         ("does not stream from", |_, clone| {
             clone.receiver = Some(("streaming".into(), "c".into(), "5434".into()));
+            clone.slot = None;
         }),
+        ("does not stream from", |_, clone| clone.receives_from_source = Some(false)),
         ("does not stream from", |source, _| source.slots.clear()),
         ("does not stream from", |source, _| source.senders.clear()),
         ("has lost WAL", |source, _| source.slots[0].2 = "lost".into()),
@@ -93,6 +95,14 @@ fn each_fault_is_found_and_has_words_of_its_own() {
         let report = Report::from(&fault);
         assert!(report.detail.is_some() && report.hint.is_some(), "{words}");
     }
+}
+
+#[test]
+fn another_address_of_the_source_is_no_fault() {
+    let mut clone = clone();
+    clone.receiver = Some(("streaming".into(), "proxy".into(), "6432".into()));
+    clone.receives_from_source = Some(true);
+    assert_eq!(judge(&source(), &clone), None);
 }
 
 #[test]

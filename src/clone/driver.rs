@@ -436,6 +436,8 @@ pub fn look_at_both<W: Waiter>(
     let node = &map.roster.nodes()[map.source];
     let of_source = checks::ask_facts(waiter, source, is_citus, &node.host, node.port)?;
     let mut of_clone = checks::ask_facts(waiter, clone, is_citus, place.0, place.1)?;
+    of_clone.receives_from_source =
+        checks::ask_sender(waiter, &map.roster.targets()[map.source], &of_source, &of_clone);
     of_clone.scheduled = checks::ask_scheduled(waiter, clone)?;
     if let Some(fault) = checks::judge(&of_source, &of_clone) {
         return Err(CloneError::unfit(fault));
