@@ -1,7 +1,7 @@
 //! The bank's writers: threads that make transfers at full speed, and what they tell of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -178,6 +178,8 @@ pub struct Writers {
 struct Shared {
     stop: AtomicBool,
     hold: AtomicBool,
+    /// How many wait because of that.
+    held: AtomicUsize,
     /// The same as the length of the list below, to be read without its lock.
     acknowledged: AtomicU64,
     retries: AtomicU64,
@@ -196,9 +198,11 @@ impl Shared {
     /// Waits as long as the writers are to wait.
     fn await_turn(&self) {
         let mut pause = self.pause.lock();
+        self.held.fetch_add(1, Ordering::Relaxed);
         while self.hold.load(Ordering::Relaxed) && !self.is_stopping() {
             self.woken.wait(&mut pause);
         }
+        self.held.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn ask_to_stop(&self) {
@@ -226,6 +230,12 @@ impl Writers {
         // Under the lock, so that nobody is between looking and waiting.
         let _pause = self.shared.pause.lock();
         self.shared.woken.notify_all();
+    }
+
+    /// Waits until all of them wait.
+    pub fn await_held(&self, timeout: Duration) -> Result<()> {
+        let held = || self.shared.held.load(Ordering::Relaxed) == self.threads.len();
+        wait_until("the writers to wait", timeout, || held().then_some(()))
     }
 
     /// The acknowledged transfers by now.

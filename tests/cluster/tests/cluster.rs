@@ -272,3 +272,42 @@ fn mistakes_in_a_test_are_errors() {
     let message = outcome.err().map(|error| error.to_string());
     assert!(message.is_some_and(|text| text.contains("there is no node 3")));
 }
+
+#[test]
+fn a_replica_streams_without_an_archive_and_writers_can_be_held() -> Result<()> {
+    for engine in Engine::available() {
+        let mut cluster = builder(engine)
+            .proxies(true)
+            .node_setting(1, "archive_mode", "on")
+            .node_setting(1, "archive_command", "exit 1")
+            .build()?;
+        let bank = Bank::create(&cluster, 20, 1_000)?;
+        let replica = cluster.clone_of(1)?;
+        cluster.wait_streaming(&replica, PATIENCE)?;
+        assert_eq!(replica.source(), 1);
+        assert_eq!(replica.server().query_value("SHOW archive_mode")?, "off");
+        assert_eq!(replica.server().query_value("SELECT pg_is_in_recovery()")?, "t");
+        assert_eq!(replica.link().map(test_cluster::Link::port), Some(replica.catalog_port()));
+
+        let writers = bank.between(&[1, 2]).start_writers(&cluster, 1)?;
+        writers.wait_for_more(20, PATIENCE)?;
+        writers.hold(true);
+        writers.await_held(PATIENCE)?;
+        let held = writers.acknowledged();
+        cluster.wait_in_step(&replica, PATIENCE)?;
+        let here = cluster.read_all_shards("entries", "SELECT count(*) FROM %s")?;
+        for shard in here.iter().filter(|shard| shard.node == 1) {
+            let table = format!("SELECT count(*) FROM entries_{}", shard.shardid);
+            let there = replica.server().query_value(&table)?;
+            assert_eq!(Some(there.as_str()), shard.values[0].as_deref(), "{engine}");
+        }
+        assert_eq!(writers.acknowledged(), held, "{engine}: writers that are held go on");
+        writers.hold(false);
+        writers.wait_for_more(20, PATIENCE)?;
+        writers.stop();
+        let port = replica.server().port();
+        assert_eq!(cluster.adopt(replica), 3);
+        assert_eq!(cluster.node(3).port(), port);
+    }
+    Ok(())
+}
