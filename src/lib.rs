@@ -59,7 +59,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shmem::install(SHARED);
     gate::hooks::require_load_order();
     pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
-    pg::hooks::install(gate::hooks::WATCH);
+    pg::hooks::install(pg::hooks::Watch { before_drop: clone::before_drop, ..gate::hooks::WATCH });
 }
 
 pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);

@@ -43,6 +43,15 @@ pub fn under_way() -> Option<UnderWay> {
     })
 }
 
+/// The extension is about to be dropped: with it the registry would go by which a split goes on.
+pub fn before_drop() {
+    if !ident::in_recovery()
+        && let Some(nodeid) = interrupted()
+    {
+        elog::raise(&Report::from(&CloneError::Dropped { nodeid }));
+    }
+}
+
 /// A clone whose split has changed something and is not done.
 fn interrupted() -> Option<i32> {
     let steps: Vec<String> = Step::ALL

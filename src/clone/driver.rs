@@ -416,6 +416,12 @@ pub fn check<W: Waiter>(
         if reply.parse_single::<i64>()? < 2 {
             return Err(CloneError::unfit(Fault::NoPrepared { place: map.name(index) }));
         }
+        let sql = query("SELECT state FROM citus_fence.node_gate()");
+        let reply = ask(waiter, &mut links.lines[index], "look at the gate", &sql, SHORT)?;
+        let state = reply.single_value()?.to_owned();
+        if state != "read-write" {
+            return Err(CloneError::NodeClosed { place: map.name(index), state });
+        }
     }
     all_are_told(waiter, map, &mut links.home)?;
     if is_citus && let Some(fault) = checks::ask_jobs(waiter, &mut links.home)? {

@@ -61,6 +61,20 @@ pub enum CloneError {
         /// How far it is.
         step: Step,
     },
+    /// DROP EXTENSION while a split is under way.
+    #[error("cannot drop the extension citus_fence while the split of clone {nodeid} is under way")]
+    Dropped {
+        /// The clone.
+        nodeid: i32,
+    },
+    /// A node refuses writers.
+    #[error("cannot split a node while {place} is {state}")]
+    NodeClosed {
+        /// The node.
+        place: String,
+        /// What its gate says of itself.
+        state: String,
+    },
     /// No clone is registered with that id or address.
     #[error("no clone {what} is registered")]
     NoSuchClone {
@@ -211,6 +225,12 @@ impl From<&CloneError> for Report {
             CloneError::ReadOnly => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .hint("Let it write first: SELECT citus_set_cluster_read_write();"),
             CloneError::OtherSplit => Report::new(ERRCODE_OBJECT_IN_USE, message).hint(status),
+            CloneError::Dropped { .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail("The registry, by which it is finished or taken back, would be dropped with it.")
+                .hint(status),
+            CloneError::NodeClosed { .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail("The new metadata could not be written there.")
+                .hint("On that node: SELECT alter_system_read_write();"),
             CloneError::InUse { step, .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail(format!("It is at step {}.", step.name()))
                 .hint(status),

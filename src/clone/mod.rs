@@ -46,7 +46,7 @@ mod state;
 mod statements;
 mod worker;
 
-pub use calls::{OPERATION, under_way};
+pub use calls::{OPERATION, before_drop, under_way};
 pub use error::CloneError;
 pub use worker::{LAUNCHER, WORKER};
 

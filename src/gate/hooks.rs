@@ -35,6 +35,8 @@ pub const WATCH: Watch = Watch {
     before_plan,
     lets_begin_or_end: is_open,
     before_utility,
+    // Whoever needs the extension says so himself.
+    before_drop: || {},
     after_utility: passing::end_with_transaction,
     // The client itself says what this transaction may do.
     before_set_read_only: session::leave_read_only_to_client,

@@ -28,6 +28,8 @@ pub struct Watch {
     /// Before a utility statement does any work.  `stands_alone`: in no transaction block and in no function.
     /// True asks for [`Self::after_utility`].
     pub before_utility: fn(Utility<'_>, Statement, stands_alone: bool) -> bool,
+    /// Before DROP EXTENSION of the one that this library is of.
+    pub before_drop: fn(),
     /// When that statement has done its work; not after an error.
     pub after_utility: fn(),
     /// Before SET TRANSACTION, or SET transaction_read_only.
@@ -205,6 +207,10 @@ extern "C-unwind" fn before_utility(
     // SAFETY: the server's own pointer.
     if unsafe { statement::resets_session(statement) } {
         (watch.before_reset)();
+    }
+    // SAFETY: the server's own pointer.
+    if unsafe { statement::drops_own_extension(statement) } {
+        (watch.before_drop)();
     }
     // SAFETY: the server's own pointer; reads this process' transaction state.
     let (utility, name, stands_alone) = unsafe {

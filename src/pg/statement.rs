@@ -292,6 +292,27 @@ unsafe fn is_concurrent(node: *mut pg_sys::Node) -> bool {
     }
 }
 
+/// Whether a statement drops the extension that this library is of.
+///
+/// # Safety
+/// As for [`utility`].
+pub unsafe fn drops_own_extension(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's pointer, and nodes of the kinds that their tags say; an extension's name is a string, whose
+    // text is a C string.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        if node.is_null() || (*node).type_ != NodeTag::T_DropStmt {
+            return false;
+        }
+        let drop = node.cast::<pg_sys::DropStmt>();
+        (*drop).removeType == pg_sys::ObjectType::OBJECT_EXTENSION
+            && members::<pg_sys::Node>((*drop).objects).any(|name| {
+                (*name).type_ == NodeTag::T_String
+                    && CStr::from_ptr((*name.cast::<pg_sys::String>()).sval) == own!("")
+            })
+    }
+}
+
 /// Whether a statement sets what its transaction may do.
 ///
 /// # Safety
