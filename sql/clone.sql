@@ -58,6 +58,8 @@ COMMENT ON TABLE citus_fence.clone IS
 'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone and its source had before, and the secret that opens it';
 COMMENT ON TABLE citus_fence.clone_journal IS
 'what splits have done, in order: what citus_promote_clone_and_rebalance() says while it runs, and how it ended';
+COMMENT ON SEQUENCE citus_fence.clone_journal_entry_seq IS
+'numbers of the lines of citus_fence.clone_journal';
 COMMENT ON FUNCTION @extschema@.citus_add_clone_node(text, int, text, int) IS
 'register a streaming replica (host, port) of a node of the cluster (host, port as pg_dist_node has them), so that citus_promote_clone_and_rebalance() can make a worker of it; changes neither; returns the clone''s nodeid; coordinator only; errors: 22004 null, 42710 registered already or a node already, 42704 no such source, 55000 wrong node, a source that is not active, or a replica that is not fit to be promoted, with the reason, 08001 a node that does not answer';
 COMMENT ON FUNCTION @extschema@.citus_add_clone_node_with_nodeid(text, int, int) IS
