@@ -222,7 +222,7 @@ pub fn write<W: Waiter>(
     what: &'static str,
     sql: &str,
 ) -> Result<(), CloneError> {
-    ask(waiter, home, what, &statements::write(sql), SHORT)?;
+    ask(waiter, home, what, &statements::note(sql), statements::JOURNAL_BOUND)?;
     Ok(())
 }
 
@@ -234,7 +234,7 @@ pub fn advance<W: Waiter>(
     step: Step,
     besides: &str,
 ) -> Result<(), CloneError> {
-    let sql = statements::write(&format!(
+    let sql = statements::note(&format!(
         "{besides} UPDATE citus_fence.clone SET step = '{}', step_since = clock_timestamp() \
           WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid",
         step.name()

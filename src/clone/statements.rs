@@ -50,6 +50,11 @@ pub fn write(sql: &str) -> String {
     format!("SET LOCAL transaction_read_only = off; {}", query(sql))
 }
 
+/// A note in the registry: whoever keeps it from being written has a while, for without it nothing goes on.
+pub fn note(sql: &str) -> String {
+    write(&format!("SET LOCAL statement_timeout = '25s'; SET LOCAL lock_timeout = '20s'; {sql}"))
+}
+
 /// The same where shards are looked at, which Citus hides.
 pub fn query_shards(is_citus: bool, sql: &str) -> String {
     query(&format!("{}{sql}", visible(is_citus)))

@@ -27,9 +27,19 @@ fn bed() -> Result<Bed> {
     Bed::of(builder.setting("citus.recover_2pc_interval", "200ms"))
 }
 
+/// An account on each of the other workers.
+fn stuck_accounts(bed: &Bed) -> Result<[String; 2]> {
+    let accounts = bed.cluster.read_all_shards("accounts", "SELECT max(id) FROM %s")?;
+    let on = |node: usize| {
+        let mut here = accounts.iter().filter(|row| row.node == node);
+        here.find_map(|row| row.values[0].clone()).expect("an account on every worker")
+    };
+    Ok(OTHERS.map(on))
+}
+
 /// Has the source begin a transfer whose COMMIT waits for a standby that nobody is, once it has prepared it on the
 /// other workers and written down that it commits.
-fn stick(bed: &Bed) -> Result<Call> {
+fn stick(bed: &Bed, accounts: &[String; 2]) -> Result<Call> {
     let source = bed.cluster.node(SOURCE);
     // Everybody else waits for none.
     source.alter_system("synchronous_commit", "local")?;
@@ -37,12 +47,7 @@ fn stick(bed: &Bed) -> Result<Call> {
     wait_until("the setting to arrive", PATIENCE, || {
         (source.query_value("SHOW synchronous_standby_names").ok()? == "nobody").then_some(())
     })?;
-    let accounts = bed.cluster.read_all_shards("accounts", "SELECT max(id) FROM %s")?;
-    let on = |node: usize| {
-        let mut here = accounts.iter().filter(|row| row.node == node);
-        here.find_map(|row| row.values[0].clone()).expect("an account on every worker")
-    };
-    let moves: String = [(on(OTHERS[0]), 5), (on(OTHERS[1]), -5)]
+    let moves: String = [(&accounts[0], 5), (&accounts[1], -5)]
         .iter()
         .map(|(id, amount)| {
             format!(
@@ -88,9 +93,12 @@ fn split_and_audit<H>(
         (in_recovery == "f").then_some(())
     })?;
     // Without accounts that move, so that nothing but a decision can make a transfer half.
-    let bank = bed.tables.bank.between(&OTHERS);
+    // And without those of the transfer that stands still, behind which all writers would come to stand, too.
+    let accounts = stuck_accounts(bed)?;
+    let ids = accounts.each_ref().map(|id| id.parse().expect("a number"));
+    let bank = bed.tables.bank.between(&OTHERS).without(&ids);
     let writers = bank.start_writers_at(&bed.cluster, &[SOURCE], WRITERS)?;
-    let stuck = stick(bed)?;
+    let stuck = stick(bed, &accounts)?;
     writers.wait_for_more(TRANSFERS, PATIENCE)?;
     let decided = wait_until("a decision", HELD, || {
         // A client's read, for a daemon begins with the first session.

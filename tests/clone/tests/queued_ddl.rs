@@ -3,7 +3,8 @@
 use clone_tests::{Bed, Call, Engine, How, PATIENCE, Result, Stand, ours_exists, wait_until};
 
 /// Each ends with something that every shard of `writes` and every node has to have.
-const DDL: &str = "ALTER TABLE writes ADD COLUMN late int DEFAULT 7; CREATE ROLE latecomer";
+const DDL: [&str; 2] =
+    ["ALTER TABLE writes ADD COLUMN late int DEFAULT 7", "CREATE ROLE latecomer"];
 
 #[test]
 fn ddl_waits_and_reaches_the_new_worker() -> Result<()> {
@@ -21,7 +22,8 @@ fn ddl_waits_and_reaches_the_new_worker() -> Result<()> {
     let call = How::Ours.split(&bed.cluster, id);
     stand.wait(&call)?;
     let coordinator = bed.cluster.coordinator();
-    let ddl = Call::make(&coordinator.connect_params().application_name("ddl"), DDL.to_owned());
+    let params = coordinator.connect_params().application_name("ddl");
+    let ddl = Call::in_turn(&params, DDL.map(str::to_owned));
     wait_until("DDL to wait", PATIENCE, || {
         assert!(!ddl.has_ended(), "DDL went through in the middle of a split");
         let look = "SELECT count(*) FROM pg_stat_activity

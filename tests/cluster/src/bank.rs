@@ -86,6 +86,13 @@ impl Bank {
         Bank { by_node: Arc::new(by_node), ..self.clone() }
     }
 
+    /// The same bank, whose writers leave some accounts alone.
+    pub fn without(&self, accounts: &[i64]) -> Bank {
+        let rest = |on: &Vec<i64>| on.iter().copied().filter(|id| !accounts.contains(id)).collect();
+        let by_node = self.by_node.iter().map(|(node, on)| (*node, rest(on))).collect();
+        Bank { by_node: Arc::new(by_node), ..self.clone() }
+    }
+
     /// A bank for tests of the arithmetic, on no cluster.
     #[cfg(test)]
     pub(crate) fn for_tests(engine: Engine, accounts: i64, opening_balance: i64) -> Bank {
