@@ -149,6 +149,13 @@ STRICT VOLATILE PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'citus_clone_status_wrapper';
+CREATE FUNCTION citus_fence."give_up_clone_by_force"(
+	"clone_nodeid" INT
+) RETURNS void
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'give_up_clone_by_force_wrapper';
 CREATE FUNCTION citus_fence."lock_placement_colocation"(
 	"ids" bigint[]
 ) RETURNS void
@@ -212,6 +219,7 @@ REVOKE ALL ON FUNCTION @extschema@.citus_remove_clone_node_with_nodeid(int) FROM
 REVOKE ALL ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.citus_clone_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.citus_clone_status() TO pg_monitor;
+REVOKE ALL ON FUNCTION citus_fence.give_up_clone_by_force(int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.library_version() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.shard_has_moved() FROM PUBLIC;
@@ -234,6 +242,8 @@ COMMENT ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, int
 'make a worker of its own of a registered clone, and give it half of its source''s shards without copying them: writers of those shards wait for a moment on every node, reads never; rebalance_strategy is a row of pg_dist_rebalance_strategy, null for the default one; catchup_timeout_seconds (1 to 86400, default 300) bounds how long the clone may take to come near its source; before the promotion a failure or a cancel puts everything back, after it the split is finished in the background, also after a restart, or by calling again; not in a transaction block (25001); coordinator only; errors: 42704 no such clone, 22023, 55000 unfit, 55006 another operation is under way, 55P03 writers in the way within citus_fence.acquire_timeout, 57014';
 COMMENT ON FUNCTION @extschema@.citus_clone_status() IS
 'a row per registered clone: its address, its source, the step its split is at and since when, how many bytes it lags behind its source (null where that is not known), and the last error';
+COMMENT ON FUNCTION citus_fence.give_up_clone_by_force(int) IS
+'take back a split whose clone is lost for good at step promoting or promoted: every other node still has the old placements, and what is prepared there is rolled back by a background worker; what was written on the clone itself is lost, and it must never be started again; errors: 22004 null, 42704 no such clone, 55000 another step, or a clone that answers';
 COMMENT ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) IS
 'what a split takes on the coordinator, to the end of the transaction: the locks with which Citus keeps moves of shards apart, by colocation id, or by table where that is 0; not for users';
 COMMENT ON FUNCTION citus_fence.shard_has_moved() IS

@@ -88,6 +88,8 @@ fn citus_clone_status() -> TableIterator<
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]
 mod citus_fence {
+    use super::{given, or_raise};
+    use crate::clone::calls;
     use crate::pg::advisory_lock::{self, ALONE};
     use pgrx::{pg_extern, search_path};
 
@@ -103,6 +105,12 @@ mod citus_fence {
         for id in ids {
             advisory_lock::acquire(PLACEMENT_COLOCATION, id, ALONE);
         }
+    }
+
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn give_up_clone_by_force(clone_nodeid: Option<i32>) {
+        or_raise(calls::give_up(given(clone_nodeid, "clone_nodeid")));
     }
 
     #[pg_extern(stable, parallel_safe)]
@@ -122,6 +130,7 @@ pgrx::extension_sql_file!(
         citus_remove_clone_node_with_nodeid,
         citus_promote_clone_and_rebalance,
         citus_clone_status,
+        citus_fence::give_up_clone_by_force,
         citus_fence::lock_placement_colocation,
         citus_fence::library_version
     ],

@@ -8,8 +8,9 @@ use remote::{NodeLabel, Session, Waiter};
 use super::driver;
 use super::error::CloneError;
 use super::fault::Fault;
+use super::harmless;
 use super::links::{self, Map, SHORT, ask, connect};
-use super::registry::{self, Kind, Terms};
+use super::registry::{self, Kind, Replica, Terms};
 use super::state::Step;
 use super::statements::{literal, query};
 use super::worker;
@@ -209,14 +210,67 @@ pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
     };
     let mut waiter = interruptible();
     let mut home = links::connect_home(&mut waiter)?;
-    if let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)?
-        && (clone.step.is_under_way() || (clone.step != Step::Cleaned && worker::is_driven()))
-    {
-        return Err(CloneError::InUse { nodeid, step: clone.step });
+    if let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)? {
+        if clone.step.is_under_way() || (clone.step != Step::Cleaned && worker::is_driven()) {
+            return Err(CloneError::InUse { nodeid, step: clone.step });
+        }
+        if clone.step != Step::Cleaned && clone.former_settings.is_some() {
+            give_back(&mut waiter, &clone)?;
+        }
     }
     written(&format!(
         "DELETE FROM citus_fence.clone WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid"
     ))?;
+    Ok(())
+}
+
+/// A split that was taken back could not give the clone what it had; now is the last time that anybody knows it.
+fn give_back<W: Waiter>(waiter: &mut W, clone: &Replica) -> Result<(), CloneError> {
+    let map = citus::read_within(waiter, bound(), citus::OF_NODES, || Map::read(clone))??;
+    let given_back = connect(waiter, &map.clone)
+        .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
+    if let Err(error) = given_back {
+        let message =
+            format!("clone {} does not have its former settings back: {error}", clone.place());
+        let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message).hint(format!(
+            "If it is to go on as a replica, on it: SELECT citus_fence.release_node_by_force({}); and ALTER SYSTEM RESET of what postgresql.auto.conf has of Citus.",
+            clone.nodeid
+        ));
+        elog::emit(PgLogLevel::WARNING, &report);
+    }
+    Ok(())
+}
+
+/// Gives up a split whose clone is lost for good between its promotion and the first commit of the switch elsewhere.
+///
+/// Why nothing is lost: the step `committing` is written before any other node commits, and it is looked for in the same
+/// statement that turns the split back.  So every node still has the old placements, and what is prepared there can be
+/// rolled back; the clone itself has taken no client as long as its gate was closed.
+pub fn give_up(nodeid: i32) -> Result<(), CloneError> {
+    require_usable()?;
+    let mut waiter = interruptible();
+    let mut home = links::connect_home(&mut waiter)?;
+    let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)? else {
+        return Err(not_found(Named::Numbered(nodeid)));
+    };
+    if !matches!(clone.step, Step::Promoting | Step::Promoted) {
+        return Err(CloneError::NotToGiveUp { nodeid, step: clone.step, answers: false });
+    }
+    let map = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || Map::read(&clone))??;
+    if connect(&mut waiter, &map.clone).is_ok() {
+        return Err(CloneError::NotToGiveUp { nodeid, step: clone.step, answers: true });
+    }
+    registry::advance(&mut waiter, &mut home, nodeid, clone.step, Step::CaughtUp, "")?;
+    let message =
+        format!("the split of clone {nodeid} is given up, and is taken back on all nodes");
+    let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+        .detail("What was written on the clone itself, past all other nodes, is lost.")
+        .hint("The server must never be started again as it is: make a new replica.");
+    elog::emit(PgLogLevel::WARNING, &report);
+    // Whoever drives it reads the registry before he tries again.
+    if !worker::is_driven() && worker::start(0).is_none() {
+        return Err(CloneError::NoWorkerSlot);
+    }
     Ok(())
 }
 

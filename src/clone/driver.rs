@@ -149,7 +149,8 @@ impl<W: Waiter> Drive<'_, W> {
 
     /// Writes down that a step begins.
     fn advance(&mut self, links: &mut Links, step: Step, besides: &str) -> Result<(), CloneError> {
-        registry::advance(self.waiter, &mut links.home, self.clone.nodeid, step, besides)?;
+        let (nodeid, from) = (self.clone.nodeid, self.clone.step);
+        registry::advance(self.waiter, &mut links.home, nodeid, from, step, besides)?;
         self.clone.step = step;
         worker::report_activity(&format!(
             "citus_fence clone split of node {}: {}",
@@ -333,27 +334,44 @@ const HELD_CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Puts everything back that was done before the promotion; can be done again.
 ///
-/// The nodes first: writers wait there.
-pub fn back<W: Waiter>(
-    waiter: &mut W,
-    map: &Map,
-    links: &mut Links,
-    clone: &mut Replica,
-) -> Result<(), CloneError> {
-    links.roll_back_prepared(waiter, clone)?;
-    harmless::give_back_source(waiter, &mut links.home, &mut links.lines[map.source], clone)?;
-    harmless::give_back(waiter, &mut links.clone, clone)?;
-    let forget = format!(
-        "UPDATE citus_fence.clone SET plan = NULL, former_settings = NULL WHERE clone_nodeid = {};",
-        clone.nodeid
-    );
-    registry::advance(waiter, &mut links.home, clone.nodeid, Step::Registered, &forget)?;
+/// The nodes first, each by itself, for writers wait there: a node that does not answer, or a clone that is gone for good,
+/// must not keep the others' waiting.
+pub fn back<W: Waiter>(waiter: &mut W, map: &Map, clone: &mut Replica) -> Result<(), CloneError> {
+    links::roll_back_everywhere(waiter, map, clone)?;
+    let mut home = connect(waiter, &map.roster.targets()[0])?;
+    if clone.former_source_setting.is_some() {
+        let mut source = connect(waiter, &map.roster.targets()[map.source])?;
+        harmless::give_back_source(waiter, &mut home, &mut source, clone)?;
+    }
+    let given_back = connect(waiter, &map.clone)
+        .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
+    // What it had before stays written down where it could not be given back: the next split or removal does.
+    let forget = match &given_back {
+        Ok(()) => ", former_settings = NULL",
+        Err(CloneError::GivenUp) => return Err(CloneError::GivenUp),
+        Err(_) => "",
+    };
+    let nodeid = clone.nodeid;
+    let forget =
+        format!("UPDATE citus_fence.clone SET plan = NULL{forget} WHERE clone_nodeid = {nodeid};");
+    registry::advance(waiter, &mut home, nodeid, clone.step, Step::Registered, &forget)?;
     clone.step = Step::Registered;
     clone.plan = None;
-    clone.former_settings = None;
+    match given_back {
+        Ok(()) => clone.former_settings = None,
+        Err(error) => {
+            let place = clone.place();
+            let message = format!("clone {place} does not have its former settings back: {error}");
+            let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message).hint(
+                "They come back with the next split, or when the clone is removed from the registry.",
+            );
+            elog::log(&format!("citus_fence: {}", report.message));
+            let sql = entry(nodeid, Kind::Warning, &report);
+            registry::write(waiter, &mut home, "line of the journal", &sql)?;
+        }
+    }
     elog::log(&format!(
-        "citus_fence: clone split of node {}: taken back on {} nodes",
-        clone.nodeid,
+        "citus_fence: clone split of node {nodeid}: taken back on {} nodes",
         map.roster.nodes().len()
     ));
     Ok(())
@@ -493,16 +511,21 @@ pub fn settle<W: Waiter>(
     const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
     let mut backoff = BACKOFF.0;
     loop {
-        let tried =
-            links::Links::connect(waiter, map).and_then(|mut links| match clone.step.way() {
-                Way::Start | Way::Done => Ok(()),
-                Way::Back => back(waiter, map, &mut links, clone),
-                Way::Forward => {
-                    let since = Instant::now();
-                    Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
-                        .forward(&mut links)
-                }
-            });
+        let tried = refresh(waiter, clone).and_then(|()| match clone.step.way() {
+            Way::Start if clone.step == Step::Checked => {
+                let mut home = super::worker::connect_home(waiter)?;
+                let (nodeid, from) = (clone.nodeid, clone.step);
+                registry::advance(waiter, &mut home, nodeid, from, Step::Registered, "")
+            }
+            Way::Start | Way::Done => Ok(()),
+            Way::Back => back(waiter, map, clone),
+            Way::Forward => {
+                let mut links = links::Links::connect(waiter, map)?;
+                let since = Instant::now();
+                Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
+                    .forward(&mut links)
+            }
+        });
         let error = match tried {
             Ok(()) => return Ok(()),
             // Nothing stops this but the end of the worker.
@@ -516,6 +539,16 @@ pub fn settle<W: Waiter>(
         }
         backoff = (backoff * 2).min(BACKOFF.1);
     }
+}
+
+/// Reads again where the registry has the clone: what this process remembers may not have got there, and an operator may
+/// have given the split up.
+fn refresh<W: Waiter>(waiter: &mut W, clone: &mut Replica) -> Result<(), CloneError> {
+    let mut home = super::worker::connect_home(waiter)?;
+    if let Some(now) = registry::find(waiter, &mut home, clone.nodeid)? {
+        *clone = now;
+    }
+    Ok(())
 }
 
 fn interrupted(clone: &Replica) -> CloneError {

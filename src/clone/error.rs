@@ -61,6 +61,16 @@ pub enum CloneError {
         /// How far it is.
         step: Step,
     },
+    /// It can be finished, or put back, without that.
+    #[error("the split of clone {nodeid} is not to be given up")]
+    NotToGiveUp {
+        /// The clone.
+        nodeid: i32,
+        /// How far it is.
+        step: Step,
+        /// Whether the clone answers.
+        answers: bool,
+    },
     /// DROP EXTENSION while a split is under way.
     #[error("cannot drop the extension citus_fence while the split of clone {nodeid} is under way")]
     Dropped {
@@ -149,7 +159,7 @@ pub enum CloneError {
     #[error("connection to client lost")]
     ClientGone,
     /// Whoever called for the split does not want it any more.
-    #[error("the split was given up by its caller")]
+    #[error("the split was given up")]
     GivenUp,
     /// The worker was told to end.
     #[error("the split of clone {nodeid} was interrupted")]
@@ -225,6 +235,19 @@ impl From<&CloneError> for Report {
             CloneError::ReadOnly => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .hint("Let it write first: SELECT citus_set_cluster_read_write();"),
             CloneError::OtherSplit => Report::new(ERRCODE_OBJECT_IN_USE, message).hint(status),
+            CloneError::NotToGiveUp { step, answers, .. } => {
+                let detail = if *answers {
+                    "The clone answers, so the split can be finished.".to_owned()
+                } else {
+                    format!(
+                        "It is at step {}; only at promoting and promoted there is no other way back.",
+                        step.name()
+                    )
+                };
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail(detail)
+                    .hint(status)
+            }
             CloneError::Dropped { .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail("The registry, by which it is finished or taken back, would be dropped with it.")
                 .hint(status),

@@ -355,39 +355,39 @@ impl Links {
         let by = Deadline::after(waiter, ROLLBACK_BOUND);
         let replies = run_all(waiter, &mut open, |_| Command::new("release", "ROLLBACK"), by);
         silent.extend(replies.into_iter().filter_map(Result::err));
-        silent.extend(self.roll_back_prepared(waiter, clone).err());
+        silent.extend(roll_back_prepared(waiter, &mut self.lookers, clone).err());
         silent
     }
+}
 
-    /// Rolls back what of ours is prepared on the nodes, on all at once.
-    pub fn roll_back_prepared<W: Waiter>(
-        &mut self,
-        waiter: &mut W,
-        clone: &Replica,
-    ) -> Result<(), RemoteError> {
-        let look = statements::prepared(clone);
-        let by = Deadline::after(waiter, SHORT);
-        let mut sessions: Vec<&mut Session> = self.lookers.iter_mut().collect();
-        let command = |_| Command::new("look at what is prepared", look.as_str());
-        let replies = run_all(waiter, &mut sessions, command, by);
-        let mut first_error = None;
-        for (session, reply) in sessions.into_iter().zip(replies) {
-            let reply = match reply {
-                Ok(reply) => reply,
-                Err(error) => {
-                    first_error.get_or_insert(error);
-                    continue;
-                }
-            };
-            for gid in reply.last_set()?.rows.iter().filter_map(|row| row.first()?.as_deref()) {
-                let sql = format!("ROLLBACK PREPARED {}", statements::literal(gid));
-                if let Err(error) = ask(waiter, session, "roll back the switch", &sql, SHORT)
-                    && error.sqlstate() != Some(super::identity::NO_SUCH_GID)
-                {
-                    first_error.get_or_insert(error);
-                }
+/// Rolls back what of ours is prepared, on all at once.
+pub fn roll_back_prepared<W: Waiter>(
+    waiter: &mut W,
+    sessions: &mut [Session],
+    clone: &Replica,
+) -> Result<(), RemoteError> {
+    let look = statements::prepared(clone);
+    let by = Deadline::after(waiter, SHORT);
+    let mut sessions: Vec<&mut Session> = sessions.iter_mut().collect();
+    let command = |_| Command::new("look at what is prepared", look.as_str());
+    let replies = run_all(waiter, &mut sessions, command, by);
+    let mut first_error = None;
+    for (session, reply) in sessions.into_iter().zip(replies) {
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => {
+                first_error.get_or_insert(error);
+                continue;
+            }
+        };
+        for gid in reply.last_set()?.rows.iter().filter_map(|row| row.first()?.as_deref()) {
+            let sql = format!("ROLLBACK PREPARED {}", statements::literal(gid));
+            if let Err(error) = ask(waiter, session, "roll back the switch", &sql, SHORT)
+                && error.sqlstate() != Some(super::identity::NO_SUCH_GID)
+            {
+                first_error.get_or_insert(error);
             }
         }
-        first_error.map_or(Ok(()), Err)
     }
+    first_error.map_or(Ok(()), Err)
 }

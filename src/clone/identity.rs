@@ -14,6 +14,8 @@ use super::statements::{self, literal, query};
 
 /// How often is looked whether a promotion is over, or a position replayed.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long the clone may take to say how far it is.
+const ANSWER_BOUND: Duration = Duration::from_secs(3);
 /// How long a promotion may take before it is asked for again.
 const PROMOTION_BOUND: Duration = Duration::from_secs(60);
 /// Bound on the transaction that makes the identity.
@@ -44,7 +46,8 @@ pub fn replayed<W: Waiter>(
         literal(lsn)
     ));
     loop {
-        let reply = ask(waiter, clone, "look how far the clone is", &sql, SHORT)?;
+        // Writers wait: one that does not even answer is given up soon.
+        let reply = ask(waiter, clone, "look how far the clone is", &sql, ANSWER_BOUND)?;
         if reply.single_value()? == "t" {
             return Ok(true);
         }

@@ -132,6 +132,30 @@ impl Links {
     }
 }
 
+/// Rolls back what of the split is prepared on the nodes, on each that answers; an error if one does not.
+pub fn roll_back_everywhere<W: Waiter>(
+    waiter: &mut W,
+    map: &Map,
+    clone: &Replica,
+) -> Result<(), CloneError> {
+    let by = Deadline::after(waiter, connect_timeout());
+    let mut first_error = None;
+    let mut open = Vec::new();
+    for session in connect_all(waiter, map.roster.targets(), by) {
+        match session {
+            Ok(session) => open.push(session),
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    let rolled_back = super::hold::roll_back_prepared(waiter, &mut open, clone);
+    match first_error.or(rolled_back.err()) {
+        None => Ok(()),
+        Some(error) => Err(error.into()),
+    }
+}
+
 /// Bound on a question whose answer waits for nobody.
 pub const SHORT: Duration = Duration::from_secs(10);
 

@@ -226,25 +226,28 @@ pub fn write<W: Waiter>(
     Ok(())
 }
 
-/// Writes down that a step begins, with whatever else belongs to that moment.
+/// Writes down that a step begins, with whatever else belongs to that moment; an error if the registry has come to another
+/// step than `from` meanwhile.
 pub fn advance<W: Waiter>(
     waiter: &mut W,
     home: &mut Session,
     nodeid: i32,
-    step: Step,
+    from: Step,
+    to: Step,
     besides: &str,
 ) -> Result<(), CloneError> {
     let sql = statements::note(&format!(
         "{besides} UPDATE citus_fence.clone SET step = '{}', step_since = clock_timestamp() \
-          WHERE clone_nodeid = {nodeid} RETURNING clone_nodeid",
-        step.name()
+          WHERE clone_nodeid = {nodeid} AND step = '{}' RETURNING clone_nodeid",
+        to.name(),
+        from.name()
     ));
     let reply = ask(waiter, home, "note of the next step", &sql, statements::JOURNAL_BOUND)?;
     if reply.last_set()?.rows.len() == 1 {
         return Ok(());
     }
     Err(CloneError::Fence(FenceError::from(
-        reply.unexpected("no row of this clone in the registry"),
+        reply.unexpected("the registry has the clone at another step, or not at all"),
     )))
 }
 

@@ -19,7 +19,7 @@ use super::driver::{self, Drive};
 use super::error::CloneError;
 use super::links::{self, Links, Map};
 use super::registry::{self, Kind, Replica};
-use super::state::{Step, Way};
+use super::state::Way;
 use crate::citus::{self, Access};
 use crate::gate;
 use crate::guc;
@@ -150,13 +150,12 @@ fn drive_locked(
         Ok(Err(error)) => return Err(error),
         Err(report) => return Err(report.into()),
     }
-    let mut session = connect_home(&mut waiter)?;
     let found = if is_called {
+        let mut session = connect_home(&mut waiter)?;
         registry::find(&mut waiter, &mut session, *nodeid)?
     } else {
-        registry::find_interrupted(&mut waiter, &mut session)?
+        find_interrupted(&mut waiter)?
     };
-    drop(session);
     let Some(mut clone) = found else { return Ok(()) };
     *nodeid = clone.nodeid;
     let map = transaction.bounded(bound, || false, || Map::read(&clone))??;
@@ -174,7 +173,10 @@ fn drive_locked(
     let mut lasting = Lasting::new();
     match clone.step.way() {
         Way::Back => driver::settle(&mut lasting, &map, &mut clone, &mut tell)?,
-        Way::Forward => return driver::settle(&mut waiter, &map, &mut clone, &mut tell),
+        Way::Forward => {
+            driver::settle(&mut waiter, &map, &mut clone, &mut tell)?;
+            return finished(&clone);
+        }
         Way::Start | Way::Done => {}
     }
     if !is_called {
@@ -190,17 +192,40 @@ fn drive_locked(
             drop(links);
             match went {
                 Ok(()) => Ok(()),
-                Err(_) => driver::settle(waiter, &map, &mut clone, &mut tell),
+                Err(_) => {
+                    driver::settle(waiter, &map, &mut clone, &mut tell)?;
+                    finished(&clone)
+                }
             }
         }
         Err(error) => {
-            if clone.step.way() == Way::Back {
-                driver::settle(&mut lasting, &map, &mut clone, &mut tell)?;
-            } else {
-                let mut home = connect_home(&mut lasting)?;
-                registry::advance(&mut lasting, &mut home, clone.nodeid, Step::Registered, "")?;
-            }
+            driver::settle(&mut lasting, &map, &mut clone, &mut tell)?;
             Err(error)
+        }
+    }
+}
+
+/// A split that has settled is done, unless an operator has given it up meanwhile.
+fn finished(clone: &Replica) -> Result<(), CloneError> {
+    if clone.step.way() == Way::Done { Ok(()) } else { Err(CloneError::GivenUp) }
+}
+
+/// Looks for an interrupted split until the registry answers: right after a start this server may be out of connections,
+/// and writers wait for what is found.
+fn find_interrupted<W: Waiter>(waiter: &mut W) -> Result<Option<Replica>, CloneError> {
+    const AGAIN: Duration = Duration::from_secs(1);
+    loop {
+        let found = connect_home(waiter)
+            .and_then(|mut session| registry::find_interrupted(waiter, &mut session));
+        match found {
+            Ok(found) => return Ok(found),
+            Err(CloneError::GivenUp) => return Ok(None),
+            Err(error) => elog::log(&format!(
+                "citus_fence: cannot look for an interrupted clone split yet: {error}"
+            )),
+        }
+        if pause(waiter, AGAIN) == Pause::Stopped {
+            return Ok(None);
         }
     }
 }
