@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
-use remote::{NodeLabel, Session, Waiter};
+use remote::{NodeLabel, RemoteError, Session, Waiter};
 
 use super::driver;
 use super::error::CloneError;
@@ -229,6 +229,12 @@ fn give_back<W: Waiter>(waiter: &mut W, clone: &Replica) -> Result<(), CloneErro
     let map = citus::read_within(waiter, bound(), citus::OF_NODES, || Map::read(clone))??;
     let given_back = connect(waiter, &map.clone)
         .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
+    if let Err(error @ CloneError::Promoted { .. }) = &given_back {
+        let mut report = Report::from(error);
+        report.sqlstate = PgSqlErrorCode::ERRCODE_WARNING;
+        elog::emit(PgLogLevel::WARNING, &report);
+        return Ok(());
+    }
     if let Err(error) = given_back {
         let message =
             format!("clone {} does not have its former settings back: {error}", clone.place());
@@ -257,7 +263,15 @@ pub fn give_up(nodeid: i32) -> Result<(), CloneError> {
         return Err(CloneError::NotToGiveUp { nodeid, step: clone.step, answers: false });
     }
     let map = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || Map::read(&clone))??;
-    if connect(&mut waiter, &map.clone).is_ok() {
+    // A server that says anything at all is there, whatever it says.
+    let answers = match connect(&mut waiter, &map.clone) {
+        Ok(_) => true,
+        Err(CloneError::Fence(FenceError::Remote(error))) => {
+            matches!(error, RemoteError::Refused { .. }) || error.sqlstate().is_some()
+        }
+        Err(_) => false,
+    };
+    if answers {
         return Err(CloneError::NotToGiveUp { nodeid, step: clone.step, answers: true });
     }
     registry::advance(&mut waiter, &mut home, nodeid, clone.step, Step::CaughtUp, "")?;

@@ -57,6 +57,8 @@ pub struct Facts {
     pub scheduled: bool,
     /// A manager that has a session or a setting there.
     pub manager: Option<String>,
+    /// `synchronous_standby_names`.
+    pub standby_names: String,
     /// `citus.local_hostname`.
     pub local_hostname: String,
     /// Collations whose version here is another than recorded.
@@ -127,6 +129,9 @@ pub fn judge(source: &Facts, clone: &Facts) -> Option<Fault> {
     }
     if !clone.archive.is_empty() && clone.archive == source.archive {
         return Some(Fault::SharedArchive { place, source_place });
+    }
+    if !clone.standby_names.is_empty() {
+        return Some(Fault::StandbyNames { place, value: clone.standby_names.clone() });
     }
     if clone.subscriptions {
         return Some(Fault::Subscriptions { place, source_place });
@@ -221,6 +226,7 @@ fn question(is_citus: bool) -> String {
                 current_setting('max_logical_replication_workers')::int > 0 \
                     AND EXISTS (SELECT FROM pg_subscription WHERE subenabled) AS subscriptions, \
                 coalesce(current_setting('citus.local_hostname', true), '') AS local_hostname, \
+                current_setting('synchronous_standby_names') AS standby_names, \
                 (SELECT 'Patroni' FROM pg_stat_activity WHERE application_name LIKE 'Patroni%' LIMIT 1) AS patroni, \
                 (SELECT 'repmgr' FROM pg_stat_activity WHERE application_name LIKE 'repmgr%' LIMIT 1) AS repmgr, \
                 (SELECT 'pg_auto_failover' FROM pg_stat_activity WHERE application_name LIKE 'pg_auto%' LIMIT 1) AS pg_auto, \
@@ -299,6 +305,7 @@ fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
         manager: ["patroni", "repmgr", "pg_auto"]
             .into_iter()
             .find_map(|column| own.value(0, column).map(str::to_owned)),
+        standby_names: text("standby_names"),
         local_hostname: text("local_hostname"),
         collations: text("collations"),
     })

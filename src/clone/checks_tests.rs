@@ -81,6 +81,7 @@ fn each_fault_is_found_and_has_words_of_its_own() {
             clone.max_prepared = 1;
         }),
         ("archives its WAL as", |source, clone| clone.archive = source.archive.clone()),
+        ("would wait for standbys", |_, clone| clone.standby_names = "ha1".into()),
         ("subscriptions", |_, clone| clone.subscriptions = true),
         ("scheduled jobs", |_, clone| clone.scheduled = true),
         ("is managed by", |_, clone| clone.manager = Some("Patroni".into())),

@@ -19,6 +19,7 @@ use super::registry::{self, Kind, Plan, Replica, entry};
 use super::state::{Step, Way};
 use super::statements::{self, literal, query};
 use super::{harmless, links};
+use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::{GaveUp, Limit, until_held};
 use crate::pg::elog;
 use crate::pg::wait::BackendWaiter;
@@ -29,6 +30,8 @@ use crate::report::Report;
 const NEAR_BYTES: i64 = 16 * 1024 * 1024;
 /// How often is looked how near it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long the nodes may take to finish what is in doubt before anybody is held.
+const RECOVERY_BOUND: Duration = Duration::from_secs(5);
 /// How long a checkpoint of the promoted clone may take.
 const CHECKPOINT_BOUND: Duration = Duration::from_secs(1_800);
 
@@ -89,16 +92,17 @@ impl<W: Waiter> Drive<'_, W> {
         self.clone.plan = Some(plan);
         let target = identity::target(self.waiter, self.source_line(links))?;
         // Writers wait for this one.
-        let lag_by = Deadline::after(self.waiter, HELD_CATCH_UP).earlier(near_by);
+        let lag_by = Deadline::after(self.waiter, HELD_CATCH_UP);
         if !identity::replayed(self.waiter, &mut links.clone, &target, lag_by)? {
             return Err(self.behind(links, "while writers waited"));
         }
-        self.advance(links, Step::Promoting, "")?;
         let message = format!(
             "writers are held, and the clone has all they wrote, after {:.0} ms",
             held_at.elapsed().as_secs_f64() * 1e3
         );
-        self.say(links, Kind::Notice, &message)
+        self.say(links, Kind::Notice, &message)?;
+        // The last thing that can fail, or be given up, on this side of the promotion.
+        self.advance(links, Step::Promoting, "")
     }
 
     /// From the promotion to the end, from whichever step of it.
@@ -131,7 +135,8 @@ impl<W: Waiter> Drive<'_, W> {
             }
         }
         if self.clone.step == Step::Committing {
-            self.commit(links)?;
+            harmless::open_gate(self.waiter, &mut links.clone, self.clone)?;
+            self.commit(links, &plan)?;
             self.advance(links, Step::Released, "")?;
             let count = plan.moving.len();
             let message = format!(
@@ -231,6 +236,10 @@ impl<W: Waiter> Drive<'_, W> {
             Duration::from_millis(u64::from(terms.acquire_timeout_ms)),
         );
         let longest = Duration::from_millis(u64::from(terms.lock_timeout_ms));
+        let by = Deadline::after(self.waiter, RECOVERY_BOUND);
+        if finish_in_doubt(self.waiter, self.map.roster.targets(), by, elog::log).is_err() {
+            return Err(CloneError::GivenUp);
+        }
         let mut attempts = Attempts {
             map: self.map,
             links,
@@ -267,7 +276,7 @@ impl<W: Waiter> Drive<'_, W> {
 
     /// Commits the switch on all nodes at once, and the seal after them: what comes to the old place without a lock
     /// waits until then, and is refused.
-    fn commit(&mut self, links: &mut Links) -> Result<(), CloneError> {
+    fn commit(&mut self, links: &mut Links, plan: &Plan) -> Result<(), CloneError> {
         let switch = self.clone.switch_gid();
         let sql = format!("COMMIT PREPARED {}", literal(&switch));
         let by = Deadline::after(self.waiter, SHORT);
@@ -287,8 +296,21 @@ impl<W: Waiter> Drive<'_, W> {
         let seal = format!("COMMIT PREPARED {}", literal(&self.clone.seal_gid()));
         match ask(self.waiter, &mut links.seal, "commit the seal", &seal, SHORT) {
             Ok(_) => Ok(()),
-            // It was committed before.
-            Err(error) if error.sqlstate() == Some(identity::NO_SUCH_GID) => Ok(()),
+            // It was committed before, if it is there.
+            Err(error) if error.sqlstate() == Some(identity::NO_SUCH_GID) => {
+                let is_citus = self.map.roster.is_citus();
+                let sql = statements::query_shards(is_citus, &statements::sealed(plan));
+                let reply = ask(self.waiter, &mut links.seal, "look for the seal", &sql, SHORT)?;
+                if reply.parse_single::<usize>()? == plan.moving_names.len() {
+                    return Ok(());
+                }
+                let node = error.node().to_string();
+                Err(CloneError::Lost {
+                    node,
+                    nodeid: self.clone.nodeid,
+                    what: self.clone.seal_gid(),
+                })
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -309,21 +331,27 @@ impl<W: Waiter> Drive<'_, W> {
             let source = &mut links.lines[self.map.source];
             ask(self.waiter, source, "drop the slot", &sql, SHORT)?;
         }
-        // With the step, in one transaction: what is dropped is written down once.
-        let clean_up = statements::clean_up(plan, source_group);
-        self.advance(links, Step::Cleaned, &clean_up)?;
+        let ms = self.since.elapsed().as_secs_f64() * 1e3;
         let orphans = plan.moving_names.len() + plan.staying_names.len();
-        let message = format!(
-            "{orphans} orphaned shards are left to Citus' clean-up, and the replication slot is dropped"
+        let (nodeid, place) = (self.clone.nodeid, self.clone.place());
+        let well = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+        let cleaned = Report::new(
+            well,
+            format!(
+                "cleaned: {orphans} orphaned shards are left to Citus' clean-up, and the replication slot is dropped ({ms:.0} ms)"
+            ),
         );
-        self.say(links, Kind::Notice, &message)?;
-        let report = Report::new(
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!("clone {} is node {} of group {}", self.clone.place(), self.clone.nodeid, plan.group),
-        )
-        .hint("Run ANALYZE on it, give it a backup of its own, which has to be a full one, and a standby.");
-        let sql = entry(self.clone.nodeid, Kind::Done, &report);
-        registry::write(self.waiter, &mut links.home, "end of the journal", &sql)?;
+        let done = Report::new(well, format!("clone {place} is node {nodeid} of group {}", plan.group))
+            .hint("Run ANALYZE on it, give it a backup of its own, which has to be a full one, and a standby.");
+        // With the step, in one transaction: what is dropped, and that it is done, is written down once.
+        let besides = format!(
+            "{}{}; {}",
+            statements::clean_up(plan, source_group),
+            entry(nodeid, Kind::Notice, &cleaned),
+            entry(nodeid, Kind::Done, &done)
+        );
+        self.advance(links, Step::Cleaned, &besides)?;
+        elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", cleaned.message));
         (self.tell)();
         Ok(())
     }
@@ -502,24 +530,30 @@ fn all_are_told<W: Waiter>(
 
 /// Goes on with an interrupted split until it is where it can rest: as before, or done.  Whatever is in the way is
 /// written down and tried again.
+///
+/// Nodes may move meanwhile, so they are read anew each time.
 pub fn settle<W: Waiter>(
     waiter: &mut W,
-    map: &Map,
     clone: &mut Replica,
     tell: &mut dyn FnMut(),
 ) -> Result<(), CloneError> {
     const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
     let mut backoff = BACKOFF.0;
     loop {
-        let tried = refresh(waiter, clone).and_then(|()| match clone.step.way() {
+        let map = refresh(waiter, clone).and_then(|()| super::worker::locally(|| Map::read(clone)));
+        let tried = map.and_then(|map| match clone.step.way() {
             Way::Start if clone.step == Step::Checked => {
                 let mut home = super::worker::connect_home(waiter)?;
                 let (nodeid, from) = (clone.nodeid, clone.step);
                 registry::advance(waiter, &mut home, nodeid, from, Step::Registered, "")
             }
             Way::Start | Way::Done => Ok(()),
-            Way::Back => back(waiter, map, clone),
+            Way::Back => back(waiter, &map, clone),
             Way::Forward => {
+                if clone.step == Step::Committing {
+                    links::commit_where_possible(waiter, &map, clone);
+                }
+                let map = &map;
                 let mut links = links::Links::connect(waiter, map)?;
                 let since = Instant::now();
                 Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }

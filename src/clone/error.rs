@@ -71,6 +71,20 @@ pub enum CloneError {
         /// Whether the clone answers.
         answers: bool,
     },
+    /// The registry has the clone at another step than its driver.
+    #[error("clone {nodeid} is no longer at step {}", .step.name())]
+    OtherStep {
+        /// The clone.
+        nodeid: i32,
+        /// Where it was.
+        step: Step,
+    },
+    /// A clone that was promoted without its split.
+    #[error("clone {place} has been promoted, and stays closed")]
+    Promoted {
+        /// Where.
+        place: String,
+    },
     /// DROP EXTENSION while a split is under way.
     #[error("cannot drop the extension citus_fence while the split of clone {nodeid} is under way")]
     Dropped {
@@ -247,6 +261,14 @@ impl From<&CloneError> for Report {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail(detail)
                     .hint(status)
+            }
+            CloneError::OtherStep { .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail("Somebody has changed citus_fence.clone meanwhile.")
+                .hint(status),
+            CloneError::Promoted { .. } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("It has its source's identity: with its gate open, what clients write there would be lost, and it would decide its source's transactions.")
+                    .hint("Stop it, and make a new replica.")
             }
             CloneError::Dropped { .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail("The registry, by which it is finished or taken back, would be dropped with it.")

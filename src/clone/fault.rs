@@ -131,6 +131,14 @@ pub enum Fault {
         /// The source.
         source_place: String,
     },
+    /// Its commits would wait for standbys that it does not have.
+    #[error("commits on {place} would wait for standbys that it does not have")]
+    StandbyNames {
+        /// Where.
+        place: String,
+        /// Its setting.
+        value: String,
+    },
     /// Subscriptions would start to apply on it.
     #[error("{place} would start to apply the subscriptions of {source_place}")]
     Subscriptions {
@@ -271,6 +279,9 @@ impl From<&Fault> for Report {
             Fault::SharedArchive { .. } => report
                 .detail("Its own timeline would land among the source's, and whoever restores \"latest\" there would follow it.")
                 .hint("Give it an archive and a backup stanza of its own, or set archive_mode = off, before it is promoted."),
+            Fault::StandbyNames { value, .. } => report
+                .detail(format!("Its synchronous_standby_names is \"{value}\", as its source's."))
+                .hint("Set it to '' on the replica, and reload."),
             Fault::Subscriptions { .. } => report
                 .detail("They start some milliseconds after the promotion.")
                 .hint("Set max_logical_replication_workers = 0 on the replica and restart it, or disable the subscriptions on the source."),

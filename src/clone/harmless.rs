@@ -77,12 +77,19 @@ pub fn make_harmless<W: Waiter>(
     }
 }
 
-/// Gives the clone its former settings, all of them, and opens its gate.
+/// Gives a clone that goes on as a standby its former settings, and opens its gate.
+///
+/// One that has been promoted meanwhile, by whomever, believes to be its source: it stays closed and harmless.
 pub fn give_back<W: Waiter>(
     waiter: &mut W,
     session: &mut Session,
     clone: &Replica,
 ) -> Result<(), CloneError> {
+    let look = query("SELECT pg_is_in_recovery()");
+    let reply = ask(waiter, session, "look whether it is still a standby", &look, SHORT)?;
+    if reply.single_value()? != "t" {
+        return Err(CloneError::Promoted { place: clone.place() });
+    }
     give_back_settings(waiter, session, clone)?;
     open_gate(waiter, session, clone)
 }

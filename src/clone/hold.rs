@@ -98,7 +98,8 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
 impl Attempts<'_> {
     /// Begins all transactions, and warms their sessions up.
     fn begin<W: Waiter>(&mut self, waiter: &mut W) -> Result<(), Failed> {
-        let sql = statements::begin(self.bound, self.map.roster.is_citus());
+        let is_citus = self.map.roster.is_citus();
+        let sql = statements::begin(self.bound, is_citus, &self.clone.switch_gid());
         let by = Deadline::after(waiter, SHORT);
         let mut sessions = self.links.holders();
         let replies =
@@ -117,6 +118,12 @@ impl Attempts<'_> {
         self.on_coordinator(waiter, "hold writers of reference tables", &lock_reference, by)?;
         let lock_cluster = statements::lock_cluster(self.weighed.lock_ids());
         self.on_coordinator(waiter, "hold changes of nodes and shards", &lock_cluster, by)?;
+
+        let sql = statements::query("SELECT clock_timestamp()");
+        let looker = &mut self.links.lookers[self.map.source];
+        let reply = ask(waiter, looker, "look at the clock", &sql, LOOK_BOUND);
+        let moment = reply.and_then(|reply| reply.single_value().map(str::to_owned));
+        let moment = moment.map_err(Failed::of_node)?;
 
         // Nobody changes nodes, tables or placements from here on.
         let sql = statements::inventory(source_group, self.map.roster.is_citus());
@@ -143,6 +150,7 @@ impl Attempts<'_> {
         let reference_names: Vec<String> =
             reference.iter().map(|shard| shard.name.clone()).collect();
         self.drain(waiter, &names, &reference_names, by)?;
+        self.nothing_in_doubt(waiter, &moment, by)?;
 
         let plan = self.number(waiter, &moving, &reference, names, by)?;
         self.prepare(waiter, source_group, &plan)?;
@@ -170,6 +178,37 @@ impl Attempts<'_> {
         let replies = run_all(waiter, &mut sessions, command, by);
         let source = self.map.source;
         self.all_or_blockers(waiter, replies, |_| source)
+    }
+
+    /// Waits until nothing is left prepared at the source of what was prepared when the locks were taken.  The clone rolls
+    /// back all that it inherits; a change of the catalog that is in doubt holds none of our locks any more, and would be
+    /// missing there for good.
+    fn nothing_in_doubt<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        moment: &str,
+        by: Deadline,
+    ) -> Result<(), Failed> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(5);
+        let sql = statements::prepared_before(moment);
+        loop {
+            let looker = &mut self.links.lookers[self.map.source];
+            let reply = ask(waiter, looker, "look for what is in doubt", &sql, LOOK_BOUND);
+            let count =
+                reply.and_then(|reply| reply.parse_single::<i64>()).map_err(Failed::of_node)?;
+            if count == 0 {
+                return Ok(());
+            }
+            if by.expired(waiter) {
+                let node = self.map.name(self.map.source);
+                return Err(Failed::because(format!(
+                    "{count} transactions of Citus are left prepared on {node}"
+                )));
+            }
+            if pause(waiter, LOOK_AGAIN) == Pause::Stopped {
+                return Err(Failed::Stopped);
+            }
+        }
     }
 
     /// Gives each new placement its number, from the coordinator's sequence.
@@ -366,12 +405,25 @@ pub fn roll_back_prepared<W: Waiter>(
     sessions: &mut [Session],
     clone: &Replica,
 ) -> Result<(), RemoteError> {
+    let mut sessions: Vec<&mut Session> = sessions.iter_mut().collect();
+    // A session that was lost in the middle of its PREPARE may still finish it.
+    let end = statements::end_leftovers(clone);
+    let by = Deadline::after(waiter, SHORT);
+    let command = |_| Command::new("end what is left of the split", end.as_str());
+    let mut first_error = None;
+    for reply in run_all(waiter, &mut sessions, command, by) {
+        let ended = reply.and_then(|reply| match reply.single_value()? {
+            "0" => Ok(()),
+            _ => Err(reply.unexpected("a session of the split does not end")),
+        });
+        if let Err(error) = ended {
+            first_error.get_or_insert(error);
+        }
+    }
     let look = statements::prepared(clone);
     let by = Deadline::after(waiter, SHORT);
-    let mut sessions: Vec<&mut Session> = sessions.iter_mut().collect();
     let command = |_| Command::new("look at what is prepared", look.as_str());
     let replies = run_all(waiter, &mut sessions, command, by);
-    let mut first_error = None;
     for (session, reply) in sessions.into_iter().zip(replies) {
         let reply = match reply {
             Ok(reply) => reply,
@@ -380,7 +432,8 @@ pub fn roll_back_prepared<W: Waiter>(
                 continue;
             }
         };
-        for gid in reply.last_set()?.rows.iter().filter_map(|row| row.first()?.as_deref()) {
+        let Ok(set) = reply.last_set() else { continue };
+        for gid in set.rows.iter().filter_map(|row| row.first()?.as_deref()) {
             let sql = format!("ROLLBACK PREPARED {}", statements::literal(gid));
             if let Err(error) = ask(waiter, session, "roll back the switch", &sql, SHORT)
                 && error.sqlstate() != Some(super::identity::NO_SUCH_GID)

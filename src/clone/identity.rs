@@ -78,10 +78,10 @@ pub fn promote<W: Waiter>(waiter: &mut W, clone: &mut Session) -> Result<(), Clo
     }
 }
 
-/// Gives the promoted clone its own identity, its former settings, and lets writers in.
+/// Gives the promoted clone its own identity and its former settings.
 ///
 /// In this order: what it inherited as prepared is rolled back, for the source finishes its own; one transaction makes
-/// the identity; our own switch is committed; the settings come back; the gate is opened.
+/// the identity; our own switch is committed; the settings come back.
 pub fn become_itself<W: Waiter>(
     waiter: &mut W,
     session: &mut Session,
@@ -121,7 +121,8 @@ pub fn become_itself<W: Waiter>(
         ask(waiter, session, "make the clone's identity", &identity, IDENTITY_BOUND)?;
     }
     commit_prepared(waiter, session, clone, &switch)?;
-    harmless::give_back(waiter, session, clone)?;
+    // Its gate stays closed until the registry says that there is no way back any more.
+    harmless::give_back_settings(waiter, session, clone)?;
     Ok(left)
 }
 

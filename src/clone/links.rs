@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use remote::{
     Command, Deadline, NodeLabel, RemoteError, Reply, Session, SessionState, Target, Waiter,
-    cancel_and_drain, connect_all,
+    cancel_and_drain, connect_all, run_all,
 };
 
 use super::error::CloneError;
@@ -154,6 +154,23 @@ pub fn roll_back_everywhere<W: Waiter>(
         None => Ok(()),
         Some(error) => Err(error.into()),
     }
+}
+
+/// Commits the switch on each node that answers, when there is no way back any more: a node that does not must not keep the
+/// writers of the others waiting, nor the change of its address from being written down.
+pub fn commit_where_possible<W: Waiter>(waiter: &mut W, map: &Map, clone: &Replica) {
+    // The clone first, or its writers are refused for a moment longer.
+    if let Ok(mut session) = connect(waiter, &map.clone) {
+        let _ = super::harmless::open_gate(waiter, &mut session, clone);
+    }
+    let by = Deadline::after(waiter, connect_timeout());
+    let sessions = connect_all(waiter, map.roster.targets(), by);
+    let mut open: Vec<Session> = sessions.into_iter().filter_map(Result::ok).collect();
+    let sql = format!("COMMIT PREPARED {}", statements::literal(&clone.switch_gid()));
+    let by = Deadline::after(waiter, SHORT);
+    let mut sessions: Vec<&mut Session> = open.iter_mut().collect();
+    // What fails here is found by whoever goes on.
+    let _ = run_all(waiter, &mut sessions, |_| Command::new("commit the switch", sql.as_str()), by);
 }
 
 /// Bound on a question whose answer waits for nobody.

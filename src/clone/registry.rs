@@ -10,7 +10,6 @@ use super::error::CloneError;
 use super::links::{SHORT, ask};
 use super::state::Step;
 use super::statements::{self, literal, query};
-use crate::fence::FenceError;
 use crate::report::Report;
 
 /// A registered replica: the clone.
@@ -83,7 +82,7 @@ impl Replica {
     }
 
     /// Outside of the pattern of Citus' own, or its recovery would end it.
-    fn gid(&self) -> String {
+    pub fn gid(&self) -> String {
         format!("citus_fence_clone_{}_{}", self.nodeid, &self.token[..self.token.len().min(8)])
     }
 
@@ -236,19 +235,23 @@ pub fn advance<W: Waiter>(
     to: Step,
     besides: &str,
 ) -> Result<(), CloneError> {
+    // Where nothing was updated the division fails, and nothing of it all is done.
     let sql = statements::note(&format!(
-        "{besides} UPDATE citus_fence.clone SET step = '{}', step_since = clock_timestamp() \
-          WHERE clone_nodeid = {nodeid} AND step = '{}' RETURNING clone_nodeid",
+        "UPDATE citus_fence.clone SET step = '{}', step_since = clock_timestamp() \
+          WHERE clone_nodeid = {nodeid} AND step = '{}';\
+         SELECT 1 / count(*) FROM citus_fence.clone \
+          WHERE clone_nodeid = {nodeid} AND xmin = pg_current_xact_id()::xid;\
+         {besides}",
         to.name(),
         from.name()
     ));
-    let reply = ask(waiter, home, "note of the next step", &sql, statements::JOURNAL_BOUND)?;
-    if reply.last_set()?.rows.len() == 1 {
-        return Ok(());
+    match ask(waiter, home, "note of the next step", &sql, statements::JOURNAL_BOUND) {
+        Ok(_) => Ok(()),
+        Err(error) if error.sqlstate() == Some("22012") => {
+            Err(CloneError::OtherStep { nodeid, step: from })
+        }
+        Err(error) => Err(error.into()),
     }
-    Err(CloneError::Fence(FenceError::from(
-        reply.unexpected("the registry has the clone at another step, or not at all"),
-    )))
 }
 
 #[cfg(test)]

@@ -51,8 +51,14 @@ pub fn write(sql: &str) -> String {
 }
 
 /// A note in the registry: whoever keeps it from being written has a while, for without it nothing goes on.
+///
+/// It is on disk before what it announces is done, whatever the default of commits is.
 pub fn note(sql: &str) -> String {
-    write(&format!("SET LOCAL statement_timeout = '25s'; SET LOCAL lock_timeout = '20s'; {sql}"))
+    write(&format!(
+        "SELECT set_config('synchronous_commit', 'local', true) \
+          WHERE current_setting('synchronous_commit') = 'off';\
+         SET LOCAL statement_timeout = '25s'; SET LOCAL lock_timeout = '20s'; {sql}"
+    ))
 }
 
 /// The same where shards are looked at, which Citus hides.
@@ -107,7 +113,10 @@ pub fn inventory(group: i32, is_citus: bool) -> String {
 ///
 /// The node gives a wait up a little later than this side, which looks at its end who is in the way; and it ends the
 /// transaction by itself if it hears nothing more.
-pub fn begin(bound: Duration, is_citus: bool) -> String {
+///
+/// Its name is that of what is to be prepared, for as long as the transaction is open: so who has to roll it back finds
+/// one that is still about to prepare.
+pub fn begin(bound: Duration, is_citus: bool, gid: &str) -> String {
     let ms = bound.as_millis() as i64;
     let citus = if is_citus {
         "SET LOCAL citus.override_table_visibility = off;\
@@ -119,16 +128,17 @@ pub fn begin(bound: Duration, is_citus: bool) -> String {
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
          SET LOCAL search_path = pg_catalog;{citus}\
+         SET LOCAL application_name = {};\
          SET LOCAL lock_timeout = {};\
          SET LOCAL statement_timeout = {};\
          SET LOCAL idle_in_transaction_session_timeout = {};\
          SET LOCAL client_connection_check_interval = '1s';\
-         SET LOCAL synchronous_commit = 'local';\
          SELECT set_config('transaction_timeout', '0', true) \
            FROM pg_settings WHERE name = 'transaction_timeout';\
          SELECT set_config('deadlock_timeout', greatest(1, setting::int * 9 / 10)::text, true) \
            FROM pg_settings WHERE name = 'deadlock_timeout';\
          SELECT pg_backend_pid() AS pid",
+        literal(gid),
         ms + 1_000,
         ms + 2_000,
         ms + 10_000,
@@ -137,7 +147,12 @@ pub fn begin(bound: Duration, is_citus: bool) -> String {
 
 /// Holds back the writers of these shards where they are routed.
 pub fn lock_shards(shards: impl IntoIterator<Item = i64>) -> String {
-    format!("SELECT lock_shard_metadata(7, {})", numbers(shards))
+    let mut shards = shards.into_iter().peekable();
+    match shards.peek() {
+        Some(_) => format!("SELECT lock_shard_metadata(7, {})", numbers(shards)),
+        // Citus refuses to lock nothing.
+        None => "SELECT".to_owned(),
+    }
 }
 
 /// Holds back, on the coordinator, changes of nodes, DDL and moves of shards.
@@ -210,6 +225,36 @@ pub fn prepared(clone: &Replica) -> String {
         "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid IN ({}, {})",
         literal(&clone.switch_gid()),
         literal(&clone.seal_gid())
+    ))
+}
+
+/// Ends what was about to prepare something of the split when its session was lost; how many did not end.
+pub fn end_leftovers(clone: &Replica) -> String {
+    query(&format!(
+        "SELECT count(*) FROM pg_stat_activity \
+          WHERE starts_with(application_name, {}) AND pid <> pg_backend_pid() \
+            AND NOT pg_terminate_backend(pid, 5000)",
+        literal(&clone.gid())
+    ))
+}
+
+/// How many of these tables are sealed.
+pub fn sealed(plan: &Plan) -> String {
+    format!(
+        "SELECT count(*) FROM pg_trigger \
+          WHERE tgname = 'citus_fence_moved' \
+            AND tgrelid IN (SELECT to_regclass(name)::oid FROM unnest({}) AS name)",
+        texts(&plan.moving_names)
+    )
+}
+
+/// Transactions of Citus that were prepared before that moment, and are still.
+pub fn prepared_before(moment: &str) -> String {
+    query(&format!(
+        "SELECT count(*) FROM pg_prepared_xacts \
+          WHERE database = current_database() AND starts_with(gid, 'citus_') \
+            AND NOT starts_with(gid, 'citus_fence_') AND prepared < {}::timestamptz",
+        literal(moment)
     ))
 }
 
@@ -332,17 +377,20 @@ pub fn clean_up(plan: &Plan, source_group: i32) -> String {
     format!(
         "INSERT INTO pg_dist_cleanup (record_id, operation_id, object_type, object_name, node_group_id, policy_type) \
          SELECT nextval('pg_dist_cleanup_recordid_seq'), operation_id, object_type, object_name, {group}, policy_type \
-           FROM pg_dist_cleanup WHERE node_group_id = {source_group} AND object_type = 1;{}{}",
+           FROM pg_dist_cleanup \
+          WHERE node_group_id = {source_group} AND object_type = 1 AND policy_type = 2 \
+            AND object_name <> ALL ({});{}{}",
+        texts(&plan.moving_names),
         record(&plan.moving_names, source_group),
         record(&plan.staying_names, group)
     )
 }
 
-/// Drops the slot that the clone streamed from.
+/// Drops the slot that the clone streamed from; an error as long as a walsender has not noticed that it is gone.
 pub fn drop_slot(name: &str) -> String {
     query(&format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-          WHERE slot_name = {} AND slot_type = 'physical' AND NOT active",
+          WHERE slot_name = {} AND slot_type = 'physical'",
         literal(name)
     ))
 }
