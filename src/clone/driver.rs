@@ -11,18 +11,17 @@ use remote::{Command, Deadline, Pause, Session, Waiter, pause, run_all};
 use super::checks;
 use super::error::CloneError;
 use super::fault::Fault;
+use super::harmless;
 use super::hold::{self, Attempts};
 use super::identity;
 use super::inventory::Inventory;
 use super::links::{Links, Map, SHORT, ask, connect};
 use super::registry::{self, Kind, Plan, Replica, entry};
-use super::state::{Step, Way};
+use super::state::Step;
 use super::statements::{self, literal, query};
-use super::{harmless, links};
 use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::{GaveUp, Limit, until_held};
 use crate::pg::elog;
-use crate::pg::wait::BackendWaiter;
 use crate::pg::worker;
 use crate::report::Report;
 
@@ -360,51 +359,6 @@ impl<W: Waiter> Drive<'_, W> {
 /// Longest time that writers wait for the clone.
 const HELD_CATCH_UP: Duration = Duration::from_secs(10);
 
-/// Puts everything back that was done before the promotion; can be done again.
-///
-/// The nodes first, each by itself, for writers wait there: a node that does not answer, or a clone that is gone for good,
-/// must not keep the others' waiting.
-pub fn back<W: Waiter>(waiter: &mut W, map: &Map, clone: &mut Replica) -> Result<(), CloneError> {
-    links::roll_back_everywhere(waiter, map, clone)?;
-    let mut home = connect(waiter, &map.roster.targets()[0])?;
-    if clone.former_source_setting.is_some() {
-        let mut source = connect(waiter, &map.roster.targets()[map.source])?;
-        harmless::give_back_source(waiter, &mut home, &mut source, clone)?;
-    }
-    let given_back = connect(waiter, &map.clone)
-        .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
-    // What it had before stays written down where it could not be given back: the next split or removal does.
-    let forget = match &given_back {
-        Ok(()) => ", former_settings = NULL",
-        Err(CloneError::GivenUp) => return Err(CloneError::GivenUp),
-        Err(_) => "",
-    };
-    let nodeid = clone.nodeid;
-    let forget =
-        format!("UPDATE citus_fence.clone SET plan = NULL{forget} WHERE clone_nodeid = {nodeid};");
-    registry::advance(waiter, &mut home, nodeid, clone.step, Step::Registered, &forget)?;
-    clone.step = Step::Registered;
-    clone.plan = None;
-    match given_back {
-        Ok(()) => clone.former_settings = None,
-        Err(error) => {
-            let place = clone.place();
-            let message = format!("clone {place} does not have its former settings back: {error}");
-            let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message).hint(
-                "They come back with the next split, or when the clone is removed from the registry.",
-            );
-            elog::log(&format!("citus_fence: {}", report.message));
-            let sql = entry(nodeid, Kind::Warning, &report);
-            registry::write(waiter, &mut home, "line of the journal", &sql)?;
-        }
-    }
-    elog::log(&format!(
-        "citus_fence: clone split of node {nodeid}: taken back on {} nodes",
-        map.roster.nodes().len()
-    ));
-    Ok(())
-}
-
 /// How many bytes the clone lags behind its source, where that is known.
 pub fn lag<W: Waiter>(
     waiter: &mut W,
@@ -526,91 +480,4 @@ fn all_are_told<W: Waiter>(
         }
     }
     Ok(())
-}
-
-/// Goes on with an interrupted split until it is where it can rest: as before, or done.  Whatever is in the way is
-/// written down and tried again.
-///
-/// Nodes may move meanwhile, so they are read anew each time.
-pub fn settle<W: Waiter>(
-    waiter: &mut W,
-    clone: &mut Replica,
-    tell: &mut dyn FnMut(),
-) -> Result<(), CloneError> {
-    const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-    let mut backoff = BACKOFF.0;
-    loop {
-        let map = refresh(waiter, clone).and_then(|()| super::worker::locally(|| Map::read(clone)));
-        let tried = map.and_then(|map| match clone.step.way() {
-            Way::Start if clone.step == Step::Checked => {
-                let mut home = super::worker::connect_home(waiter)?;
-                let (nodeid, from) = (clone.nodeid, clone.step);
-                registry::advance(waiter, &mut home, nodeid, from, Step::Registered, "")
-            }
-            Way::Start | Way::Done => Ok(()),
-            Way::Back => back(waiter, &map, clone),
-            Way::Forward => {
-                if clone.step == Step::Committing {
-                    links::commit_where_possible(waiter, &map, clone);
-                }
-                let map = &map;
-                let mut links = links::Links::connect(waiter, map)?;
-                let since = Instant::now();
-                Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
-                    .forward(&mut links)
-            }
-        });
-        let error = match tried {
-            Ok(()) => return Ok(()),
-            // Nothing stops this but the end of the worker.
-            Err(CloneError::GivenUp) => return Err(interrupted(clone)),
-            Err(error) => error,
-        };
-        note_trouble(clone.nodeid, &error);
-        tell();
-        if pause(waiter, backoff) == Pause::Stopped {
-            return Err(interrupted(clone));
-        }
-        backoff = (backoff * 2).min(BACKOFF.1);
-    }
-}
-
-/// Reads again where the registry has the clone: what this process remembers may not have got there, and an operator may
-/// have given the split up.
-fn refresh<W: Waiter>(waiter: &mut W, clone: &mut Replica) -> Result<(), CloneError> {
-    let mut home = super::worker::connect_home(waiter)?;
-    if let Some(now) = registry::find(waiter, &mut home, clone.nodeid)? {
-        *clone = now;
-    }
-    Ok(())
-}
-
-fn interrupted(clone: &Replica) -> CloneError {
-    CloneError::Interrupted { nodeid: clone.nodeid, step: clone.step }
-}
-
-/// Writes down what is in the way, for whoever looks; where even that fails, the log has it.
-fn note_trouble(nodeid: i32, error: &CloneError) {
-    let report = Report::from(error);
-    elog::log(&format!(
-        "citus_fence: clone split of node {nodeid} cannot go on yet: {}{}",
-        report.message,
-        report.detail.as_deref().map_or(String::new(), |detail| format!(" ({detail})"))
-    ));
-    note(nodeid, Kind::Trouble, &report);
-}
-
-/// Writes down how a split ended, or what is in its way, over a session of its own.
-pub fn note(nodeid: i32, kind: Kind, report: &Report) {
-    let mut waiter = BackendWaiter::new(|| false);
-    let sql = format!(
-        "UPDATE citus_fence.clone SET last_error = {} WHERE clone_nodeid = {nodeid}; {}",
-        literal(&report.message),
-        entry(nodeid, kind, report)
-    );
-    let written = super::worker::connect_home(&mut waiter)
-        .and_then(|mut home| registry::write(&mut waiter, &mut home, "line of the journal", &sql));
-    if let Err(error) = written {
-        elog::log(&format!("citus_fence: the journal of clone splits cannot be written: {error}"));
-    }
 }

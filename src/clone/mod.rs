@@ -41,6 +41,7 @@ pub mod plan;
 mod plan_api;
 pub mod plan_error;
 mod registry;
+mod settle;
 pub mod shards;
 mod state;
 mod statements;

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use remote::{Deadline, Pause, Session, Target, Waiter, pause};
 
-use super::driver::{self, Drive};
+use super::driver::Drive;
 use super::error::CloneError;
 use super::links::{self, Links, Map};
 use super::registry::{self, Kind, Replica};
+use super::settle;
 use super::state::Way;
 use crate::citus::{self, Access};
 use crate::gate;
@@ -95,7 +96,7 @@ fn run(nodeid: i32, extra: u64) {
     if let Err(report) = worker::catch(|| drive(&mut at)) {
         drop(Transaction::adopt_open());
         elog::log(&format!("citus_fence: clone split failed: {}", report.message));
-        if at != 0 && worker::catch(|| driver::note(at, Kind::Error, &report)).is_err() {
+        if at != 0 && worker::catch(|| settle::note(at, Kind::Error, &report)).is_err() {
             drop(Transaction::adopt_open());
         }
     }
@@ -117,14 +118,14 @@ fn drive(nodeid: &mut i32) {
     }
     if !NumberedLock::of_database(DRIVER).try_acquire(Mode::Alone) {
         if *nodeid != 0 {
-            driver::note(*nodeid, Kind::Error, &Report::from(&CloneError::OtherSplit));
+            settle::note(*nodeid, Kind::Error, &Report::from(&CloneError::OtherSplit));
         }
         return;
     }
     if let Err(error) = drive_locked(nodeid, &transaction, bound)
         && *nodeid != 0
     {
-        driver::note(*nodeid, Kind::Error, &Report::from(&error));
+        settle::note(*nodeid, Kind::Error, &Report::from(&error));
     }
 }
 
@@ -172,9 +173,9 @@ fn drive_locked(
     }
     let mut lasting = Lasting::new();
     match clone.step.way() {
-        Way::Back => driver::settle(&mut lasting, &mut clone, &mut tell)?,
+        Way::Back => settle::settle(&mut lasting, &mut clone, &mut tell)?,
         Way::Forward => {
-            driver::settle(&mut waiter, &mut clone, &mut tell)?;
+            settle::settle(&mut waiter, &mut clone, &mut tell)?;
             return finished(&clone);
         }
         Way::Start | Way::Done => {}
@@ -193,13 +194,13 @@ fn drive_locked(
             match went {
                 Ok(()) => Ok(()),
                 Err(_) => {
-                    driver::settle(waiter, &mut clone, &mut tell)?;
+                    settle::settle(waiter, &mut clone, &mut tell)?;
                     finished(&clone)
                 }
             }
         }
         Err(error) => {
-            driver::settle(&mut lasting, &mut clone, &mut tell)?;
+            settle::settle(&mut lasting, &mut clone, &mut tell)?;
             // The note of the promotion may have got there although no answer came: then it went forward.
             if clone.step.way() == Way::Done { Ok(()) } else { Err(error) }
         }
