@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `latency.rs` | how long do block and unblock take, and how much of it is the floor |
 //! | `psql.rs` | the same as psql times it, one block each half second |
+//! | `split.rs` | how long does a clone split keep writers waiting |
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
 //! | `gate.rs` | what does the gate cost writers and readers, and how long does closing it take |
@@ -32,6 +33,7 @@ mod load;
 mod other_build;
 mod partitions;
 mod psql;
+mod split;
 mod throughput;
 mod turns;
 
@@ -61,7 +63,10 @@ struct Options {
     /// A commit whose build is measured beside this one: every figure is then the ratio of the new to the old.
     #[arg(long)]
     against: Option<String>,
-    /// block, gate or partitions; without it all.
+    /// Clone splits, each on a cluster of its own.
+    #[arg(long, default_value_t = 20)]
+    splits: usize,
+    /// block, gate, partitions or split; without it all.
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
@@ -123,6 +128,10 @@ fn main() -> Result<()> {
     if wants("partitions") && builds.is_none() {
         println!("a server with and without the library, 64 partitions, {}", engine.name());
         partitions::measure(engine, plan, &mut table)?;
+    }
+    if wants("split") && builds.is_none() {
+        println!("two workers, one of which is split, {}", engine.name());
+        split::measure(engine, options.splits, &mut table)?;
     }
     print!("{table}");
     Ok(())

@@ -79,15 +79,16 @@ impl<W: Waiter> Drive<'_, W> {
         // Anew: to come near may have taken a while.
         let inventory = self.weigh(links)?;
         self.advance(links, Step::Prepared, "")?;
-        let (plan, held_at) = self.hold(links, &inventory, group)?;
+        let (plan, held_at, line) = self.hold(links, &inventory, group)?;
         // The plan is written down before anything goes forward by it.
         let text = serde_json::to_string(&plan).unwrap_or_default();
         let note = format!(
-            "UPDATE citus_fence.clone SET plan = {}::jsonb WHERE clone_nodeid = {};",
+            "UPDATE citus_fence.clone SET plan = {}::jsonb WHERE clone_nodeid = {}; {line}",
             literal(&text),
             self.clone.nodeid
         );
         self.advance(links, Step::CaughtUp, &note)?;
+        (self.tell)();
         self.clone.plan = Some(plan);
         let target = identity::target(self.waiter, self.source_line(links))?;
         // Writers wait for this one.
@@ -99,9 +100,11 @@ impl<W: Waiter> Drive<'_, W> {
             "writers are held, and the clone has all they wrote, after {:.0} ms",
             held_at.elapsed().as_secs_f64() * 1e3
         );
-        self.say(links, Kind::Notice, &message)?;
+        let line = self.line(Kind::Notice, &message);
         // The last thing that can fail, or be given up, on this side of the promotion.
-        self.advance(links, Step::Promoting, "")
+        self.advance(links, Step::Promoting, &line)?;
+        (self.tell)();
+        Ok(())
     }
 
     /// From the promotion to the end, from whichever step of it.
@@ -136,6 +139,8 @@ impl<W: Waiter> Drive<'_, W> {
         if self.clone.step == Step::Committing {
             harmless::open_gate(self.waiter, &mut links.clone, self.clone)?;
             self.commit(links, &plan)?;
+            // At once: without its search for deadlocks writers of that node wait for each other for ever.
+            harmless::give_back_settings(self.waiter, &mut links.clone, self.clone)?;
             self.advance(links, Step::Released, "")?;
             let count = plan.moving.len();
             let message = format!(
@@ -166,6 +171,14 @@ impl<W: Waiter> Drive<'_, W> {
 
     /// A line of the journal, with the time since the last one.
     fn say(&mut self, links: &mut Links, kind: Kind, message: &str) -> Result<(), CloneError> {
+        let sql = self.line(kind, message);
+        registry::write(self.waiter, &mut links.home, "line of the journal", &sql)?;
+        (self.tell)();
+        Ok(())
+    }
+
+    /// The same as SQL, to be written with something else: while writers wait every note costs them.
+    fn line(&mut self, kind: Kind, message: &str) -> String {
         let ms = self.since.elapsed().as_secs_f64() * 1e3;
         self.since = Instant::now();
         let sqlstate = match kind {
@@ -174,16 +187,11 @@ impl<W: Waiter> Drive<'_, W> {
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION
             }
         };
-        let report =
-            Report::new(sqlstate, format!("{}: {message} ({ms:.0} ms)", self.clone.step.name()));
-        elog::log(&format!(
-            "citus_fence: clone split of node {}: {}",
-            self.clone.nodeid, report.message
-        ));
-        let sql = entry(self.clone.nodeid, kind, &report);
-        registry::write(self.waiter, &mut links.home, "line of the journal", &sql)?;
-        (self.tell)();
-        Ok(())
+        let step = self.clone.step.name();
+        let report = Report::new(sqlstate, format!("{step}: {message} ({ms:.0} ms)"));
+        let nodeid = self.clone.nodeid;
+        elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", report.message));
+        entry(nodeid, kind, &report)
     }
 
     fn source_line<'l>(&self, links: &'l mut Links) -> &'l mut Session {
@@ -222,13 +230,13 @@ impl<W: Waiter> Drive<'_, W> {
         }
     }
 
-    /// Holds the writers, and prepares the switch; when the attempt that did began to hold.
+    /// Holds the writers, and prepares the switch; when the attempt that did began to hold, and the journal's line.
     fn hold(
         &mut self,
         links: &mut Links,
         inventory: &Inventory,
         group: i32,
-    ) -> Result<(Plan, Instant), CloneError> {
+    ) -> Result<(Plan, Instant, String), CloneError> {
         let terms = &self.clone.terms;
         let limit = Limit::from_now(
             self.waiter,
@@ -260,8 +268,8 @@ impl<W: Waiter> Drive<'_, W> {
                     held.attempts,
                     lasted.as_secs_f64() * 1e3
                 );
-                self.say(links, Kind::Notice, &message)?;
-                return Ok((held.what, held_at));
+                let line = self.line(Kind::Notice, &message);
+                return Ok((held.what, held_at, line));
             }
             Err(why) => why,
         };

@@ -7,7 +7,6 @@ use std::time::Duration;
 use remote::{Deadline, Pause, RemoteError, Session, Waiter, pause};
 
 use super::error::CloneError;
-use super::harmless;
 use super::links::{SHORT, ask};
 use super::registry::{Plan, Replica};
 use super::statements::{self, literal, query};
@@ -78,10 +77,10 @@ pub fn promote<W: Waiter>(waiter: &mut W, clone: &mut Session) -> Result<(), Clo
     }
 }
 
-/// Gives the promoted clone its own identity and its former settings.
+/// Gives the promoted clone its own identity.
 ///
 /// In this order: what it inherited as prepared is rolled back, for the source finishes its own; one transaction makes
-/// the identity; our own switch is committed; the settings come back.
+/// the identity; our own switch is committed.
 pub fn become_itself<W: Waiter>(
     waiter: &mut W,
     session: &mut Session,
@@ -120,9 +119,9 @@ pub fn become_itself<W: Waiter>(
     if !has_identity {
         ask(waiter, session, "make the clone's identity", &identity, IDENTITY_BOUND)?;
     }
+    // Its gate stays closed until the registry says that there is no way back any more, and its settings come back when
+    // writers go on: they are not to wait for that, too.
     commit_prepared(waiter, session, clone, &switch)?;
-    // Its gate stays closed until the registry says that there is no way back any more.
-    harmless::give_back_settings(waiter, session, clone)?;
     Ok(left)
 }
 
