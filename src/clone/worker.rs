@@ -202,7 +202,14 @@ fn drive_locked(
         Err(error) => {
             settle::settle(&mut lasting, &mut clone, &mut tell)?;
             // The note of the promotion may have got there although no answer came: then it went forward.
-            if clone.step.way() == Way::Done { Ok(()) } else { Err(error) }
+            match clone.step.way() {
+                Way::Done => Ok(()),
+                // Whatever broke off because nobody waits any more.
+                Way::Start | Way::Back | Way::Forward if !is_waited_for() => {
+                    Err(CloneError::GivenUp)
+                }
+                Way::Start | Way::Back | Way::Forward => Err(error),
+            }
         }
     }
 }
