@@ -53,7 +53,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     pg::worker::install(WORKERS);
-    if !pg::process::is_binary_upgrade() {
+    if !pg::process::is_binary_upgrade() && clone::may_be_interrupted() {
         pg::worker::register_static(&clone::LAUNCHER);
     }
     pg::shmem::install(SHARED);

@@ -54,6 +54,8 @@ pub fn start(token: Token) -> Option<Handle> {
         name: &format!("citus_fence backup block {}", crate::pg::ident::database_name()),
         argument: token.slot as i32,
         extra: token.generation,
+        // Its locks went with it.
+        returns: false,
     })
 }
 

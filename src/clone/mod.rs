@@ -33,6 +33,7 @@ mod driver;
 pub mod error;
 mod fault;
 mod harmless;
+mod hint;
 mod hold;
 mod identity;
 mod inventory;
@@ -49,6 +50,7 @@ mod worker;
 
 pub use calls::{OPERATION, before_drop, under_way};
 pub use error::CloneError;
+pub use hint::is_there as may_be_interrupted;
 pub use worker::{LAUNCHER, WORKER};
 
 /// `application_name` of the split's own sessions.

@@ -17,6 +17,7 @@ use remote::{Deadline, Pause, Session, Target, Waiter, pause};
 
 use super::driver::Drive;
 use super::error::CloneError;
+use super::hint;
 use super::links::{self, Links, Map};
 use super::registry::{self, Kind, Replica};
 use super::settle;
@@ -58,6 +59,8 @@ fn start_in(database: u32, role: u32, nodeid: i32) -> Option<Handle> {
         name: &format!("citus_fence clone split {nodeid}"),
         argument: nodeid,
         extra: u64::from(database) << 32 | u64::from(role),
+        // What it has prepared outlives it.
+        returns: true,
     })
 }
 
@@ -183,6 +186,7 @@ fn drive_locked(
     if !is_called {
         return Ok(());
     }
+    hint::note()?;
     let started = begin(&map, &mut clone, &mut tell);
     match started {
         Ok(mut links) => {
@@ -331,37 +335,44 @@ fn launch(_argument: i32, _extra: u64) {
     let databases = worker::databases();
     drop(transaction);
     let mut waiter = BackendWaiter::new(interrupts::terminated);
+    let mut found_nothing = true;
     for database in databases {
         let looked = worker::catch(|| look_into(&mut waiter, database));
         if looked.is_err() {
             drop(Transaction::adopt_open());
         }
+        found_nothing &= looked.is_ok_and(|has_ended| has_ended);
         if interrupts::terminated() {
             return;
         }
     }
+    if found_nothing {
+        hint::forget();
+    }
 }
 
-/// Starts one there, and waits a moment for it to end.
-fn look_into<W: Waiter>(waiter: &mut W, database: u32) {
+/// Starts one there, and waits a moment for it to end; whether it has.
+fn look_into<W: Waiter>(waiter: &mut W, database: u32) -> bool {
     const TRIES: u32 = 60;
     const MOMENT: Duration = Duration::from_secs(2);
     for _ in 0..TRIES {
         let Some(handle) = start_in(database, pgrx::pg_sys::BOOTSTRAP_SUPERUSERID, 0) else {
             // All are in use: some of them may end.
             if pause(waiter, Duration::from_secs(1)) == Pause::Stopped {
-                return;
+                return false;
             }
             continue;
         };
         let by = Deadline::after(waiter, MOMENT);
-        while !by.expired(waiter)
-            && !matches!(handle.status(), Status::Stopped | Status::PostmasterDied)
-        {
+        while !by.expired(waiter) {
+            if matches!(handle.status(), Status::Stopped | Status::PostmasterDied) {
+                return true;
+            }
             if waiter.wait(&[], by.remaining(waiter)) == remote::WaitEnd::Stopped {
-                return;
+                return false;
             }
         }
-        return;
+        return false;
     }
+    false
 }

@@ -76,6 +76,16 @@ pub fn catalog_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// The relation of that name in a schema, or `None`.
+pub fn relation_in(schema: &core::ffi::CStr, name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: look-ups in the system caches, inside a transaction; no error for what is missing.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
 /// Relations that can be read while this lives, whoever asks for them meanwhile.
 pub struct Readable(Vec<pg_sys::Oid>);
 

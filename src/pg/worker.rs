@@ -69,10 +69,11 @@ pub struct Spec<'a> {
     pub argument: i32,
     /// Handed over as `bgw_extra`, as it lies in memory.
     pub extra: u64,
+    /// Whether it is started again after a crash or an error, its own or the server's, until it ends by itself.
+    pub returns: bool,
 }
 
-/// Registers a worker that runs once and is never restarted.  `None` where `max_worker_processes`
-/// are in use.
+/// Registers a worker that runs once.  `None` where `max_worker_processes` are in use.
 pub fn register(spec: &Spec<'_>) -> Option<Handle> {
     // SAFETY: the struct is plain data, filled below; the server copies it.  The handle is allocated
     // in the current memory context, that of the statement that waits for the worker.
@@ -85,7 +86,7 @@ pub fn register(spec: &Spec<'_>) -> Option<Handle> {
         worker.bgw_flags =
             (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
         worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-        worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+        worker.bgw_restart_time = if spec.returns { SOON_S } else { pg_sys::BGW_NEVER_RESTART };
         worker.bgw_main_arg = pg_sys::Datum::from(spec.argument);
         worker.bgw_notify_pid = pg_sys::MyProcPid;
         for (to, from) in worker.bgw_extra.iter_mut().zip(spec.extra.to_ne_bytes()) {
@@ -154,6 +155,9 @@ pub fn databases() -> Vec<u32> {
     }
     found
 }
+
+/// After how many seconds a worker that returns is started again.
+const SOON_S: i32 = 1;
 
 fn copy_text(to: &mut [core::ffi::c_char], text: &[u8]) {
     let room = to.len() - 1;
