@@ -5,7 +5,8 @@
 //! | an error, a node is lost              | put back, until that is done   | tried again until it is done        |
 //! | the caller is cancelled, or gone      | put back                       | nothing: it is finished             |
 //! | SIGTERM, shutdown                     | put back, if that is quick     | ends; the next start, or call, goes on |
-//! | SIGKILL, crash                        | the next start puts it back    | the next start goes on              |
+//! | SIGKILL, crash of its server          | it is started again, and puts it back | it is started again, and goes on |
+//! | a new start of the server             | the launcher's worker puts it back | the launcher's worker goes on    |
 //!
 //! One split at a time in a database: its worker holds a lock for as long as it is at it, and its caller another
 //! for as long as it waits.
@@ -38,6 +39,9 @@ pub static WORKER: Worker = Worker { kind: c"citus_fence clone split", run };
 /// The worker that looks for interrupted splits when the server starts or is promoted.
 pub static LAUNCHER: Worker = Worker { kind: c"citus_fence launcher", run: launch };
 
+/// Stands for no role: the bootstrap superuser, who need not be allowed to log in.
+const NOBODY: u32 = 0;
+
 /// Held by the worker that drives a split.  No relation has these numbers; see the gate's.
 const DRIVER: u32 = 9995;
 /// Held by whoever waits for it.
@@ -50,15 +54,15 @@ thread_local! {
 
 /// Registers the worker of a split.
 pub fn start(nodeid: i32) -> Option<Handle> {
-    start_in(ident::database().to_u32(), citus::own_role().to_u32(), nodeid)
+    start_in(ident::database().to_u32(), nodeid)
 }
 
-fn start_in(database: u32, role: u32, nodeid: i32) -> Option<Handle> {
+fn start_in(database: u32, nodeid: i32) -> Option<Handle> {
     worker::register(&Spec {
         worker: &WORKER,
         name: &format!("citus_fence clone split {nodeid}"),
         argument: nodeid,
-        extra: u64::from(database) << 32 | u64::from(role),
+        extra: u64::from(database),
         // What it has prepared outlives it.
         returns: true,
     })
@@ -92,8 +96,9 @@ fn is_waited_for() -> bool {
 /// What the new process does: it is given the clone, or 0 to look for an interrupted split.
 fn run(nodeid: i32, extra: u64) {
     interrupts::install_worker_handlers();
-    let (database, role) = ((extra >> 32) as u32, extra as u32);
-    interrupts::cancellable(|| false, || worker::connect(database, role));
+    // As nobody in particular, for all it does it does over sessions: a role that may not log in would have it die at
+    // each start, for ever.
+    interrupts::cancellable(|| false, || worker::connect(extra as u32, NOBODY));
     worker::report_activity("citus_fence clone split");
     let mut at = nodeid;
     if let Err(report) = worker::catch(|| drive(&mut at)) {
@@ -356,7 +361,7 @@ fn look_into<W: Waiter>(waiter: &mut W, database: u32) -> bool {
     const TRIES: u32 = 60;
     const MOMENT: Duration = Duration::from_secs(2);
     for _ in 0..TRIES {
-        let Some(handle) = start_in(database, pgrx::pg_sys::BOOTSTRAP_SUPERUSERID, 0) else {
+        let Some(handle) = start_in(database, 0) else {
             // All are in use: some of them may end.
             if pause(waiter, Duration::from_secs(1)) == Pause::Stopped {
                 return false;

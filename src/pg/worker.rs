@@ -69,7 +69,8 @@ pub struct Spec<'a> {
     pub argument: i32,
     /// Handed over as `bgw_extra`, as it lies in memory.
     pub extra: u64,
-    /// Whether it is started again after a crash or an error, its own or the server's, until it ends by itself.
+    /// Whether it is started again, at once after a crash of the server, and a minute after an error that has ended the
+    /// process, until it ends by itself.
     pub returns: bool,
 }
 
@@ -86,7 +87,7 @@ pub fn register(spec: &Spec<'_>) -> Option<Handle> {
         worker.bgw_flags =
             (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
         worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-        worker.bgw_restart_time = if spec.returns { SOON_S } else { pg_sys::BGW_NEVER_RESTART };
+        worker.bgw_restart_time = if spec.returns { RETURN_S } else { pg_sys::BGW_NEVER_RESTART };
         worker.bgw_main_arg = pg_sys::Datum::from(spec.argument);
         worker.bgw_notify_pid = pg_sys::MyProcPid;
         for (to, from) in worker.bgw_extra.iter_mut().zip(spec.extra.to_ne_bytes()) {
@@ -156,8 +157,8 @@ pub fn databases() -> Vec<u32> {
     found
 }
 
-/// After how many seconds a worker that returns is started again.
-const SOON_S: i32 = 1;
+/// After how many seconds a worker that returns is started again.  What it dies of may last: a database that is gone.
+const RETURN_S: i32 = 60;
 
 fn copy_text(to: &mut [core::ffi::c_char], text: &[u8]) {
     let room = to.len() - 1;
@@ -189,7 +190,8 @@ pub extern "C-unwind" fn citus_fence_worker(argument: pg_sys::Datum) {
     }
 }
 
-/// Connects this worker to a database as a role.  Ends the process where either is gone.
+/// Connects this worker to a database as a role; role 0 is the bootstrap superuser.  Ends the process where either is
+/// gone.
 pub fn connect(database: u32, role: u32) {
     // SAFETY: called once, first thing in a worker.
     unsafe {
