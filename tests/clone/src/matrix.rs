@@ -89,6 +89,8 @@ impl Case {
         let call = self.strike(&bed, &replica, id)?;
         let end = self.settle(&bed, &replica, id, &call)?;
         println!("{}: {self:?} ended by itself as {end:?}", engine.name());
+        // Only who has ended the driver himself has to call again.
+        assert!(end != End::Waiting || self.fault == Fault::EndDriver, "{self:?}: came to no end");
         if self.is_past_return() {
             assert_ne!(end, End::AsBefore, "{self:?}: a promoted clone went back");
         }
@@ -165,7 +167,7 @@ impl Case {
                 return Some(End::Done);
             }
             let idle = call.has_ended() && !is_driven(&bed.cluster).ok()?;
-            (idle && is_as_before(bed, replica).ok()?).then_some(End::AsBefore)
+            (idle && is_as_before(bed, replica, id).ok()?).then_some(End::AsBefore)
         });
         Ok(ended.unwrap_or(End::Waiting))
     }
@@ -196,8 +198,10 @@ fn is_done(bed: &Bed, id: i32) -> Result<bool> {
     }
 }
 
-/// The replica streams, and no switch is prepared: Citus' own names begin with `citus_` and a group.
-fn is_as_before(bed: &Bed, replica: &Replica) -> Result<bool> {
+/// The registry says so, the replica streams and is reserved no more, and no switch is prepared: Citus' own names begin with
+/// `citus_` and a group.
+fn is_as_before(bed: &Bed, replica: &Replica, id: i32) -> Result<bool> {
+    const GATE: &str = "SELECT state FROM citus_fence.stat_gate";
     let streaming = format!(
         "SELECT count(*) = 1 FROM pg_stat_replication
           WHERE application_name = '{}' AND state = 'streaming'",
@@ -207,7 +211,9 @@ fn is_as_before(bed: &Bed, replica: &Replica) -> Result<bool> {
         !gid.strip_prefix("citus_")
             .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
-    Ok(bed.cluster.node(SOURCE).query_value(&streaming)? == "t"
+    Ok(step(bed, id)?.as_deref() == Some(STEPS[0])
+        && replica.server().query_value(GATE)? == "standby"
+        && bed.cluster.node(SOURCE).query_value(&streaming)? == "t"
         && replica.server().query_value("SELECT pg_is_in_recovery()")? == "t"
         && !prepared_transactions(&bed.cluster)?.iter().any(|left| is_ours(&left.gid)))
 }
