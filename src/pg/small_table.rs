@@ -13,14 +13,26 @@ pub type Value = Option<String>;
 /// All rows, each with the values of those columns; null where the table has no such column.  The rows are
 /// those of now, whatever the transaction has seen before.  Nobody's right to read the table is looked at.
 pub fn rows(relation: pg_sys::Oid, columns: &[&CStr]) -> Vec<Vec<Value>> {
+    let mut known: Option<Vec<Column>> = None;
+    // SAFETY: the table is open, and the row is one of it.
+    each_row(relation, |table, row| unsafe {
+        let find = || columns.iter().map(|name| Column::find(table, name)).collect();
+        let columns = known.get_or_insert_with(find);
+        columns.iter().map(|column| column.value(table, row)).collect()
+    })
+}
+
+/// What is made of each row, which is valid as long as the call, as the table is.
+pub(super) fn each_row<R>(
+    relation: pg_sys::Oid,
+    mut make: impl FnMut(pg_sys::Relation, pg_sys::HeapTuple) -> R,
+) -> Vec<R> {
     let context = Scratch::new();
     context.run(|| {
         // SAFETY: inside a transaction.  The relation is open while its rows are read, and a row stays where
         // it is until the next one is asked for.  After an error the abort closes all of it.
         unsafe {
             let table = pg_sys::table_open(relation, READ);
-            let columns: Vec<Column> =
-                columns.iter().map(|name| Column::find(table, name)).collect();
             let scan = pg_sys::systable_beginscan(
                 table,
                 pg_sys::InvalidOid,
@@ -36,7 +48,7 @@ pub fn rows(relation: pg_sys::Oid, columns: &[&CStr]) -> Vec<Vec<Value>> {
                 if row.is_null() {
                     break;
                 }
-                rows.push(columns.iter().map(|column| column.value(table, row)).collect());
+                rows.push(make(table, row));
             }
             pg_sys::systable_endscan(scan);
             pg_sys::table_close(table, READ);

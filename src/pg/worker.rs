@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_guard};
 
-use super::interrupts;
+use super::{interrupts, small_table};
 use crate::report::Report;
 
 /// A worker that was registered.
@@ -76,44 +76,42 @@ pub struct Spec<'a> {
 
 /// Registers a worker that runs once.  `None` where `max_worker_processes` are in use.
 pub fn register(spec: &Spec<'_>) -> Option<Handle> {
-    // SAFETY: the struct is plain data, filled below; the server copies it.  The handle is allocated
-    // in the current memory context, that of the statement that waits for the worker.
+    let mut entry = entry(spec.worker, spec.name);
+    entry.bgw_restart_time = if spec.returns { RETURN_S } else { pg_sys::BGW_NEVER_RESTART };
+    entry.bgw_main_arg = pg_sys::Datum::from(spec.argument);
+    for (to, from) in entry.bgw_extra.iter_mut().zip(spec.extra.to_ne_bytes()) {
+        *to = from as core::ffi::c_char;
+    }
+    // SAFETY: the server copies the struct.  The handle is allocated in the current memory context, that of the
+    // statement that waits for the worker.
     unsafe {
-        let mut worker: pg_sys::BackgroundWorker = std::mem::zeroed();
-        copy_text(&mut worker.bgw_name, spec.name.as_bytes());
-        copy_text(&mut worker.bgw_type, spec.worker.kind.to_bytes());
-        copy_text(&mut worker.bgw_library_name, LIBRARY.as_bytes());
-        copy_text(&mut worker.bgw_function_name, ENTRY_POINT.as_bytes());
-        worker.bgw_flags =
-            (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
-        worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-        worker.bgw_restart_time = if spec.returns { RETURN_S } else { pg_sys::BGW_NEVER_RESTART };
-        worker.bgw_main_arg = pg_sys::Datum::from(spec.argument);
-        worker.bgw_notify_pid = pg_sys::MyProcPid;
-        for (to, from) in worker.bgw_extra.iter_mut().zip(spec.extra.to_ne_bytes()) {
-            *to = from as core::ffi::c_char;
-        }
+        entry.bgw_notify_pid = pg_sys::MyProcPid;
         let mut handle = std::ptr::null_mut();
-        pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle).then_some(Handle(handle))
+        pg_sys::RegisterDynamicBackgroundWorker(&mut entry, &mut handle).then_some(Handle(handle))
     }
 }
 
-/// Has the postmaster start a worker whenever the server takes writes: at its start, after a crash, and when a
-/// standby is promoted.  It runs once each time.  Call from `_PG_init` while the library is being preloaded.
+/// Has the postmaster start a worker when the server takes writes: at this start, or when it is promoted.  It runs
+/// once.  Call from `_PG_init` while the library is being preloaded.
 pub fn register_static(worker: &'static Worker) {
-    // SAFETY: plain data, filled below; the server copies it.
-    unsafe {
-        let mut entry: pg_sys::BackgroundWorker = std::mem::zeroed();
-        copy_text(&mut entry.bgw_name, worker.kind.to_bytes());
-        copy_text(&mut entry.bgw_type, worker.kind.to_bytes());
-        copy_text(&mut entry.bgw_library_name, LIBRARY.as_bytes());
-        copy_text(&mut entry.bgw_function_name, ENTRY_POINT.as_bytes());
-        entry.bgw_flags =
-            (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
-        entry.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-        entry.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
-        pg_sys::RegisterBackgroundWorker(&mut entry);
-    }
+    let mut entry = entry(worker, &worker.kind.to_string_lossy());
+    // SAFETY: the server copies the struct.
+    unsafe { pg_sys::RegisterBackgroundWorker(&mut entry) }
+}
+
+/// What both say of a worker: it starts when the server takes writes, runs once and is given nothing.
+fn entry(worker: &'static Worker, name: &str) -> pg_sys::BackgroundWorker {
+    // SAFETY: plain data, for which zeros are valid.
+    let mut entry: pg_sys::BackgroundWorker = unsafe { std::mem::zeroed() };
+    copy_text(&mut entry.bgw_name, name.as_bytes());
+    copy_text(&mut entry.bgw_type, worker.kind.to_bytes());
+    copy_text(&mut entry.bgw_library_name, LIBRARY.as_bytes());
+    copy_text(&mut entry.bgw_function_name, ENTRY_POINT.as_bytes());
+    entry.bgw_flags =
+        (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
+    entry.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    entry.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+    entry
 }
 
 /// Connects this worker to no database in particular: it sees what the whole server shares.
@@ -127,34 +125,13 @@ pub fn connect_to_none() {
 
 /// The databases that take connections and are no templates, inside a transaction.  Needs no database.
 pub fn databases() -> Vec<u32> {
-    let mut found = Vec::new();
-    // SAFETY: the relation is open while its rows are read; a row of it is laid out as the struct says, up to the
-    // fields that are read here.  After an error the abort closes all of it.
-    unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let table = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
-        let scan = pg_sys::systable_beginscan(
-            table,
-            pg_sys::InvalidOid,
-            false,
-            std::ptr::null_mut(),
-            0,
-            std::ptr::null_mut(),
-        );
-        loop {
-            let row = pg_sys::systable_getnext(scan);
-            if row.is_null() {
-                break;
-            }
-            let database = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>();
-            if (*database).datallowconn && !(*database).datistemplate {
-                found.push((*database).oid.to_u32());
-            }
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(table, lock);
-    }
-    found
+    let look = |_, row| {
+        // SAFETY: a row of that relation is laid out as the struct says, up to the fields that are read here.
+        let database = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>() };
+        (database.datallowconn && !database.datistemplate).then(|| database.oid.to_u32())
+    };
+    // By their place and not by their names, which only a database has.
+    small_table::each_row(pg_sys::DatabaseRelationId, look).into_iter().flatten().collect()
 }
 
 /// After how many seconds a worker that returns is started again.  What it dies of may last: a database that is gone.
