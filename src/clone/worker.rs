@@ -24,7 +24,7 @@ use super::registry::{self, Kind, Replica};
 use super::settle;
 use super::state::Way;
 use crate::citus::{self, Access};
-use crate::gate;
+use crate::gate::{self, lock::numbers};
 use crate::guc;
 use crate::pg::numbered_lock::{Mode, NumberedLock};
 use crate::pg::process::{self, ProcessId};
@@ -42,10 +42,10 @@ pub static LAUNCHER: Worker = Worker { kind: c"citus_fence launcher", run: launc
 /// Stands for no role: the bootstrap superuser, who need not be allowed to log in.
 const NOBODY: u32 = 0;
 
-/// Held by the worker that drives a split.  No relation has these numbers; see the gate's.
-const DRIVER: u32 = 9995;
+/// Held by the worker that drives a split.
+const DRIVER: u32 = numbers!(split_driver);
 /// Held by whoever waits for it.
-const CALLER: u32 = 9994;
+const CALLER: u32 = numbers!(split_caller);
 
 thread_local! {
     /// Where this server is reached, once that is known.

@@ -1,4 +1,5 @@
-//! The gates' locks: heavyweight locks on relation numbers that no relation has.  All numbers are here.
+//! The gates' locks: heavyweight locks on relation numbers that no relation has.  All such numbers are here, the clone
+//! split's too.
 
 use super::policy::Gate;
 use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transaction};
@@ -8,6 +9,13 @@ use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transac
 
 /// The numbers as they stand in SQL text: only literals can be put together with it at compile time.
 macro_rules! numbers {
+    // Held by who waits for a clone split, and by the worker that drives it.
+    (split_caller) => {
+        9994
+    };
+    (split_driver) => {
+        9995
+    };
     (attempt) => {
         9996
     };
