@@ -74,7 +74,7 @@ COMMENT ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, int
 COMMENT ON FUNCTION @extschema@.citus_clone_status() IS
 'a row per registered clone: its address, its source, the step its split is at and since when, how many bytes it lags behind its source (null where that is not known), and the last error';
 COMMENT ON FUNCTION citus_fence.give_up_clone_by_force(int) IS
-'take back a split whose clone is lost for good at step promoting or promoted: every other node still has the old placements, and what is prepared there is rolled back by a background worker; what was written on the clone itself is lost, and it must never be started again; errors: 22004 null, 42704 no such clone, 55000 another step, or a clone that answers';
+'take back a split whose clone is lost for good at step promoting or promoted: every other node still has the old placements, and what is prepared there is rolled back by a background worker; the clone has taken no client until then, and must never be started again; errors: 22004 null, 42704 no such clone, 55000 another step, or a clone that answers';
 COMMENT ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) IS
 'what a split takes on the coordinator, to the end of the transaction: the locks with which Citus keeps moves of shards apart, by colocation id, or by table where that is 0; not for users';
 COMMENT ON FUNCTION citus_fence.shard_has_moved() IS

@@ -12,13 +12,14 @@ use super::harmless;
 use super::links::{self, Map, SHORT, ask, connect};
 use super::registry::{self, Kind, Replica, Terms};
 use super::state::Step;
-use super::statements::{literal, query};
+use super::statements::query;
 use super::worker;
 use crate::citus::{self, CatalogError};
 use crate::fence::FenceError;
 use crate::fence::under_way::{self, UnderWay};
 use crate::gate;
 use crate::guc;
+use crate::pg::quote::literal;
 use crate::pg::superuser::as_superuser;
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::worker::{Handle, Status};
@@ -274,7 +275,7 @@ pub fn give_up(nodeid: i32) -> Result<(), CloneError> {
     let message =
         format!("the split of clone {nodeid} is given up, and is taken back on all nodes");
     let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message)
-        .detail("What was written on the clone itself, past all other nodes, is lost.")
+        .detail("The clone has taken no client so far; it has its source's identity, or its own that no other node knows.")
         .hint("The server must never be started again as it is: make a new replica.");
     elog::emit(PgLogLevel::WARNING, &report);
     // Whoever drives it reads the registry before he tries again.

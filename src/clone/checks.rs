@@ -7,8 +7,9 @@ use remote::{NodeLabel, Reply, ResultSet, Session, Target, Waiter};
 use super::error::CloneError;
 use super::fault::Fault;
 use super::links::{SHORT, ask, connect};
-use super::statements::{self, query};
+use super::statements::query;
 use crate::fence::FenceError;
+use crate::pg::quote::literal;
 
 /// What a server says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -366,7 +367,7 @@ pub fn ask_libraries<W: Waiter>(
     let libraries: Vec<String> =
         reply.last_set()?.rows.iter().filter_map(|row| row.first()?.clone()).collect();
     for library in libraries {
-        let load = format!("LOAD {}", statements::literal(&library));
+        let load = format!("LOAD {}", literal(&library));
         if let Err(error) = ask(waiter, session, "load a library", &load, SHORT) {
             if error.sqlstate().is_none() {
                 return Err(error.into());

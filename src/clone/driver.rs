@@ -18,10 +18,11 @@ use super::inventory::Inventory;
 use super::links::{Links, Map, SHORT, ask, connect};
 use super::registry::{self, Kind, Plan, Replica, entry};
 use super::state::Step;
-use super::statements::{self, literal, query};
+use super::statements::{self, query};
 use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::{GaveUp, Limit, until_held};
 use crate::pg::elog;
+use crate::pg::quote::literal;
 use crate::pg::worker;
 use crate::report::Report;
 
@@ -255,7 +256,6 @@ impl<W: Waiter> Drive<'_, W> {
             weighed: inventory,
             bound: hold::SHORTEST.min(longest),
             longest,
-            began: None,
             lasted: Duration::ZERO,
         };
         let why = match until_held(self.waiter, &mut attempts, limit) {

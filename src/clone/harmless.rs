@@ -13,7 +13,8 @@ use serde_json::{Map as Settings, Value};
 use super::error::CloneError;
 use super::links::{Map, SHORT, ask, connect};
 use super::registry::{self, Replica};
-use super::statements::{FAST_PATH, HARMLESS, literal, query, quote};
+use super::statements::{FAST_PATH, HARMLESS, query};
+use crate::pg::quote::{identifier, literal};
 
 /// How long the clone's server may take to read its settings again.
 const RELOAD_BOUND: Duration = Duration::from_secs(10);
@@ -37,8 +38,7 @@ pub fn make_harmless<W: Waiter>(
     let there = settings(waiter, session)?;
     // What an interrupted split left there is not what the clone had.
     if clone.former_settings.is_none() {
-        let former = there.iter().map(|(name, own)| (name.clone(), own.clone())).collect();
-        let text = Value::Object(former).to_string();
+        let text = Value::Object(there.clone()).to_string();
         let sql = format!(
             "UPDATE citus_fence.clone SET former_settings = {}::jsonb WHERE clone_nodeid = {}",
             literal(&text),
@@ -48,12 +48,10 @@ pub fn make_harmless<W: Waiter>(
         clone.former_settings = Some(there.clone());
     }
     for (name, value) in HARMLESS.iter().filter(|(name, _)| there.contains_key(*name)) {
-        let sql = format!("ALTER SYSTEM SET {} = {}", quote(name), literal(value));
+        let sql = format!("ALTER SYSTEM SET {} = {}", identifier(name), literal(value));
         ask(waiter, session, "change a setting", &sql, SHORT)?;
     }
-    reload(waiter, map, session, |name| {
-        HARMLESS.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-    })?;
+    reload(waiter, map, session)?;
     // The daemon reads its settings at the end of its round: the next one has them from its start, for the
     // postmaster that starts it has read them.  Clients find a closed gate; to end them tells them now.
     let end_others = query(
@@ -62,11 +60,10 @@ pub fn make_harmless<W: Waiter>(
             AND (backend_type = 'client backend' OR backend_type LIKE 'Citus%')",
     );
     ask(waiter, session, "end other sessions", &end_others, SHORT)?;
-    let daemon_is_gone = query(&format!(
+    let daemon_is_gone = query(
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'Citus Maint%' \
-            AND backend_start < {}",
-        "(SELECT pg_conf_load_time())"
-    ));
+            AND backend_start < (SELECT pg_conf_load_time())",
+    );
     let by = Deadline::after(waiter, RELOAD_BOUND);
     loop {
         let reply = ask(waiter, session, "look for Citus' daemon", &daemon_is_gone, SHORT)?;
@@ -102,7 +99,7 @@ pub fn give_back_settings<W: Waiter>(
 ) -> Result<(), CloneError> {
     let Some(former) = &clone.former_settings else { return Ok(()) };
     for (name, value) in former {
-        let name = quote(name);
+        let name = identifier(name);
         let sql = match value.as_str() {
             Some(value) => format!("ALTER SYSTEM SET {name} = {}", literal(value)),
             None => format!("ALTER SYSTEM RESET {name}"),
@@ -143,7 +140,7 @@ pub fn calm_source<W: Waiter>(
         registry::write(waiter, home, "note of a setting of the source", &sql)?;
         clone.former_source_setting = Some(own);
     }
-    let sql = format!("ALTER SYSTEM SET {} = off", quote(FAST_PATH));
+    let sql = format!("ALTER SYSTEM SET {} = off", identifier(FAST_PATH));
     ask(waiter, source, "change a setting of the source", &sql, SHORT)?;
     // Sessions that are in the middle of a statement read it after that; an attempt that meets one is tried again.
     ask(waiter, source, "reload", &query("SELECT pg_reload_conf()"), SHORT)?;
@@ -158,7 +155,7 @@ pub fn give_back_source<W: Waiter>(
     clone: &mut Replica,
 ) -> Result<(), CloneError> {
     let Some(former) = &clone.former_source_setting else { return Ok(()) };
-    let name = quote(FAST_PATH);
+    let name = identifier(FAST_PATH);
     let sql = match former {
         Some(value) => format!("ALTER SYSTEM SET {name} = {}", literal(value)),
         None => format!("ALTER SYSTEM RESET {name}"),
@@ -209,12 +206,7 @@ fn settings<W: Waiter>(
 }
 
 /// Has the server read its settings, and waits until a new session has them.
-fn reload<W: Waiter>(
-    waiter: &mut W,
-    map: &Map,
-    session: &mut Session,
-    wanted: impl Fn(&str) -> Option<String>,
-) -> Result<(), CloneError> {
+fn reload<W: Waiter>(waiter: &mut W, map: &Map, session: &mut Session) -> Result<(), CloneError> {
     ask(waiter, session, "reload", &query("SELECT pg_reload_conf()"), SHORT)?;
     let names: Vec<String> = HARMLESS.iter().map(|(name, _)| literal(name)).collect();
     let sql = query(&format!(
@@ -228,8 +220,8 @@ fn reload<W: Waiter>(
         let reply = ask(waiter, &mut fresh, "look at the settings", &sql, SHORT)?;
         let set = reply.last_set()?;
         let is_set = |row| {
-            let name = set.value(row, "name").unwrap_or_default();
-            wanted(name).is_none_or(|value| set.value(row, "setting") == Some(&value))
+            let (name, now) = (set.value(row, "name"), set.value(row, "setting"));
+            HARMLESS.iter().all(|(known, value)| name != Some(known) || now == Some(value))
         };
         if (0..set.rows.len()).all(is_set) {
             return Ok(());

@@ -30,6 +30,7 @@ use crate::fence::error::{Failed, Reason, is_passing_remote};
 use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::Trial;
 use crate::pg::elog;
+use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
 
 /// The first attempt's bound.
@@ -59,9 +60,7 @@ pub struct Attempts<'a> {
     pub bound: Duration,
     /// Bound of the longest.
     pub longest: Duration,
-    /// When the last one began to hold anybody.
-    pub began: Option<Duration>,
-    /// How long it held.
+    /// How long the last one held anybody.
     pub lasted: Duration,
 }
 
@@ -72,7 +71,6 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
     fn attempt(&mut self, waiter: &mut W) -> Result<Plan, Failed> {
         self.begin(waiter)?;
         let began = waiter.now();
-        self.began = Some(began);
         let by = Deadline::after(waiter, self.bound);
         let held = self.hold(waiter, by);
         self.lasted = waiter.now().saturating_sub(began);
@@ -132,9 +130,8 @@ impl Attempts<'_> {
         if !self.weighed.is_still(&placed) {
             return Err(FenceError::Local((&CloneError::Changed).into()).into());
         }
-        let not_told =
-            self.on_coordinator(waiter, "read the nodes again", statements::NODES, by)?;
-        if !is_roster(&not_told, self.map).map_err(Failed::of_node)? {
+        let nodes = self.on_coordinator(waiter, "read the nodes again", statements::NODES, by)?;
+        if !is_roster(&nodes, self.map).map_err(Failed::of_node)? {
             return Err(Failed::because(crate::fence::error::NODES_CHANGED));
         }
         let moving: Vec<&Placed> = self.weighed.moving();
@@ -434,7 +431,7 @@ pub fn roll_back_prepared<W: Waiter>(
         };
         let Ok(set) = reply.last_set() else { continue };
         for gid in set.rows.iter().filter_map(|row| row.first()?.as_deref()) {
-            let sql = format!("ROLLBACK PREPARED {}", statements::literal(gid));
+            let sql = format!("ROLLBACK PREPARED {}", literal(gid));
             if let Err(error) = ask(waiter, session, "roll back the switch", &sql, SHORT)
                 && error.sqlstate() != Some(super::identity::NO_SUCH_GID)
             {

@@ -9,7 +9,8 @@ use remote::{Deadline, Pause, RemoteError, Session, Waiter, pause};
 use super::error::CloneError;
 use super::links::{SHORT, ask};
 use super::registry::{Plan, Replica};
-use super::statements::{self, literal, query};
+use super::statements::{self, query};
+use crate::pg::quote::literal;
 
 /// How often is looked whether a promotion is over, or a position replayed.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

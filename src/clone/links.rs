@@ -14,6 +14,7 @@ use crate::citus::{Access, CatalogError, Dialer, Roster, own_role};
 use crate::fence::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
+use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
 
 /// Longest time that cancelling what a session is at may take.
@@ -166,7 +167,7 @@ pub fn commit_where_possible<W: Waiter>(waiter: &mut W, map: &Map, clone: &Repli
     let by = Deadline::after(waiter, connect_timeout());
     let sessions = connect_all(waiter, map.roster.targets(), by);
     let mut open: Vec<Session> = sessions.into_iter().filter_map(Result::ok).collect();
-    let sql = format!("COMMIT PREPARED {}", statements::literal(&clone.switch_gid()));
+    let sql = format!("COMMIT PREPARED {}", literal(&clone.switch_gid()));
     let by = Deadline::after(waiter, SHORT);
     let mut sessions: Vec<&mut Session> = open.iter_mut().collect();
     // What fails here is found by whoever goes on.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::error::CloneError;
 use super::links::{SHORT, ask};
 use super::state::Step;
-use super::statements::{self, literal, query};
+use super::statements::{self, query};
+use crate::pg::quote::literal;
 use crate::report::Report;
 
 /// A registered replica: the clone.

@@ -10,9 +10,10 @@ use super::error::CloneError;
 use super::links::{self, Map, connect};
 use super::registry::{self, Kind, Replica, entry};
 use super::state::{Step, Way};
-use super::statements::literal;
+
 use super::{harmless, worker};
 use crate::pg::elog;
+use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
 use crate::report::Report;
 

@@ -7,23 +7,10 @@
 use std::time::Duration;
 
 use super::registry::{Plan, Replica};
+use crate::pg::quote::literal;
 
 /// Bound on a note in the registry.
 pub const JOURNAL_BOUND: Duration = Duration::from_secs(30);
-
-/// A text literal, whatever is in it and whatever `standard_conforming_strings` is.
-pub fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    match quoted.contains('\\') {
-        true => format!("E'{}'", quoted.replace('\\', "\\\\")),
-        false => format!("'{quoted}'"),
-    }
-}
-
-/// A name, quoted.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
 
 /// An array of numbers.
 pub fn numbers(values: impl IntoIterator<Item = i64>) -> String {
@@ -397,13 +384,10 @@ pub fn drop_slot(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{literal, lock_tables, numbers, quote, texts};
+    use super::{lock_shards, lock_tables, numbers, texts};
 
     #[test]
     fn what_goes_into_sql_is_quoted() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal("\\'"), "E'\\\\'''");
-        assert_eq!(quote("a\"b"), "\"a\"\"b\"");
         assert_eq!(numbers([1, 2]), "'{1,2}'::bigint[]");
         assert_eq!(texts(&["a'".to_owned()]), "ARRAY['a''']::text[]");
     }
@@ -411,5 +395,7 @@ mod tests {
     #[test]
     fn no_table_takes_no_lock() {
         assert_eq!(lock_tables(&[]), None);
+        // Citus refuses an empty list.
+        assert_eq!(lock_shards([]), "SELECT");
     }
 }

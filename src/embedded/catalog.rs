@@ -4,8 +4,8 @@
 use pgrx::pg_sys::Oid;
 
 use super::error::EmbeddedError;
-use super::quote;
 use super::transaction::Peer;
+use crate::pg::quote;
 use crate::pg::text_sql::{self, Rows};
 use remote::NodeLabel;
 

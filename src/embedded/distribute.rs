@@ -5,10 +5,10 @@ use pgrx::pg_sys::Oid;
 use super::catalog::{self, Relation, Row, oid_text, relation};
 use super::error::EmbeddedError;
 use super::nodes::{coordinator_only, export_to};
-use super::quote::{identifier, qualified};
 use super::ranges;
 use super::transaction::{Peer, Writes, run};
 use crate::pg::distribution::can_hash;
+use crate::pg::quote::{identifier, qualified};
 use crate::pg::text_sql;
 use remote::Command;
 

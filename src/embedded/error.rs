@@ -247,7 +247,7 @@ impl From<&EmbeddedError> for Report {
                     .detail(format!("{placements} shards are placed on it."))
                     .hint(format!(
                         "To use it no more and keep its row: SELECT citus_disable_node({}, {});",
-                        super::quote::literal(&node.host),
+                        crate::pg::quote::literal(&node.host),
                         node.port
                     ))
             }
@@ -276,7 +276,7 @@ impl From<&EmbeddedError> for Report {
                     .detail("It has no row in pg_dist_partition with a hash-distributed column.")
                     .hint(format!(
                         "On the coordinator: SELECT create_distributed_table({}, 'column');",
-                        super::quote::literal(table)
+                        crate::pg::quote::literal(table)
                     ))
             }
             EmbeddedError::AlreadyDistributed { .. } => {

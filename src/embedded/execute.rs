@@ -6,11 +6,11 @@ use pgrx::pg_sys::Oid;
 
 use super::catalog::{Relation, Row, local_group, oid_text, relation};
 use super::error::EmbeddedError;
-use super::quote::qualified;
 use super::shard_lock;
 use super::transaction::{Peer, Writes, run};
 use crate::citus::CatalogError;
 use crate::pg::distribution::{ColumnType, hash_text};
+use crate::pg::quote::qualified;
 use crate::pg::{lock, small_table, text_sql, xact_callbacks};
 use remote::{Command, NodeLabel};
 

@@ -30,7 +30,6 @@ mod execute;
 mod gid;
 mod guc;
 mod nodes;
-mod quote;
 mod ranges;
 mod recovery;
 mod shard_lock;

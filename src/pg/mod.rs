@@ -36,6 +36,7 @@ pub mod lock;
 pub mod memory;
 pub mod numbered_lock;
 pub mod process;
+pub mod quote;
 pub mod report;
 pub mod session;
 pub mod shmem;
