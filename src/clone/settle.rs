@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
-use remote::{Pause, Waiter, pause};
+use remote::{Deadline, Pause, Waiter, pause};
 
 use super::driver::Drive;
 use super::error::CloneError;
 use super::links::{self, Map, connect};
 use super::registry::{self, Kind, Replica, entry};
 use super::state::{Step, Way};
-
 use super::{harmless, worker};
 use crate::pg::elog;
 use crate::pg::quote::literal;
@@ -104,6 +103,24 @@ pub fn note(nodeid: i32, kind: Kind, report: &Report) {
     }
 }
 
+/// Gives the clone back what it had.  Nobody waits for that but the caller, so one that is cut off for a moment is given it.
+fn give_back<W: Waiter>(waiter: &mut W, map: &Map, clone: &Replica) -> Result<(), CloneError> {
+    const BOUND: Duration = Duration::from_secs(10);
+    const AGAIN: Duration = Duration::from_millis(500);
+    let by = Deadline::after(waiter, BOUND);
+    loop {
+        let error = match connect(waiter, &map.clone)
+            .and_then(|mut session| harmless::give_back(waiter, &mut session, clone))
+        {
+            Err(error @ CloneError::Fence(_)) if !by.expired(waiter) => error,
+            result => return result,
+        };
+        if pause(waiter, AGAIN) == Pause::Stopped {
+            return Err(error);
+        }
+    }
+}
+
 /// Puts everything back that was done before the promotion; can be done again.
 ///
 /// The nodes first, each by itself, for writers wait there: a node that does not answer, or a clone that is gone for good,
@@ -115,8 +132,7 @@ pub fn back<W: Waiter>(waiter: &mut W, map: &Map, clone: &mut Replica) -> Result
         let mut source = connect(waiter, &map.roster.targets()[map.source])?;
         harmless::give_back_source(waiter, &mut home, &mut source, clone)?;
     }
-    let given_back = connect(waiter, &map.clone)
-        .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
+    let given_back = give_back(waiter, map, clone);
     // What it had before stays written down where it could not be given back: the next split or removal does.
     let forget = match &given_back {
         Ok(()) => ", former_settings = NULL",
@@ -133,10 +149,16 @@ pub fn back<W: Waiter>(waiter: &mut W, map: &Map, clone: &mut Replica) -> Result
         Ok(()) => clone.former_settings = None,
         Err(error) => {
             let place = clone.place();
-            let message = format!("clone {place} does not have its former settings back: {error}");
-            let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message).hint(
-                "They come back with the next split, or when the clone is removed from the registry.",
-            );
+            let report = match &error {
+                CloneError::Promoted { .. } => Report::from(&error),
+                other => Report::new(
+                    PgSqlErrorCode::ERRCODE_WARNING,
+                    format!("clone {place} stays closed, without its former settings: {other}"),
+                )
+                .hint(
+                    "Both come back with the next split, or when it is removed from the registry.",
+                ),
+            };
             elog::log(&format!("citus_fence: {}", report.message));
             let sql = entry(nodeid, Kind::Warning, &report);
             registry::write(waiter, &mut home, "line of the journal", &sql)?;
