@@ -3,6 +3,25 @@
 
 \echo Use "ALTER EXTENSION citus_fence UPDATE TO '0.2.0'" to load this file. \quit
 
+-- What follows is made for a library of 0.2.0 or later.  A server keeps the library that it has loaded until it
+-- is restarted, whatever is installed meanwhile: functions of an older one would be missing or, worse, answer
+-- in another shape.  LOAD is for where it is not preloaded: it does nothing where it is.
+DO $check$
+DECLARE
+    needed constant text := '0.2.0';
+    loaded text;
+BEGIN
+    LOAD 'MODULE_PATHNAME';
+    -- The library of 0.1.0 did not say what it is.
+    loaded := coalesce(pg_catalog.current_setting('citus_fence.version', true), '0.1.0');
+    IF pg_catalog.string_to_array(loaded, '.')::int[] OPERATOR(pg_catalog.<) pg_catalog.string_to_array(needed, '.')::int[] THEN
+        RAISE EXCEPTION 'this server runs the library of citus_fence %, and its SQL is of %', loaded, needed
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Restart the server, so that it loads the library that is installed, and repeat the command.';
+    END IF;
+END
+$check$;
+
 -- A standby that is reserved for a clone.
 CREATE FUNCTION citus_fence."enter_reserved_node"(
 	"token" TEXT
@@ -250,3 +269,63 @@ COMMENT ON FUNCTION citus_fence.shard_has_moved() IS
 'trigger on a shard that has moved to another node: whatever would write to what is left of it fails with 40001';
 COMMENT ON FUNCTION citus_fence.library_version() IS
 'version of the library of citus_fence that this server has loaded; not for users';
+
+-- The cluster snapshot.
+CREATE FUNCTION "citus_export_cluster_snapshot"(
+	"timeout_ms" INT DEFAULT 60000,
+	"mode" TEXT DEFAULT NULL
+) RETURNS TABLE (
+	"export_id" bigint,
+	"nodeid" INT,
+	"groupid" INT,
+	"nodename" TEXT,
+	"nodeport" INT,
+	"snapshot_id" TEXT,
+	"wal_lsn" pg_catalog.pg_lsn
+)
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_export_cluster_snapshot_wrapper';
+CREATE FUNCTION "citus_release_cluster_snapshot"(
+	"export_id" bigint
+) RETURNS bool
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_release_cluster_snapshot_wrapper';
+CREATE FUNCTION "citus_extend_cluster_snapshot"(
+	"export_id" bigint,
+	"timeout_ms" INT
+) RETURNS timestamp with time zone
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_extend_cluster_snapshot_wrapper';
+CREATE FUNCTION "citus_cluster_snapshot_status"() RETURNS TABLE (
+	"export_id" bigint,
+	"state" TEXT,
+	"mode" TEXT,
+	"worker_pid" INT,
+	"requestor_pid" INT,
+	"start_time" timestamp with time zone,
+	"expires_at" timestamp with time zone,
+	"node_count" INT,
+	"error" TEXT
+)
+STRICT VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_cluster_snapshot_status_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.citus_export_cluster_snapshot(int, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_release_cluster_snapshot(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_extend_cluster_snapshot(bigint, int) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.citus_export_cluster_snapshot(int, text) IS
+'export a snapshot on every node, all of one moment: a row per node with the export''s number, the identifier that SET TRANSACTION SNAPSHOT takes on that node, and a position that the WAL of all it shows is before; writers wait for milliseconds, and two-phase commits left in doubt are finished first; the snapshots live until citus_release_cluster_snapshot(), for timeout_ms (1 to 86400000, default 60000) or until a node is lost, and vacuum removes nothing that they show meanwhile; mode is 2pc, all, or null for all where every node preloads citus_fence, else 2pc; not in a transaction that has written (25001); coordinator only; errors: 22004 null, 22023, 55000 wrong node or not preloaded, 55006 another operation is under way, 53400 too many exports, 08001 a node that does not answer, 55P03 writers in the way within citus_fence.acquire_timeout';
+COMMENT ON FUNCTION @extschema@.citus_release_cluster_snapshot(bigint) IS
+'end a cluster snapshot: true if and only if it had lasted until this call and this call ended it; else false, and a WARNING says why; sessions that have imported a snapshot keep it; errors: 22004 null, 55000 not preloaded';
+COMMENT ON FUNCTION @extschema@.citus_extend_cluster_snapshot(bigint, int) IS
+'let a cluster snapshot live for timeout_ms (1 to 86400000) from now; returns the new deadline; errors: 22004 null, 22023, 42704 no such snapshot, 55000 not preloaded';
+COMMENT ON FUNCTION @extschema@.citus_cluster_snapshot_status() IS
+'the cluster snapshots of this database, a row each: state is starting, held or over; mode says whose writes were held back while it was taken; expires_at is when it ends by itself; error says why one ended that nobody released; the last ones that are over stay until their place is needed';

@@ -1,6 +1,6 @@
 //! Every setting, in alphabetical order.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -14,10 +14,22 @@ pub static CONNECT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 /// `citus_fence.max_blocks`.
 pub static MAX_BLOCKS: GucSetting<i32> = GucSetting::<i32>::new(8);
+/// `citus_fence.max_cluster_snapshots`.
+pub static MAX_CLUSTER_SNAPSHOTS: GucSetting<i32> = GucSetting::<i32>::new(8);
 /// `citus_fence.max_nodes`.
 pub static MAX_NODES: GucSetting<i32> = GucSetting::<i32>::new(128);
 /// `citus_fence.node_conninfo`.
 pub static NODE_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// `citus_fence.version`; scripts that make or change SQL objects look at it (`sql/library.sql`).
+pub static VERSION: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(VERSION_TEXT));
+
+const VERSION_TEXT: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(text) => text,
+        Err(_) => panic!("a version has no zero bytes"),
+    };
 
 /// Values of `citus_fence.block_mode`.
 #[derive(Clone, Copy, Debug, PostgresGucEnum)]
@@ -30,7 +42,7 @@ pub enum BlockMode {
     All,
 }
 
-/// Defines the settings.  The two that size shared memory exist only where the postmaster loads the
+/// Defines the settings.  Those that size shared memory exist only where the postmaster loads the
 /// library: PostgreSQL takes no such setting later.
 pub fn define(preloading: bool, is_read_only: fn() -> bool) {
     GucRegistry::define_int_guc(
@@ -83,9 +95,19 @@ pub fn define(preloading: bool, is_read_only: fn() -> bool) {
             GucFlags::default(),
         );
         GucRegistry::define_int_guc(
+            c"citus_fence.max_cluster_snapshots",
+            c"How many cluster snapshots can be held at the same time.",
+            c"Shared memory is set aside for each.",
+            &MAX_CLUSTER_SNAPSHOTS,
+            1,
+            1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
             c"citus_fence.max_nodes",
-            c"How many nodes a backup block can hold.",
-            c"Shared memory is set aside for each node of each block.",
+            c"How many nodes a backup block, or a cluster snapshot, can hold.",
+            c"Shared memory is set aside for each node of each of them.",
             &MAX_NODES,
             1,
             10_000,
@@ -106,5 +128,13 @@ pub fn define(preloading: bool, is_read_only: fn() -> bool) {
         c"Whether this node refuses writers.",
         c"Switched by alter_system_read_only() and alter_system_read_write(); on during recovery, and while the node is reserved for a clone.",
         is_read_only,
+    );
+    GucRegistry::define_string_guc(
+        c"citus_fence.version",
+        c"Version of the library that this server has loaded.",
+        c"That of the SQL objects is in pg_extension; where it is another one, ALTER EXTENSION citus_fence UPDATE or a restart is due.",
+        &VERSION,
+        GucContext::Internal,
+        GucFlags::DISALLOW_IN_FILE,
     );
 }

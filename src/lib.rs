@@ -17,8 +17,9 @@ mod model;
 mod pg;
 mod readonly;
 mod report;
+mod snapshot;
 
-use fence::under_way::Operation;
+use fence::under_way::{Excludes, Operation};
 use pg::xact_callbacks::Turn;
 use pgrx::prelude::*;
 
@@ -27,15 +28,23 @@ mod magic {
     ::pgrx::pg_module_magic!(name, version);
 }
 
-static SHARED: &[&dyn pg::shmem::SharedArea] = &[&block::CONTROL, &block::HANDOVERS, &gate::Memory];
+static SHARED: &[&dyn pg::shmem::SharedArea] =
+    &[&block::CONTROL, &block::HANDOVERS, &gate::Memory, &snapshot::EXPORTS];
 
 /// Operations that exclude each other.
 static UNDER_WAY: &[Operation] = &[
-    Operation { name: block::OPERATION, look: block::under_way },
-    Operation { name: clone::OPERATION, look: clone::under_way },
+    Operation { name: block::OPERATION, look: block::under_way, excludes: Excludes::All },
+    Operation { name: clone::OPERATION, look: clone::under_way, excludes: Excludes::All },
+    // Whoever reads under a snapshot is to find the shards where they were.
+    Operation {
+        name: snapshot::OPERATION,
+        look: snapshot::under_way,
+        excludes: Excludes::Only(clone::OPERATION),
+    },
 ];
 
-static WORKERS: &[&pg::worker::Worker] = &[&block::WORKER, &clone::WORKER, &clone::LAUNCHER];
+static WORKERS: &[&pg::worker::Worker] =
+    &[&block::WORKER, &clone::WORKER, &clone::LAUNCHER, &snapshot::WORKER];
 
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
@@ -59,9 +68,16 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shmem::install(SHARED);
     gate::hooks::require_load_order();
     pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
-    pg::hooks::install(pg::hooks::Watch { before_drop: clone::before_drop, ..gate::hooks::WATCH });
+    pg::hooks::install(pg::hooks::Watch { before_drop, ..gate::hooks::WATCH });
 }
 
+/// Whoever would be lost with the extension refuses.
+fn before_drop() {
+    clone::before_drop();
+    snapshot::before_drop();
+}
+
+pgrx::extension_sql_file!("../sql/library.sql", name = "library", bootstrap);
 pgrx::extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -8,7 +8,7 @@ use super::error::BlockError;
 use super::state::{
     Block, Errand, Failure, Moment, ProcessId, Refusal, Release, State, Terms, Token,
 };
-use super::text::Text;
+use crate::fence::text::Text;
 use crate::guc;
 use crate::pg::clock::now;
 use crate::pg::elog;
@@ -73,31 +73,9 @@ fn sizes() -> (usize, usize) {
     (guc::MAX_BLOCKS.get().max(1) as usize, guc::MAX_NODES.get().max(1) as usize)
 }
 
-impl From<Report> for Failure {
-    fn from(report: Report) -> Self {
-        Self {
-            sqlstate: report.sqlstate as i32,
-            message: Text::new(&report.message),
-            detail: report.detail.as_deref().map_or(Text::EMPTY, Text::new),
-            hint: report.hint.as_deref().map_or(Text::EMPTY, Text::new),
-        }
-    }
-}
-
 impl From<&BlockError> for Failure {
     fn from(error: &BlockError) -> Self {
         Report::from(error).into()
-    }
-}
-
-impl From<&Failure> for Report {
-    fn from(failure: &Failure) -> Self {
-        Self {
-            sqlstate: pgrx::PgSqlErrorCode::from(failure.sqlstate),
-            message: failure.message.as_str().to_owned(),
-            detail: failure.detail.non_empty().map(str::to_owned),
-            hint: failure.hint.non_empty().map(str::to_owned),
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::control::{NodeRow, Owner};
-use super::text::Text;
 use crate::citus::{self, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::Home;
@@ -11,6 +10,7 @@ use crate::fence::error::{Failed, FenceError, NODES_CHANGED, Reason, is_passing}
 use crate::fence::party::Part;
 use crate::fence::statements;
 use crate::fence::steps::Barrier;
+use crate::fence::text::Text;
 use crate::gate::{Gate, close_gate, stay_closed};
 use crate::pg::clock::now;
 use crate::pg::worker::{self, Transaction};

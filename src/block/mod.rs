@@ -15,7 +15,6 @@ mod hold;
 mod home;
 pub mod state;
 mod statements;
-pub mod text;
 mod wait_graph;
 mod waiters;
 mod worker;

@@ -21,7 +21,9 @@
 //! one step.  Who acts for a block shows the [`Token`] that `begin` gave out; once the block has
 //! ended and another has begun in its place, an old token opens nothing.
 
-use super::text::Text;
+pub use crate::fence::failure::Failure;
+pub use crate::fence::mode::Mode;
+use crate::fence::text::Text;
 pub use crate::pg::process::ProcessId;
 use crate::report::pack_sqlstate;
 
@@ -67,26 +69,6 @@ impl State {
     }
 }
 
-/// Whose writes a block holds back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mode {
-    /// Two-phase commits, DDL and changes of nodes.
-    TwoPhase = 0,
-    /// Every write.
-    All,
-}
-
-impl Mode {
-    /// The word that SQL shows.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::TwoPhase => "2pc",
-            Mode::All => "all",
-        }
-    }
-}
-
 /// What a requestor asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -107,38 +89,13 @@ pub struct Terms {
 
 const OBJECT_NOT_IN_PREREQUISITE_STATE: i32 = pack_sqlstate(b"55000");
 
-/// An error on its way from the worker to a caller.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Failure {
-    /// SQLSTATE in the server's packed form; 0 where there is no failure.
-    pub sqlstate: i32,
-    /// One line.
-    pub message: Text<512>,
-    /// The facts.
-    pub detail: Text<1024>,
-    /// What to do.
-    pub hint: Text<512>,
-}
-
-impl Failure {
-    /// No failure.
-    pub const NONE: Self =
-        Self { sqlstate: 0, message: Text::EMPTY, detail: Text::EMPTY, hint: Text::EMPTY };
-
-    /// An end that has been forgotten; it may have been a bad one, and so counts as such.
-    fn forgotten() -> Self {
-        Self {
-            sqlstate: OBJECT_NOT_IN_PREREQUISITE_STATE,
-            message: Text::new("how the backup block ended is not known any more"),
-            detail: Text::new("More than one other block has been begun since."),
-            ..Self::NONE
-        }
-    }
-
-    /// Whether there is one.
-    pub fn is_some(&self) -> bool {
-        self.sqlstate != 0
+/// An end that has been forgotten; it may have been a bad one, and so counts as such.
+fn forgotten() -> Failure {
+    Failure {
+        sqlstate: OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message: Text::new("how the backup block ended is not known any more"),
+        detail: Text::new("More than one other block has been begun since."),
+        ..Failure::NONE
     }
 }
 
@@ -579,7 +536,7 @@ impl Block {
         } else if self.generation == generation + 1 {
             Some(self.previous)
         } else {
-            Some(Failure::forgotten())
+            Some(forgotten())
         }
     }
 

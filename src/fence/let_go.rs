@@ -25,15 +25,22 @@ const CANCEL_BOUND: Duration = Duration::from_secs(2);
 ///
 /// Give it a waiter that nothing stops: it is bounded, and what stopped the attempt must not stop this.
 pub fn let_go<C: Pq, W: Waiter>(waiter: &mut W, party: &mut Party<C>) -> Vec<RemoteError> {
-    let mut sessions = party.sessions();
+    roll_back_all(waiter, &mut party.sessions())
+}
+
+/// The same for sessions that are not a party's.
+pub fn roll_back_all<C: Pq, W: Waiter>(
+    waiter: &mut W,
+    sessions: &mut [&mut Session<C>],
+) -> Vec<RemoteError> {
     let mut silent = Vec::new();
-    roll_back(waiter, &mut sessions, &mut silent);
+    roll_back(waiter, sessions, &mut silent);
     // What a signal, a deadline or a failed errand left at work, and who has not answered in time.
     if sessions.iter().any(|session| session.state() == SessionState::Busy) {
         let deadline = Deadline::after(waiter, CANCEL_BOUND);
-        let _ = cancel_and_drain(waiter, &mut sessions, deadline);
+        let _ = cancel_and_drain(waiter, sessions, deadline);
         silent.clear();
-        roll_back(waiter, &mut sessions, &mut silent);
+        roll_back(waiter, sessions, &mut silent);
     }
     silent
 }

@@ -5,7 +5,9 @@
 pub mod blockers;
 pub mod engine;
 pub mod error;
+pub mod failure;
 pub mod let_go;
+pub mod mode;
 pub mod party;
 pub mod recovery;
 pub mod retry;
@@ -13,6 +15,7 @@ pub mod retry;
 pub mod scripted;
 pub mod statements;
 pub mod steps;
+pub mod text;
 pub mod under_way;
 
 pub use error::FenceError;

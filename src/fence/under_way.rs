@@ -20,6 +20,17 @@ pub struct Operation {
     pub name: &'static str,
     /// Looks whether it is under way in this database.
     pub look: fn() -> Option<UnderWay>,
+    /// Whom it keeps from beginning.
+    pub excludes: Excludes,
+}
+
+/// Whom an operation that is under way keeps from beginning.
+#[derive(Clone, Copy, Debug)]
+pub enum Excludes {
+    /// All others.
+    All,
+    /// That one.
+    Only(&'static str),
 }
 
 static ALL: OnceLock<&'static [Operation]> = OnceLock::new();
@@ -34,8 +45,11 @@ pub fn look() -> Option<UnderWay> {
     look_but("")
 }
 
-/// The same of all but that one.
+/// The first that is under way and keeps that one, which is another, from beginning.
 pub fn look_but(name: &str) -> Option<UnderWay> {
-    let others = ALL.get()?.iter().filter(|operation| operation.name != name);
+    let others = ALL.get()?.iter().filter(|operation| match operation.excludes {
+        Excludes::All => operation.name != name,
+        Excludes::Only(only) => only == name,
+    });
     others.map(|operation| operation.look).find_map(|look| look())
 }

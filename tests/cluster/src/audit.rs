@@ -137,6 +137,15 @@ impl Bank {
         self.check(&balances, &entries, prepared_left, acknowledged)
     }
 
+    /// Checks the books as snapshots of the nodes show them, one per node by its number, whatever is going on
+    /// since.
+    pub fn audit_under(&self, cluster: &Cluster, snapshots: &[String]) -> Result<Audit> {
+        let read = |table, sql| cluster.read_all_shards_under(snapshots, table, sql);
+        let balances = read(ACCOUNTS, "SELECT id, balance FROM %s")?;
+        let entries = read(ENTRIES, "SELECT account_id, transfer_id, amount FROM %s")?;
+        self.check(&balances, &entries, Vec::new(), std::iter::empty())
+    }
+
     /// The arithmetic, apart from the reading.
     fn check<'a>(
         &self,

@@ -134,6 +134,29 @@ impl Cluster {
     /// Reads every placement of a table on its own node, past any planner. In the template `%s`
     /// stands for the shard's table.
     pub fn read_all_shards(&self, table: &str, template: &str) -> Result<Vec<ShardRow>> {
+        self.read_all_shards_as(table, template, |_| "BEGIN".to_owned())
+    }
+
+    /// The same under a snapshot of each node, by its number, that somebody has exported there.
+    pub fn read_all_shards_under(
+        &self,
+        snapshots: &[String],
+        table: &str,
+        template: &str,
+    ) -> Result<Vec<ShardRow>> {
+        self.read_all_shards_as(table, template, |node| {
+            let snapshot = quote_text(&snapshots[node]);
+            format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT {snapshot}")
+        })
+    }
+
+    /// On each node in a transaction that begins so.
+    fn read_all_shards_as(
+        &self,
+        table: &str,
+        template: &str,
+        begin: impl Fn(usize) -> String,
+    ) -> Result<Vec<ShardRow>> {
         let placements = self.placements(table)?;
         let mut found = Vec::new();
         for node in 0..self.nodes().len() {
@@ -143,6 +166,8 @@ impl Cluster {
             }
             let params = self.node(node).connect_params();
             let mut client = params.connect()?;
+            let begin = begin(node);
+            client.batch_execute(&begin).map_err(|error| params.sql_error(&begin, &error))?;
             for placement in here {
                 let sql = template.replace(PLACEHOLDER, &placement.table);
                 let rows = text_rows(&mut client, &sql)
