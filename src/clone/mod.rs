@@ -44,7 +44,7 @@ pub mod plan_error;
 mod registry;
 mod settle;
 pub mod shards;
-mod state;
+pub mod state;
 mod statements;
 mod worker;
 

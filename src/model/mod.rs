@@ -8,7 +8,7 @@
 //! `fence/engine.rs` and `fence/let_go.rs` and of the block's `acquire.rs`, `hold.rs`, `worker.rs`, `control.rs` and
 //! `calls.rs`, a step of theirs being a step here.
 //!
-//! The switch of a cluster to read-only has a model of its own ([`switch`]).
+//! The switch of a cluster to read-only has a model of its own ([`switch`]), and so has the clone split ([`split`]).
 //!
 //! Each rule of the design can be taken out ([`rules`]), and each step of the list; [`tests`] does so, one by
 //! one, and must find a counterexample.
@@ -64,6 +64,7 @@ mod properties;
 mod rules;
 mod search;
 mod slot;
+mod split;
 mod switch;
 mod tests;
 mod worker;
