@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `latency.rs` | how long do block and unblock take, and how much of it is the floor |
 //! | `psql.rs` | the same as psql times it, one block each half second |
+//! | `snapshot.rs` | how long does a cluster snapshot take, and hold writers |
 //! | `split.rs` | how long does a clone split keep writers waiting |
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
@@ -33,6 +34,7 @@ mod load;
 mod other_build;
 mod partitions;
 mod psql;
+mod snapshot;
 mod split;
 mod throughput;
 mod turns;
@@ -66,7 +68,7 @@ struct Options {
     /// Clone splits, each on a cluster of its own.
     #[arg(long, default_value_t = 20)]
     splits: usize,
-    /// block, gate, partitions or split; without it all.
+    /// block, gate, partitions, snapshot or split; without it all.
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
@@ -128,6 +130,12 @@ fn main() -> Result<()> {
     if wants("partitions") && builds.is_none() {
         println!("a server with and without the library, 64 partitions, {}", engine.name());
         partitions::measure(engine, plan, &mut table)?;
+    }
+    if wants("snapshot") && builds.is_none() {
+        println!("{} workers on {}, all on this machine", options.workers, engine.name());
+        let cluster =
+            Cluster::builder(engine).workers(options.workers).setting("autovacuum", "off");
+        snapshot::measure(&cluster.build()?, options.rounds, &mut table)?;
     }
     if wants("split") && builds.is_none() {
         println!("two workers, one of which is split, {}", engine.name());

@@ -129,11 +129,13 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
         let count = 3 * count;
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+        // The nodes make both sessions at the same time.
+        let connecting = Connecting::start(waiter, roster.targets(), self.limit.deadline);
         let mut absent = Vec::new();
         let nodes = self.connect_keepers(waiter, &roster, &mut absent)?;
 
         let mut rows = Vec::new();
-        let story = match self.fence(waiter, &roster) {
+        let (held, fenced_at) = match self.fence(waiter, &roster, connecting) {
             // A gate is on every node or of no use; the caller has left it to us.
             Err(Failed::ForGood(error))
                 if self.mode == Mode::All && self.terms.may_be_two_phase && has_no_gate(&error) =>
@@ -143,26 +145,25 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             }
             fenced => {
                 let (story, mut home) = fenced?;
+                let fenced_at = waiter.now();
                 self.nothing_in_doubt(waiter)?;
                 self.take(waiter, &nodes, &mut rows)?;
                 home.let_go();
-                story
+                (story.locking + story.finishing, fenced_at)
             }
         };
-        let began = waiter.now();
         // Writers go on from here.
         for error in let_go(&mut BackendWaiter::new(|| false), &mut self.party) {
             elog::log(&format!(
                 "citus_fence: a node did not confirm the end of the fence: {error}"
             ));
         }
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let held = held + waiter.now().saturating_sub(fenced_at);
         elog::log(&format!(
-            "citus_fence: cluster snapshot of {} nodes, mode {} ({:.2} ms from first to last lock, {:.2} ms to let go)",
+            "citus_fence: cluster snapshot of {} nodes in mode {}: writers were held for {:.2} ms",
             rows.len(),
             self.mode.name(),
-            ms(story.locking),
-            ms(waiter.now().saturating_sub(began)),
+            held.as_secs_f64() * 1e3,
         ));
         Ok(Kept { rows, mode: self.mode, absent, _descriptors: descriptors })
     }
@@ -271,6 +272,7 @@ impl Attempts<'_> {
         &mut self,
         waiter: &mut W,
         roster: &'r Roster,
+        connecting: Connecting,
     ) -> Result<(Story, NodeList<'r>), Failed> {
         let bounds = Bounds {
             deadline: self.limit.deadline,
@@ -280,7 +282,7 @@ impl Attempts<'_> {
         };
         let others = Others {
             nodes: roster.nodes(),
-            connecting: Connecting::start(waiter, roster.targets(), self.limit.deadline),
+            connecting,
             is_citus: roster.is_citus(),
             in_doubt: &[],
         };

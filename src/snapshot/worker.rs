@@ -63,17 +63,19 @@ fn run(slot: i32, id: u64) {
     let ended = worker::catch(|| serve(&owner, &asked, &mut keepers));
     // Whatever an error left open on this node.
     drop(worker::Transaction::adopt_open());
-    let error = match ended {
+    let mut error = match ended {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error),
         Err(report) => Some(FenceError::from(report).into()),
     };
     let silent = worker::catch(|| export::end(&mut keepers)).unwrap_or_default();
     drop(worker::Transaction::adopt_open());
-    for error in silent {
+    for silent in silent {
         elog::log(&format!(
-            "citus_fence: a node did not confirm the end of a cluster snapshot: {error}"
+            "citus_fence: a node did not confirm the end of a cluster snapshot: {silent}"
         ));
+        // Whoever does not end it now may have lost it before: nobody can say that it lasted until the release.
+        error = error.or(Some(silent.into()));
     }
     let how = error.as_ref().map_or_else(|| "released".to_owned(), SnapshotError::to_string);
     elog::log(&format!("citus_fence: cluster snapshot {} ended: {how}", asked.id));

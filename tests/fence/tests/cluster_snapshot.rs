@@ -6,7 +6,7 @@ use fence_tests::{
     Bank, Client, Cluster, Engine, Load, PATIENCE, Result, Spread, StuckCommit, call,
     in_background, left_behind, on_each_engine, refusal, wait_until, wait_until_free, words,
 };
-use test_cluster::Signal;
+use test_cluster::{Signal, Stopped};
 
 /// Exports whose snapshots must all show an exact cluster.
 const ROUNDS: usize = 20;
@@ -256,6 +256,58 @@ fn a_release_says_whether_it_lasted_and_every_end_leaves_nothing() {
         })?;
         assert!(!release(&mut client, lost.id));
         wait_until_free(&cluster, Duration::from_secs(5))?;
+        Ok(())
+    });
+}
+
+/// The worker stands still while a node loses its snapshot, so that it hears of that and of the release at once.
+#[test]
+fn what_was_lost_before_the_release_did_not_last() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let mut client = cluster.connect(0)?;
+        let lost = export(&cluster, &mut client, "");
+        let pid: i32 = client
+            .query_one(
+                "SELECT worker_pid FROM citus_cluster_snapshot_status() WHERE export_id = $1",
+                &[&lost.id],
+            )
+            .expect("a worker")
+            .get(0);
+        let stopped = Stopped::process(pid)?;
+        let keeper =
+            "FROM pg_stat_activity WHERE application_name = 'citus_fence cluster snapshot'";
+        cluster.worker(1).execute(&format!("SELECT pg_terminate_backend(pid) {keeper}"))?;
+        wait_until("the end of the keeper", PATIENCE, || {
+            let count = cluster.worker(1).query_value(&format!("SELECT count(*) {keeper}")).ok()?;
+            (count == "0").then_some(())
+        })?;
+        let params = cluster.coordinator().connect_params();
+        let id = lost.id;
+        let released =
+            std::thread::spawn(move || release(&mut params.connect().expect("a session"), id));
+        wait_until("the release to wait", PATIENCE, || {
+            let waits = "SELECT count(*) FROM pg_stat_activity \
+                         WHERE query LIKE 'SELECT citus_release%' AND state = 'active'";
+            (cluster.coordinator().query_value(waits).ok()? == "1").then_some(())
+        })?;
+        stopped.go_on();
+        assert!(!released.join().expect("a thread"), "it had not lasted");
+        wait_until_free(&cluster, PATIENCE)
+    });
+}
+
+#[test]
+fn a_read_only_cluster_is_read_like_any_other() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SELECT citus_set_cluster_read_only()").expect("a switch");
+        for mode in ["mode => '2pc'", "mode => 'all'"] {
+            let exported = export(&cluster, &mut client, mode);
+            assert!(release(&mut client, exported.id), "{mode}");
+        }
+        client.batch_execute("SELECT citus_set_cluster_read_write()").expect("a switch");
         Ok(())
     });
 }
