@@ -44,7 +44,11 @@ pub enum ConnInfoError {
 /// `Debug` and `Display` mask every secret; [`ConnParams::redact`] takes the secrets out of a text
 /// that somebody else wrote. What serde makes of them has the secrets in it.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnParams(Vec<(String, String)>);
+pub struct ConnParams {
+    pairs: Vec<(String, String)>,
+    /// libpq is not to see the environment's `PG*`.
+    without_environment: bool,
+}
 
 impl ConnParams {
     /// No parameters at all: what libpq then does depends on its environment variables.
@@ -55,16 +59,37 @@ impl ConnParams {
     /// Sets a keyword, in place of an earlier value if there is one.
     pub fn set(&mut self, keyword: impl Into<String>, value: impl Into<String>) -> &mut Self {
         let (keyword, value) = (keyword.into(), value.into());
-        match self.0.iter_mut().find(|(known, _)| *known == keyword) {
+        match self.pairs.iter_mut().find(|(known, _)| *known == keyword) {
             Some(pair) => pair.1 = value,
-            None => self.0.push((keyword, value)),
+            None => self.pairs.push((keyword, value)),
         }
         self
     }
 
     /// The value of a keyword. May be a secret: not for messages.
     pub fn get(&self, keyword: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
+        self.pairs.iter().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether libpq is kept from what the environment says.
+    pub(super) fn without_environment(&self) -> bool {
+        self.without_environment
+    }
+
+    /// Has libpq dial that place, while `host` stays the name that certificates are for. A name is looked up
+    /// here, as `hostaddr` takes addresses only; one that cannot be is left for libpq to complain of.
+    pub fn dial(&mut self, place: &str) -> &mut Self {
+        let port = self.get("port").and_then(|port| port.parse::<u16>().ok()).unwrap_or_default();
+        let is_address = place.parse::<std::net::IpAddr>().is_ok();
+        let found = if is_address { None } else { (place, port).to_socket_addrs().ok() };
+        let addresses: Vec<String> =
+            found.into_iter().flatten().map(|address| address.ip().to_string()).collect();
+        if addresses.is_empty() {
+            return self.set("hostaddr", place);
+        }
+        let name = self.get("host").unwrap_or_default().to_owned();
+        // A name for each address: libpq asks for lists of the same length, and tries one after the other.
+        self.set("host", vec![name; addresses.len()].join(",")).set("hostaddr", addresses.join(","))
     }
 
     /// Pins the parameters to the place that was reached: a second connection, such as a cancel's, has to go
@@ -117,7 +142,7 @@ impl ConnParams {
 
     /// Sets everything that other parameters say, over what is there.
     pub fn merge(&mut self, other: &ConnParams) -> &mut Self {
-        for (keyword, value) in &other.0 {
+        for (keyword, value) in &other.pairs {
             self.set(keyword, value);
         }
         self
@@ -128,7 +153,7 @@ impl ConnParams {
         let to_c = |(keyword, value): &(String, String)| {
             Ok((CString::new(keyword.as_str())?, CString::new(value.as_str())?))
         };
-        self.0
+        self.pairs
             .iter()
             .map(|pair| {
                 to_c(pair).map_err(|_: std::ffi::NulError| ConnInfoError::ZeroByte {
@@ -141,7 +166,7 @@ impl ConnParams {
     /// A text from elsewhere (libpq, a server) with every secret of these parameters masked.
     /// libpq does not put passwords into its messages; this is for the case that it ever does.
     pub fn redact(&self, text: &str) -> String {
-        self.0
+        self.pairs
             .iter()
             .filter(|(keyword, value)| is_secret(keyword) && !value.is_empty())
             .fold(text.to_owned(), |text, (_, value)| text.replace(value.as_str(), MASK))
@@ -159,7 +184,7 @@ fn is_secret(keyword: &str) -> bool {
 impl fmt::Display for ConnParams {
     /// `host=127.0.0.1 password=****`: for humans, not for parsing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, (keyword, value)) in self.0.iter().enumerate() {
+        for (position, (keyword, value)) in self.pairs.iter().enumerate() {
             let gap = if position == 0 { "" } else { " " };
             let shown = if is_secret(keyword) { MASK } else { value };
             write!(f, "{gap}{keyword}={shown}")?;
@@ -179,9 +204,11 @@ impl fmt::Debug for ConnParams {
 ///
 /// Nothing goes into `options`: poolers refuse startup packets that carry it, so settings are for
 /// `SET LOCAL`. Kerberos' encryption is off unless a setting asks for it: libpq would look for a ticket at
-/// every connection, and talk to the KDC for as long as that takes. The application name is the *fallback* one, so that a connection string can set
-/// its own. `connect_timeout` only tells libpq's blocking half, and so whoever copies these
+/// every connection, and talk to the KDC for as long as that takes. `connect_timeout` only tells libpq's blocking half, and so whoever copies these
 /// parameters; here the caller's deadline is the bound.
+///
+/// These are a server process' sessions: of the environment that its postmaster was started with, libpq sees no
+/// `PG*` but `PGPASSFILE`, which says where the passwords are that `.pgpass` would have, and nothing of the session.
 pub fn base_params(
     host: &str,
     port: i32,
@@ -191,13 +218,13 @@ pub fn base_params(
     connect_timeout: Duration,
 ) -> ConnParams {
     let whole_seconds = connect_timeout.as_millis().div_ceil(1000).max(1);
-    let mut params = ConnParams::new();
+    let mut params = ConnParams { without_environment: true, ..ConnParams::new() };
     params
         .set("host", host)
         .set("port", port.to_string())
         .set("dbname", dbname)
         .set("user", user)
-        .set("fallback_application_name", application_name)
+        .set("application_name", application_name)
         .set("client_encoding", "UTF8")
         .set("gssencmode", "disable")
         .set("connect_timeout", whole_seconds.to_string());

@@ -78,6 +78,8 @@ pub struct LibPq {
     conn: NonNull<pq::PGconn>,
     /// From a Box; libpq's notice receiver has the same pointer.
     last_words: NonNull<LastWords>,
+    /// libpq is not to see the environment's `PG*`.
+    without_environment: bool,
 }
 
 impl Drop for LibPq {
@@ -100,10 +102,12 @@ impl Pq for LibPq {
             pairs.iter().map(|(_, value)| value.as_ptr()).chain(end).collect();
         // SAFETY: both arrays end with null and outlive the call, as do the strings. Zero: the
         // database name is a name, never a connection string that would change the rest.
-        let conn = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
+        let start = || unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
+        let without_environment = params.without_environment();
+        let conn = if without_environment { environment::hidden_from(start) } else { start() };
         let conn = NonNull::new(conn).ok_or(StartError::NoMemory)?;
         let last_words = NonNull::from(Box::leak(Box::new(LastWords::default())));
-        let this = Self { conn, last_words };
+        let this = Self { conn, last_words, without_environment };
         // SAFETY: the receiver's argument lives until after PQfinish. Verbose messages hold the
         // SQLSTATE, which libpq gives in no other way for a connection that was refused.
         unsafe {
@@ -116,7 +120,9 @@ impl Pq for LibPq {
 
     fn connect_poll(&mut self) -> PollStep {
         // SAFETY: see the head of the file.
-        match unsafe { raw::PQconnectPoll(self.conn.as_ptr()) } {
+        let poll = || unsafe { raw::PQconnectPoll(self.conn.as_ptr()) };
+        // The start-up packet has settings in it that are read from the environment only now.
+        match if self.without_environment { environment::hidden_from(poll) } else { poll() } {
             POLLING_READING => PollStep::Read,
             POLLING_WRITING => PollStep::Write,
             POLLING_OK => PollStep::Ready,
@@ -248,6 +254,108 @@ impl Pq for LibPq {
     fn take_last_words(&mut self) -> Option<ServerError> {
         // SAFETY: the box lives as long as `self`, and libpq only uses it during a call.
         unsafe { self.last_words.as_ref() }.take()
+    }
+}
+
+/// The environment, without what libpq would take from it.
+///
+/// Setting a keyword is not enough: libpq takes an empty value for none, has variables that no keyword stands
+/// for (`PGSERVICE`, `PGTZ`, `PGDATESTYLE`), and each of its releases has more of them.
+mod environment {
+    use std::ffi::{CStr, c_char};
+    use std::sync::{Mutex, PoisonError};
+
+    // SAFETY: as POSIX has it.
+    unsafe extern "C" {
+        static mut environ: *mut *mut c_char;
+    }
+
+    /// Lists that have stood in for the environment, as addresses; they stay for ever, so that whoever reads the
+    /// environment beside this reads one that there is.
+    static STAND_INS: Mutex<Vec<&'static [usize]>> = Mutex::new(Vec::new());
+
+    /// Puts the environment back when dropped.
+    struct PutBack(*mut *mut c_char);
+
+    impl Drop for PutBack {
+        fn drop(&mut self) {
+            // SAFETY: what was there before; the lock of the list is still held.
+            unsafe { environ = self.0 }
+        }
+    }
+
+    /// Calls libpq, which sees no `PG*` meanwhile. A server process has one thread; where there are more, these
+    /// calls are one at a time.
+    pub(super) fn hidden_from<R>(call: impl FnOnce() -> R) -> R {
+        let mut stand_ins = STAND_INS.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a pointer to a list of strings that ends with null, or null.
+        let whole = unsafe { environ };
+        let mut kept: Vec<usize> = Vec::new();
+        let mut next = whole;
+        // SAFETY: no step goes beyond the null at the end of the list.
+        unsafe {
+            while !next.is_null() && !(*next).is_null() {
+                if !is_hidden(CStr::from_ptr(*next).to_bytes()) {
+                    kept.push((*next).expose_provenance());
+                }
+                next = next.add(1);
+            }
+        }
+        kept.push(0);
+        let known = stand_ins.iter().find(|list| **list == kept.as_slice()).copied();
+        let stand_in = known.unwrap_or_else(|| {
+            let list: &'static [usize] = kept.leak();
+            stand_ins.push(list);
+            list
+        });
+        let put_back = PutBack(whole);
+        // SAFETY: a list of such strings, or of one with null at its end. Nobody writes to it: whoever sets a
+        // variable meanwhile makes a list of his own first.
+        unsafe { environ = stand_in.as_ptr().cast_mut().cast::<*mut c_char>() }
+        let result = call();
+        drop(put_back);
+        drop(stand_ins);
+        result
+    }
+
+    fn is_hidden(entry: &[u8]) -> bool {
+        entry.starts_with(b"PG") && !entry.starts_with(b"PGPASSFILE=")
+    }
+}
+
+/// The variables of the environment that keywords stand for, in the libpq that is loaded.
+#[cfg(test)]
+pub(super) fn environment_variables() -> Vec<String> {
+    // SAFETY: an array that ends with an option whose keyword is null, freed at the end; the strings are copied.
+    unsafe {
+        let options = pq::PQconndefaults();
+        let mut variables = Vec::new();
+        let mut option = options;
+        while !(*option).keyword.is_null() {
+            variables.extend(text((*option).envvar));
+            option = option.add(1);
+        }
+        pq::PQconninfoFree(options);
+        variables
+    }
+}
+
+/// What a connection goes by, each with its keyword.
+#[cfg(test)]
+pub(super) fn goes_by(conn: &LibPq) -> Vec<(String, String)> {
+    // SAFETY: as above.
+    unsafe {
+        let options = pq::PQconninfo(conn.conn.as_ptr());
+        let mut pairs = Vec::new();
+        let mut option = options;
+        while !(*option).keyword.is_null() {
+            if let (Some(keyword), Some(value)) = (text((*option).keyword), text((*option).val)) {
+                pairs.push((keyword, value));
+            }
+            option = option.add(1);
+        }
+        pq::PQconninfoFree(options);
+        pairs
     }
 }
 

@@ -309,13 +309,23 @@ impl Conn {
         self.arriving.make_contiguous().sort_by_key(|(at, _)| *at);
     }
 
-    /// Answers say `$pid` where the server process reports its own.
-    fn fill_in_pid(&mut self) {
-        let pid = self.pid.to_string();
+    /// Answers say `$pid` where the server process reports its own, `$host` where its name belongs, and
+    /// `$host_number` for the number that this ends with.
+    fn fill_in(&mut self) {
+        let number = self.host.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        let known = [
+            ("$pid", self.pid.to_string()),
+            ("$host", self.host.clone()),
+            ("$host_number", number.to_owned()),
+        ];
         for (_, incoming) in self.answer.iter_mut().flatten() {
             if let Incoming::Result(PqResult::Set(set)) = incoming {
                 let cells = set.rows.iter_mut().flatten().flatten();
-                cells.filter(|cell| *cell == "$pid").for_each(|cell| cell.clone_from(&pid));
+                for cell in cells {
+                    if let Some((_, value)) = known.iter().find(|(name, _)| name == cell) {
+                        cell.clone_from(value);
+                    }
+                }
             }
         }
     }
@@ -366,7 +376,7 @@ impl ScriptPq {
             1 => conn.script.answers.front().cloned(),
             _ => conn.script.answers.pop_front(),
         };
-        conn.fill_in_pid();
+        conn.fill_in();
         conn.in_transaction =
             sql.contains("BEGIN") || conn.in_transaction && !sql.contains("ROLLBACK");
         let host = conn.host.clone();

@@ -56,7 +56,7 @@ impl DeadlockSearch {
         let others = roster.others().iter().zip(roster.other_targets());
         let others = others.filter(|(node, _)| takes_part(node)).map(|(_, target)| target);
         let places = own.into_iter().chain(others).cloned().map(|mut target| {
-            target.params.set("fallback_application_name", HELPER_NAME);
+            target.params.set("application_name", HELPER_NAME);
             Place { target, session: None, retry_at: Duration::ZERO }
         });
         let next = monotonic_now().saturating_add(interval);

@@ -3,6 +3,9 @@
 //! The later goes over the earlier: host, port and database as the catalog has them;
 //! `citus.node_conninfo`; `citus_fence.node_conninfo`; the node's row in `pg_dist_authinfo` (the row of
 //! node 0 serves every node that has none); the node's row in `pg_dist_poolinfo`.
+//!
+//! A `host` in one of the first two is the name that certificates are for, as in Citus since 12.1.3: no setting for
+//! all nodes can say where one of them is.  The place that is dialled is the catalog's, or else the pooler's.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -122,6 +125,9 @@ impl Access {
         for (place, text) in &self.general {
             merge(&mut params, place, text, &node)?;
         }
+        let for_certificates = params.get("host").filter(|host| *host != node.host);
+        let for_certificates = for_certificates.map(str::to_owned);
+        params.set("host", &*node.host);
         let find = |entries: &'_ [Entry], id: i32| {
             entries.iter().find(|entry| entry.nodeid == id).map(|entry| entry.text.clone())
         };
@@ -133,6 +139,12 @@ impl Access {
         if by_pooler && let Some(text) = find(&self.poolinfo, nodeid) {
             merge(&mut params, "pg_dist_poolinfo", &text, &node)?;
         }
+        if let Some(name) = for_certificates {
+            let place = params.get("host").unwrap_or(&node.host).to_owned();
+            params.set("host", name).dial(&place);
+        }
+        // By its name a session is known for what it is, to the gate among others: nothing may give it another.
+        params.set("application_name", &*self.application_name);
         Ok(Target { node, params })
     }
 

@@ -70,10 +70,25 @@ fn base_parameters() {
     assert_eq!(params.get("port"), Some("5433"));
     assert_eq!(params.get("connect_timeout"), Some("3"));
     assert_eq!(params.get("tcp_user_timeout"), Some("10000"));
-    assert_eq!(params.get("fallback_application_name"), Some("app"));
+    assert_eq!(params.get("application_name"), Some("app"));
     assert_eq!(params.get("options"), None);
     let patient = base_params("h", 1, "d", "u", "app", ms(60_000));
     assert_eq!(patient.get("tcp_user_timeout"), Some("60000"));
+}
+
+#[test]
+fn a_name_for_certificates_is_not_dialled() {
+    let mut params = base_params("10.0.0.1", 5433, "d", "u", "app", ms(2500));
+    params.merge_conninfo("host=certificate.example").unwrap();
+    params.dial("10.0.0.1");
+    assert_eq!(params.get("host"), Some("certificate.example"));
+    assert_eq!(params.get("hostaddr"), Some("10.0.0.1"));
+    // A name is looked up; each of its addresses goes with the name of the certificate.
+    params.dial("localhost");
+    let count = |keyword| params.get(keyword).map(|list| list.split(',').count());
+    assert_eq!(count("host"), count("hostaddr"));
+    assert!(params.get("hostaddr").is_some_and(|list| list.contains("127.0.0.1")));
+    assert!(params.get("host").is_some_and(|list| list.starts_with("certificate.example")));
 }
 
 #[test]

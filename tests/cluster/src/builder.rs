@@ -35,6 +35,7 @@ pub struct ClusterBuilder {
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) node_settings: Vec<(usize, String, String)>,
     pub(crate) without_preload: Vec<usize>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) fence: bool,
 }
 
@@ -54,6 +55,7 @@ impl ClusterBuilder {
             settings: Vec::new(),
             node_settings: Vec::new(),
             without_preload: Vec::new(),
+            environment: Vec::new(),
             fence: true,
         }
     }
@@ -116,6 +118,12 @@ impl ClusterBuilder {
     /// A configuration parameter on one node; it wins over [`ClusterBuilder::setting`].
     pub fn node_setting(mut self, node: usize, name: &str, value: &str) -> ClusterBuilder {
         self.node_settings.push((node, name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A variable in the environment that all servers are started in.
+    pub fn environment(mut self, name: &str, value: &str) -> ClusterBuilder {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -182,6 +190,7 @@ impl ClusterBuilder {
         options.certificates = certificates.cloned();
         options.password = password.map(str::to_owned);
         options.passfile = self.scram == Some(PasswordSource::Passfile);
+        options.environment = self.environment.clone();
         options.is_node = true;
         options.settings = self.settings.clone();
         let own = self.node_settings.iter().filter(|(of, _, _)| *of == node);

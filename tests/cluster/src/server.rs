@@ -318,6 +318,7 @@ impl Server {
         if self.options.passfile {
             command.env("PGPASSFILE", self.passfile());
         }
+        command.envs(self.options.environment.iter().cloned());
         let mut child = process::start_postmaster(command)
             .at("cannot run", installation.program("postgres"))?;
 

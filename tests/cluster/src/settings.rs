@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) password: Option<String>,
     /// Whether the server's own connections find that password in a `.pgpass` file.
     pub(crate) passfile: bool,
+    /// What its postmaster's environment has besides.
+    pub(crate) environment: Vec<(String, String)>,
     /// Whether it is to be a node, and so needs to know how to connect to the others.
     pub(crate) is_node: bool,
 }
@@ -48,6 +50,7 @@ impl Options {
             certificates: None,
             password: None,
             passfile: false,
+            environment: Vec::new(),
             is_node: false,
         }
     }
