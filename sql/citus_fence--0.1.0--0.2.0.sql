@@ -13,7 +13,7 @@ DECLARE
 BEGIN
     LOAD 'MODULE_PATHNAME';
     -- The library of 0.1.0 did not say what it is.
-    loaded := coalesce(pg_catalog.current_setting('citus_fence.version', true), '0.1.0');
+    loaded := coalesce(pg_catalog.current_setting('citus_fence.library_version', true), '0.1.0');
     IF pg_catalog.string_to_array(loaded, '.')::int[] OPERATOR(pg_catalog.<) pg_catalog.string_to_array(needed, '.')::int[] THEN
         RAISE EXCEPTION 'this server runs the library of citus_fence %, and its SQL is of %', loaded, needed
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -21,6 +21,16 @@ BEGIN
     END IF;
 END
 $check$;
+
+-- Whether this server is the coordinator that pg_dist_node names.
+CREATE FUNCTION citus_fence."coordinator_number"() RETURNS TEXT
+STRICT VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'coordinator_number_wrapper';
+REVOKE ALL ON FUNCTION citus_fence.coordinator_number() FROM PUBLIC;
+COMMENT ON FUNCTION citus_fence.coordinator_number() IS
+'what a coordinator that cannot dial its own address asks its workers: the number that the server has drawn at its start which this node''s pg_dist_node calls the coordinator (its setting citus_fence.server_number); null where that cannot be told; not for users; errors: 08001, 28… where it cannot be reached';
 
 -- A standby that is reserved for a clone.
 CREATE FUNCTION citus_fence."enter_reserved_node"(

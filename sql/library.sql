@@ -8,7 +8,7 @@ DECLARE
 BEGIN
     LOAD 'MODULE_PATHNAME';
     -- The library of 0.1.0 did not say what it is.
-    loaded := coalesce(pg_catalog.current_setting('citus_fence.version', true), '0.1.0');
+    loaded := coalesce(pg_catalog.current_setting('citus_fence.library_version', true), '0.1.0');
     IF pg_catalog.string_to_array(loaded, '.')::int[] OPERATOR(pg_catalog.<) pg_catalog.string_to_array(needed, '.')::int[] THEN
         RAISE EXCEPTION 'this server runs the library of citus_fence %, and its SQL is of %', loaded, needed
             USING ERRCODE = 'object_not_in_prerequisite_state',

@@ -1,6 +1,6 @@
 //! Every setting, in alphabetical order.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -21,16 +21,6 @@ pub static MAX_NODES: GucSetting<i32> = GucSetting::<i32>::new(128);
 /// `citus_fence.node_conninfo`.
 pub static NODE_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// `citus_fence.version`; scripts that make or change SQL objects look at it (`sql/library.sql`).
-pub static VERSION: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(VERSION_TEXT));
-
-const VERSION_TEXT: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(text) => text,
-        Err(_) => panic!("a version has no zero bytes"),
-    };
-
 /// Values of `citus_fence.block_mode`.
 #[derive(Clone, Copy, Debug, PostgresGucEnum)]
 pub enum BlockMode {
@@ -41,6 +31,14 @@ pub enum BlockMode {
     #[name = c"all"]
     All,
 }
+
+/// This library's; scripts that make or change SQL objects look at it (`sql/library.sql`).
+const VERSION: &std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes(),
+) {
+    Ok(text) => text,
+    Err(_) => c"",
+};
 
 /// Defines the settings.  Those that size shared memory exist only where the postmaster loads the
 /// library: PostgreSQL takes no such setting later.
@@ -72,6 +70,11 @@ pub fn define(preloading: bool, is_read_only: fn() -> bool) {
         i32::MAX,
         GucContext::Userset,
         GucFlags::UNIT_MS,
+    );
+    crate::pg::guc::define_constant(
+        c"citus_fence.library_version",
+        c"Version of the library that serves this session.",
+        VERSION,
     );
     GucRegistry::define_int_guc(
         c"citus_fence.lock_timeout",
@@ -123,18 +126,15 @@ pub fn define(preloading: bool, is_read_only: fn() -> bool) {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    crate::pg::guc::define_shown_number(
+        c"citus_fence.server_number",
+        c"By which this server knows itself among others: drawn when it starts, and no copy has it.",
+        || crate::pg::ident::SERVER_NUMBER.number(),
+    );
     crate::pg::guc::define_shown_bool(
         c"citus_fence.system_is_read_only",
         c"Whether this node refuses writers.",
         c"Switched by alter_system_read_only() and alter_system_read_write(); on during recovery, and while the node is reserved for a clone.",
         is_read_only,
-    );
-    GucRegistry::define_string_guc(
-        c"citus_fence.version",
-        c"Version of the library that this server has loaded.",
-        c"That of the SQL objects is in pg_extension; where it is another one, ALTER EXTENSION citus_fence UPDATE or a restart is due.",
-        &VERSION,
-        GucContext::Internal,
-        GucFlags::DISALLOW_IN_FILE,
     );
 }

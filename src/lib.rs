@@ -29,7 +29,7 @@ mod magic {
 }
 
 static SHARED: &[&dyn pg::shmem::SharedArea] =
-    &[&block::CONTROL, &block::HANDOVERS, &gate::Memory, &snapshot::EXPORTS];
+    &[&pg::ident::SERVER_NUMBER, &block::CONTROL, &block::HANDOVERS, &gate::Memory, &snapshot::EXPORTS];
 
 /// Operations that exclude each other.
 static UNDER_WAY: &[Operation] = &[

@@ -7,7 +7,8 @@ SELECT citus_block_writes_for_backup();
 SELECT state, node_count FROM citus_backup_block_status();
 SELECT citus_unblock_writes_for_backup();
 
--- Active, and nobody is there: an error.
+-- Active, and nobody is there: an error, if it stays so.
+SET citus_fence.acquire_timeout = '1s';
 UPDATE pg_dist_node SET isactive = true WHERE nodeport = 1;
 SELECT citus_block_writes_for_backup();
 UPDATE pg_dist_node SET isactive = false WHERE nodeport = 1;
@@ -22,6 +23,7 @@ SELECT citus_block_writes_for_backup();
 UPDATE pg_dist_poolinfo SET poolinfo = 'dbname=no_such_database';
 SELECT citus_block_writes_for_backup();
 DELETE FROM pg_dist_poolinfo;
+RESET citus_fence.acquire_timeout;
 
 -- More nodes than there is room for.
 INSERT INTO pg_dist_node (nodename, nodeport, isactive, hasmetadata, metadatasynced)

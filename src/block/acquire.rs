@@ -30,6 +30,7 @@ use super::error::BlockError;
 use super::handover;
 use super::home::{ThisNode, blocked_here};
 use super::state::{Block, Mode, Terms, Token};
+use crate::citus::myself::Proof;
 use crate::citus::{Dialer, HELPER_NAME, Roster};
 use crate::fence::engine::{Bounds, Others, Silence, Story, attempt};
 use crate::fence::error::{Failed, FenceError, Reason};
@@ -85,7 +86,9 @@ pub fn acquire(
 ) -> Result<(HeldFence, u32), BlockError> {
     let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
     let limit = start_limit(&waiter, &block.terms);
-    let mut attempts = Attempts { owner, party, terms: &block.terms, lead, limit, unconfirmed };
+    let terms = &block.terms;
+    let is_proved = false;
+    let mut attempts = Attempts { owner, party, terms, lead, is_proved, limit, unconfirmed };
     match until_held(&mut waiter, &mut attempts, limit) {
         Ok(held) => Ok((held.what, held.attempts)),
         Err(GaveUp::Stopped) => Err(stopped()),
@@ -128,6 +131,8 @@ fn stopped() -> BlockError {
 pub struct Lead {
     roster: Roster,
     connecting: Connecting,
+    /// That this server is the coordinator, where that has not been proved before.
+    proof: Option<Proof>,
     descriptors: ReservedDescriptors,
 }
 
@@ -137,25 +142,31 @@ impl Lead {
         waiter: &impl Waiter,
         mut roster: Roster,
         deadline: Deadline,
+        is_proved: bool,
     ) -> Result<Self, FenceError> {
-        // For each node the session that holds, and one that helps: flushes, recovers, looks for deadlocks
-        // or cancels.
+        // For each node the session that holds, and one that helps: proves, flushes, recovers, looks for
+        // deadlocks or cancels.
         let count = 2 * roster.nodes().len();
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+        let proof = (!is_proved).then(|| Proof::start(waiter, &roster, deadline));
         let connecting = Connecting::start(waiter, roster.other_targets(), deadline);
         // While the nodes fork.  The search for deadlocks goes there under the fence.
         if roster.is_citus() {
             roster.find_own_address();
         }
-        Ok(Self { roster, connecting, descriptors })
+        Ok(Self { roster, connecting, proof, descriptors })
     }
 
     /// The first attempt's, of what the requestor knows, before the worker has a session of its own.
     pub fn first(owner: &Owner, token: Token, terms: &Terms) -> Option<Self> {
         let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
         let known = handover::take(token)?;
-        let mut lead = Self::start(&waiter, known, start_limit(&waiter, terms).deadline).ok()?;
+        let deadline = start_limit(&waiter, terms).deadline;
+        let mut lead = Self::start(&waiter, known, deadline, false).ok()?;
+        if let Some(proof) = &mut lead.proof {
+            proof.introduce(&mut waiter, INTRODUCTION);
+        }
         lead.connecting.introduce(&mut waiter, INTRODUCTION);
         Some(lead)
     }
@@ -171,6 +182,7 @@ struct Attempts<'a> {
     party: &'a mut Party,
     terms: &'a Terms,
     lead: Option<Lead>,
+    is_proved: bool,
     limit: Limit,
     unconfirmed: &'a mut Vec<RemoteError>,
 }
@@ -186,10 +198,16 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             Some(lead) => lead,
             None => {
                 let roster = self.read_bounded(waiter, || handover::read(self.terms))?;
-                Lead::start(waiter, roster, deadline)?
+                Lead::start(waiter, roster, deadline, self.is_proved)?
             }
         };
-        let Lead { mut roster, connecting, descriptors } = lead;
+        let Lead { mut roster, connecting, proof, descriptors } = lead;
+        // Before anything is asked of another node; they make their sessions meanwhile.
+        if let Some(proof) = proof {
+            let by = Deadline::after(waiter, connect_timeout(self.terms)).earlier(deadline);
+            proof.finish(waiter, &roster, by)?;
+            self.is_proved = true;
+        }
         let bounds = Bounds {
             deadline,
             connect_timeout: connect_timeout(self.terms),

@@ -11,17 +11,18 @@ use super::error::BlockError;
 use super::handover::{self, Offer};
 use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
 use super::{MAX_TIMEOUT_MS, worker};
-use crate::citus::{self, CatalogError};
+use crate::citus::{self, CatalogError, Roster, identity};
+use crate::fence::FenceError;
 use crate::fence::text::Text;
 use crate::fence::under_way::{self, UnderWay};
 use crate::guc;
 use crate::pg::elog;
-use crate::pg::exit::Undo;
+use crate::pg::exit::{Armed, Undo};
 use crate::pg::ident;
 use crate::pg::lock;
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::wal;
-use crate::pg::worker::Status;
+use crate::pg::worker::{Handle, Status};
 use crate::report::Report;
 
 /// How often a waiting caller looks for a worker that died without a word.  Everything else wakes it.
@@ -129,6 +130,42 @@ const START_GRACE: Duration = Duration::from_secs(15);
 /// The block that this session has begun and not yet been told of: every way out gives it up.
 static PENDING: Undo<Token> = Undo::new(control::abandon);
 
+/// Begins a block and starts its worker.  All background workers may be in use for a moment, by parallel queries say:
+/// so that is tried again for as long as the start may take.
+fn begin_with_worker(
+    mut terms: Terms,
+    known: Option<&Roster>,
+) -> Result<(Token, Armed<Token>, Option<Offer>, Handle), BlockError> {
+    const AGAIN: Duration = Duration::from_millis(50);
+    let limit_ms = terms.acquire_timeout_ms.min(terms.timeout_ms);
+    let limit = Deadline::after(&interruptible(), Duration::from_millis(limit_ms as u64));
+    let mut has_been_told = false;
+    loop {
+        let token = control::begin(database(), terms)?;
+        let pending = PENDING.arm(token);
+        let offer = known.map(|known| Offer::put(token, known));
+        if let Some(handle) = worker::start(token) {
+            return Ok((token, pending, offer, handle));
+        }
+        if !has_been_told {
+            has_been_told = true;
+            elog::log(
+                "citus_fence: all of max_worker_processes are in use; a backup block waits for one",
+            );
+        }
+        // Nobody else is kept from beginning meanwhile.
+        drop(pending);
+        let left = limit.remaining(&interruptible());
+        if left < AGAIN {
+            return Err(BlockError::NoWorkerSlot);
+        }
+        if wait_latch_or_client_gone(AGAIN) {
+            return Err(BlockError::ClientGone);
+        }
+        terms.acquire_timeout_ms = (left - AGAIN).as_millis().max(1) as i32;
+    }
+}
+
 /// Begins a block, and returns when it is active.
 pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
@@ -147,12 +184,10 @@ pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
         connect_timeout_ms: guc::CONNECT_TIMEOUT.get(),
         owner: citus::own_role().to_u32(),
     };
-    let token = control::begin(database(), terms)?;
-    let pending = PENDING.arm(token);
+    identity::owner_must_be_superuser().map_err(FenceError::from)?;
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
     let known = citus::read_now(citus::OF_NODES, || handover::read(&terms)).and_then(Result::ok);
-    let _offer = known.map(|known| Offer::put(token, &known));
-    let handle = worker::start(token).ok_or(BlockError::NoWorkerSlot)?;
+    let (token, pending, _offer, handle) = begin_with_worker(terms, known.as_ref())?;
     let start_by = Deadline::after(
         &interruptible(),
         Duration::from_millis(terms.acquire_timeout_ms.min(timeout_ms) as u64) + START_GRACE,

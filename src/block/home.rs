@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::control::{NodeRow, Owner};
+use crate::citus::identity::Who;
 use crate::citus::{self, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::Home;
@@ -69,7 +70,7 @@ impl Home for ThisNode<'_> {
     /// With the lock that keeps the extension, and so the way to unblock, from being dropped.
     fn begin(&mut self, bound: Duration) -> Result<(), Failed> {
         let local = Transaction::begin();
-        local.set_local(c"deadlock_timeout", &local_deadlock_timeout());
+        local.set_local(c"deadlock_timeout", &local_deadlock_timeout(bound));
         let keep = || {
             if let Some(extension) = lock::extension(c"citus_fence") {
                 lock::keep_extension(extension);
@@ -103,6 +104,10 @@ impl Home for ThisNode<'_> {
         }
         self.locked_at = now();
         Ok(())
+    }
+
+    fn who(&self) -> Option<(String, Who)> {
+        Some((self.roster.nodes()[0].label().to_string(), Who::here()))
     }
 
     fn let_go(&mut self) {
@@ -178,10 +183,11 @@ fn lock_here(
     locked.flatten()
 }
 
-/// Just below the server's own, as a text with its unit; see [`statements::settle`].
-fn local_deadlock_timeout() -> String {
+/// As a text with its unit.
+fn local_deadlock_timeout(bound: Duration) -> String {
     let server = guc::read_number("deadlock_timeout").unwrap_or(1000.0);
-    format!("{}ms", statements::below(server as i64))
+    let own = statements::own_deadlock_timeout(server as i64, bound.as_millis() as i64);
+    format!("{own}ms")
 }
 
 /// What it means that this server did not let something be done.

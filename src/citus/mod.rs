@@ -4,11 +4,14 @@
 //! always named: they differ between Citus' releases, and up- and downgrades leave dropped ones behind.
 //! Everything here runs inside a transaction of a backend, as a role that may read the tables.
 
+mod api;
 mod connection;
 pub mod daemon;
 mod error;
 mod global_pid;
+pub mod identity;
 pub mod library;
+pub mod myself;
 mod node;
 mod roster;
 mod session_error;

@@ -23,6 +23,8 @@ pub struct Node {
     pub port: i32,
     /// `isactive`: an inactive node may still answer and write.
     pub active: bool,
+    /// `hasmetadata`: one without does not know which node it is.
+    pub has_metadata: bool,
 }
 
 impl Node {
@@ -41,6 +43,7 @@ pub fn this_node(primaries: &[Node]) -> Node {
         host: own_host(),
         port: ident::port(),
         active: true,
+        has_metadata: true,
     })
 }
 
@@ -58,8 +61,16 @@ pub fn local_group() -> Result<i32, CatalogError> {
 /// two-phase commits.  A registered clone (Citus 13.2 and later, where there is a column for it) is a
 /// standby and writes nothing.
 pub fn nodes() -> Result<Vec<Node>, CatalogError> {
-    const COLUMNS: [&CStr; 7] =
-        [c"nodeid", c"groupid", c"nodename", c"nodeport", c"isactive", c"noderole", c"nodeisclone"];
+    const COLUMNS: [&CStr; 8] = [
+        c"nodeid",
+        c"groupid",
+        c"nodename",
+        c"nodeport",
+        c"isactive",
+        c"noderole",
+        c"nodeisclone",
+        c"hasmetadata",
+    ];
     let is = |value: &Value, text: &str| value.as_deref() == Some(text);
     let mut nodes: Vec<Node> = table_rows(c"pg_dist_node", &COLUMNS)?
         .iter()
@@ -70,6 +81,7 @@ pub fn nodes() -> Result<Vec<Node>, CatalogError> {
             host: row[2].clone().unwrap_or_default(),
             port: number(&row[3]).unwrap_or_default(),
             active: !is(&row[4], "f"),
+            has_metadata: !is(&row[7], "f"),
         })
         .collect();
     nodes.sort_by_key(|node| node.nodeid);

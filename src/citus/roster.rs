@@ -10,6 +10,8 @@ use super::{Access, COORDINATOR_GROUP, CatalogError, Dialer, Node, is_citus, nod
 pub struct Roster {
     nodes: Vec<Node>,
     targets: Vec<Target>,
+    /// Where the others reach this server, if it is registered.
+    registered: Option<Target>,
     is_citus: bool,
 }
 
@@ -21,7 +23,9 @@ impl Roster {
         let others = nodes[1..].iter().map(|node| access.target(node.label()));
         let mut targets = others.collect::<Result<Vec<Target>, _>>()?;
         targets.insert(0, access.loopback()?);
-        Ok(Self { nodes, targets, is_citus: is_citus() })
+        let own = nodes.first().filter(|node| node.nodeid != 0);
+        let registered = own.map(|node| access.target(node.label())).transpose()?;
+        Ok(Self { nodes, targets, registered, is_citus: is_citus() })
     }
 
     /// Rows of the catalog; this server's is made up where there is none.
@@ -32,6 +36,11 @@ impl Roster {
     /// Where they are reached, in the same order.
     pub fn targets(&self) -> &[Target] {
         &self.targets
+    }
+
+    /// Where this server is to be found as the catalog has it, if it does.
+    pub fn registered(&self) -> Option<&Target> {
+        self.registered.as_ref()
     }
 
     /// Whether Citus itself is in this database, and not only its tables.
@@ -61,7 +70,8 @@ impl Roster {
                 inactive.push(target);
             }
         }
-        (Self { nodes, targets, is_citus: self.is_citus }, inactive)
+        let (registered, is_citus) = (self.registered, self.is_citus);
+        (Self { nodes, targets, registered, is_citus }, inactive)
     }
 
     /// Whether they are still all there are.
@@ -110,6 +120,7 @@ mod tests {
             host: "wörker \"1\"".into(),
             port: 5433,
             active,
+            has_metadata: true,
         };
         let nodes = vec![node(1, true), node(2, false)];
         let target = |node: &Node| {
@@ -118,7 +129,8 @@ mod tests {
             Target { node: NodeLabel::new(node.nodeid, node.host.clone(), node.port), params }
         };
         let targets: Vec<Target> = nodes.iter().map(target).collect();
-        let roster = Roster { nodes, targets, is_citus: true };
+        let registered = targets.first().cloned();
+        let roster = Roster { nodes, targets, registered, is_citus: true };
         let bytes = serde_json::to_vec(&roster).expect("bytes");
         assert_eq!(serde_json::from_slice::<Roster>(&bytes).expect("the same"), roster);
     }

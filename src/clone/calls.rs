@@ -14,7 +14,7 @@ use super::registry::{self, Kind, Replica, Terms};
 use super::state::Step;
 use super::statements::query;
 use super::worker;
-use crate::citus::{self, CatalogError};
+use crate::citus::{self, CatalogError, Roster, identity};
 use crate::fence::FenceError;
 use crate::fence::under_way::{self, UnderWay};
 use crate::gate;
@@ -84,8 +84,13 @@ fn require_usable() -> Result<(), CloneError> {
     if ident::in_recovery() {
         return Err(CloneError::InRecovery);
     }
-    citus::require_coordinator(&mut interruptible(), bound())?;
-    Ok(())
+    let mut waiter = interruptible();
+    citus::require_coordinator(&mut waiter, bound())?;
+    identity::owner_must_be_superuser().map_err(FenceError::from)?;
+    let roster = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || {
+        Roster::read(links::dialer())
+    })??;
+    links::prove(&mut waiter, &roster)
 }
 
 fn bound() -> Duration {

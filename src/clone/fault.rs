@@ -7,16 +7,6 @@ use crate::report::Report;
 /// Something that keeps a clone from being registered or promoted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Another node answers.
-    #[error("another node than the catalog says answers at {place}")]
-    OtherGroup {
-        /// Where.
-        place: String,
-        /// The group that answers.
-        group: i32,
-        /// The group that should.
-        expected: i32,
-    },
     /// A node that can write and would not learn of the split.
     #[error("node {place} does not keep the catalog up to date")]
     NotTold {
@@ -230,9 +220,6 @@ impl From<&Fault> for Report {
             fault.to_string(),
         );
         match fault {
-            Fault::OtherGroup { group, expected, .. } => report
-                .detail(format!("The node that answers is of group {group}, and the catalog has group {expected}."))
-                .hint("Correct the node's address: SELECT citus_update_node(…);"),
             Fault::NotTold { place, active } => {
                 let detail = if *active {
                     "It can write, and would go on writing to shards that have moved."

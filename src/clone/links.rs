@@ -10,6 +10,8 @@ use remote::{
 use super::error::CloneError;
 use super::registry::Replica;
 use super::{SESSION_NAME, statements};
+use crate::citus::identity::{self, Who};
+use crate::citus::myself::{self, Unproved};
 use crate::citus::{Access, CatalogError, Dialer, Roster, own_role};
 use crate::fence::FenceError;
 use crate::guc;
@@ -76,6 +78,23 @@ pub fn connect_timeout() -> Duration {
     Duration::from_millis(guc::CONNECT_TIMEOUT.get() as u64)
 }
 
+/// An error unless this server is the coordinator that its catalog names: a copy would split the original's nodes.
+pub fn prove<W: Waiter>(waiter: &mut W, roster: &Roster) -> Result<(), CloneError> {
+    // Itself, and each worker that may have to be asked.
+    let count = roster.nodes().len() + 1;
+    let _descriptors =
+        ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+    let by = Deadline::after(waiter, connect_timeout());
+    match myself::prove(waiter, roster, by) {
+        Ok(()) => Ok(()),
+        Err(Unproved::Stopped) => Err(CloneError::ClientGone),
+        Err(Unproved::Error(error) | Unproved::Passing(error)) => {
+            Err(CloneError::Fence(error.into()))
+        }
+        Err(Unproved::Remote(error)) => Err(error.into()),
+    }
+}
+
 /// The sessions of a split.  None of them is in a transaction between two steps.
 pub struct Links {
     /// With this server, for the registry.
@@ -115,21 +134,18 @@ impl Links {
         Ok(links)
     }
 
-    /// Every node has to be of the group that the catalog says.
+    /// Every node has to be the one that the catalog says, and to run what this one runs.
     fn know_each_other<W: Waiter>(&mut self, waiter: &mut W, map: &Map) -> Result<(), CloneError> {
+        let sql = statements::query(&format!("SELECT {}", identity::QUESTION));
+        let mut known: Vec<(String, Who)> = Vec::new();
         for (index, session) in self.lines.iter_mut().enumerate() {
             let node = &map.roster.nodes()[index];
-            let reply = ask(waiter, session, "look who answers", &statements::who(), SHORT)?;
-            let group: i32 = reply.parse_single()?;
-            if group != node.groupid {
-                return Err(CloneError::unfit(super::fault::Fault::OtherGroup {
-                    place: node.label().to_string(),
-                    group,
-                    expected: node.groupid,
-                }));
-            }
+            let who = Who::read(&ask(waiter, session, "look who answers", &sql, SHORT)?)?;
+            who.must_fit(node).map_err(FenceError::from)?;
+            known.push((node.label().to_string(), who));
         }
-        Ok(())
+        let all = known.iter().map(|(name, who)| (name.clone(), who));
+        Ok(identity::must_differ(all).map_err(FenceError::from)?)
     }
 }
 

@@ -23,7 +23,9 @@ use super::links::{self, Links, Map};
 use super::registry::{self, Kind, Replica};
 use super::settle;
 use super::state::Way;
+use crate::citus::identity::IdentityError;
 use crate::citus::{self, Access};
+use crate::fence::FenceError;
 use crate::gate::{self, lock::numbers};
 use crate::guc;
 use crate::pg::numbered_lock::{Mode, NumberedLock};
@@ -169,6 +171,10 @@ fn drive_locked(
     *nodeid = clone.nodeid;
     let map = transaction.bounded(bound, || false, || Map::read(&clone))??;
     worker::forget_snapshot();
+    // The registry may have come with a copy of the coordinator; where somebody has called, that has been looked at.
+    if !is_called {
+        prove(&mut waiter, &map)?;
+    }
 
     let requestor = ProcessId { place: clone.terms.requestor.0, pid: clone.terms.requestor.1 };
     let mut tell = move || process::wake(requestor);
@@ -226,6 +232,30 @@ fn drive_locked(
 /// A split that has settled is done, unless an operator has given it up meanwhile.
 fn finished(clone: &Replica) -> Result<(), CloneError> {
     if clone.step.way() == Way::Done { Ok(()) } else { Err(CloneError::GivenUp) }
+}
+
+/// An error if this server is not the coordinator; as long as nobody can tell, right after a start, it is asked again.
+fn prove<W: Waiter>(waiter: &mut W, map: &Map) -> Result<(), CloneError> {
+    const AGAIN: Duration = Duration::from_secs(5);
+    loop {
+        match links::prove(waiter, &map.roster) {
+            Err(CloneError::Fence(
+                error @ (FenceError::Remote(_)
+                | FenceError::Identity(IdentityError::Unknown { .. })),
+            )) => {
+                let report = Report::from(&error);
+                let detail = report.detail.map_or_else(String::new, |text| format!(": {text}"));
+                elog::log(&format!(
+                    "citus_fence: the interrupted clone split waits: {}{detail}",
+                    report.message
+                ));
+            }
+            result => return result,
+        }
+        if pause(waiter, AGAIN) == Pause::Stopped {
+            return Err(CloneError::ClientGone);
+        }
+    }
 }
 
 /// Looks for an interrupted split until the registry answers: right after a start this server may be out of connections,

@@ -25,7 +25,7 @@ const BLOCKERS: &str = concat!(
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
             CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
-                 ELSE coalesce(a.state || ': ', '') \
+                 ELSE coalesce(coalesce(a.state, CASE WHEN a.usename IS NULL THEN a.backend_type END) || ': ', '') \
                       || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
        FROM pg_catalog.pg_locks l \
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
@@ -85,11 +85,33 @@ pub fn names_prepared(blockers: &ResultSet) -> bool {
     (0..blockers.rows.len()).any(|row| blockers.value(row, "pid") == Some("0"))
 }
 
-/// One of them, in words.
+/// One of them, in words.  An autovacuum is of no role; what it runs says that it is one, and whether it is one against
+/// a wraparound, which nothing asks to leave.
 fn describe(node: &str, pid: i32, user: &str, age: i64, what: &str) -> String {
+    let of = if user.is_empty() { String::new() } else { format!(" of {user}") };
     if pid == 0 {
-        format!("on {node}, {what} of {user} for {age} s")
+        format!("on {node}, {what}{of} for {age} s")
     } else {
-        format!("on {node}, process {pid} of {user} for {age} s ({what})")
+        format!("on {node}, process {pid}{of} for {age} s ({what})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+
+    #[test]
+    fn who_has_no_role_is_told_without_one() {
+        let vacuum =
+            "active: autovacuum: VACUUM pg_catalog.pg_dist_transaction (to prevent wraparound)";
+        assert_eq!(
+            describe("w:1", 7, "", 3, vacuum),
+            format!("on w:1, process 7 for 3 s ({vacuum})")
+        );
+        assert_eq!(describe("w:1", 7, "u", 3, "idle"), "on w:1, process 7 of u for 3 s (idle)");
+        assert_eq!(
+            describe("w:1", 0, "u", 3, "prepared transaction g"),
+            "on w:1, prepared transaction g of u for 3 s"
+        );
     }
 }

@@ -22,6 +22,7 @@ use super::recovery::{Helpers, Stopped};
 use super::statements;
 use super::steps::{Barrier, Step, close_gates, longest_lock_timeout};
 use crate::citus::Node;
+use crate::citus::identity::Who;
 
 /// What an attempt does on this node itself.  Where this node takes part over a session, like any other, that is
 /// nothing but to look at the catalog.
@@ -30,6 +31,8 @@ pub trait Home {
     fn begin(&mut self, bound: Duration) -> Result<(), Failed>;
     /// Closes a barrier, within `bound`.
     fn close(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed>;
+    /// What this node is called and which server it is, where it takes part by itself and is not among the others.
+    fn who(&self) -> Option<(String, Who)>;
     /// Lets go of what it holds.
     fn let_go(&mut self);
     /// Whether the list of nodes is still the one that the attempt began with.
@@ -143,6 +146,7 @@ pub fn attempt<C: Pq, W: Waiter>(
         others.is_citus,
     );
     party.begin(waiter, others.nodes, others.connecting, &begin, begin_by)?;
+    party.must_be_different(home.who().as_ref())?;
     if close_gates(steps) {
         party.require_gates()?;
     }

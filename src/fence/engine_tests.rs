@@ -192,7 +192,7 @@ fn a_dead_node_costs_its_deadline_and_is_named() {
     let bounds = bounds(&waiter);
     let mut home = ScriptHome::default();
     let failed = attempt(&mut waiter, &mut home, &mut party, &nodes(NODES), &targets, &bounds);
-    let Err(Failed::ForGood(error)) = failed else { panic!("{failed:?}") };
+    let Err(Failed::Passing(error)) = failed else { panic!("{failed:?}") };
     assert!(error.to_string().contains(&host(dead)), "{error}");
     assert_eq!(waiter.now(), bounds.connect_timeout);
     assert_eq!(count(&sent(), LOCK), 0);
@@ -221,8 +221,11 @@ fn stuck_at_the_lock() -> [Script; 2] {
 #[test]
 fn a_lock_that_does_not_come_ends_the_attempt_everywhere() {
     let stuck = 3;
-    let mut targets = targets((0..8).filter(|index| *index != stuck).map(|_| well(1)));
-    targets.insert(stuck, node("stuck", stuck_at_the_lock()));
+    let target = |index: usize| match index == stuck {
+        true => node(&host(index), stuck_at_the_lock()),
+        false => node(&host(index), [well(1)]),
+    };
+    let targets: Vec<Target> = (0..8).map(target).collect();
     let mut waiter = ScriptWaiter::default();
     let mut party = Party::<ScriptPq>::default();
     let bounds = bounds(&waiter);
@@ -230,14 +233,15 @@ fn a_lock_that_does_not_come_ends_the_attempt_everywhere() {
     let before = waiter.now();
     let failed = attempt(&mut waiter, &mut home, &mut party, &nodes(8), &targets, &bounds);
     let Err(Failed::ForNow(Reason { what, .. })) = failed else { panic!("{failed:?}") };
-    assert!(what.contains("stuck"), "{what}");
+    assert!(what.contains(&host(stuck)), "{what}");
     assert!(waiter.now() - before < bounds.lock_timeout + ms(500));
     assert!(last(&sent(), LOCK) < first(&sent(), "home: let go"));
 
     assert!(let_go(&mut waiter, &mut party).is_empty());
     let done = sent();
     assert!(
-        first(&done, "stuck: SELECT pg_catalog.pg_cancel_backend") < last(&done, "stuck: ROLLBACK")
+        first(&done, "node-3: SELECT pg_catalog.pg_cancel_backend")
+            < last(&done, "node-3: ROLLBACK")
     );
     assert_eq!(count(&done, ": ROLLBACK"), 8);
 }
@@ -304,16 +308,39 @@ fn the_bounds_are_those_of_the_block() {
 /// Where another session flushes, the one with the locks has its time all the same.
 #[test]
 fn a_node_without_the_extension_begins_its_hold_with_the_flush() {
-    let targets = [node("bare", [without_extension(), well(1)])];
+    let targets = [node(&host(0), [without_extension(), well(1)])];
     let mut waiter = ScriptWaiter::default();
     let mut party = Party::<ScriptPq>::default();
     let bounds = bounds(&waiter);
     let mut home = ScriptHome::default();
     attempt(&mut waiter, &mut home, &mut party, &nodes(1), &targets, &bounds).unwrap();
     let done = sent();
-    let hold = "bare: SET LOCAL idle_in_transaction_session_timeout = 305000";
+    let hold = "node-0: SET LOCAL idle_in_transaction_session_timeout = 305000";
     assert_eq!(done.iter().filter(|line| *line == hold).count(), 1, "{done:#?}");
     assert_eq!(count(&done, "pg_logical_emit_message"), 1);
+}
+
+/// The nodes of the cluster are found, and are not who they should be: nothing is asked for.
+#[test]
+fn a_node_that_is_another_ends_the_attempt_before_a_lock() {
+    let attempt_with = |other: &[(&str, &str)], list: &[Node]| {
+        let scripts = [well(1), Script::connects(1).answers([answer_with(1, other)]), well(1)];
+        let targets = targets(scripts);
+        let mut waiter = ScriptWaiter::default();
+        let mut party = Party::<ScriptPq>::default();
+        let bounds = bounds(&waiter);
+        let mut home = ScriptHome::default();
+        let failed = attempt(&mut waiter, &mut home, &mut party, list, &targets, &bounds);
+        assert_eq!(count(&sent(), LOCK), 0);
+        let Err(Failed::ForGood(error)) = failed else { panic!("{failed:?}") };
+        error.to_string()
+    };
+    let other = attempt_with(&[("local_group", "2")], &nodes(3));
+    assert!(other.contains(&host(1)), "{other}");
+    let same = attempt_with(&[("server_number", "node-2")], &nodes(3));
+    assert!(same.contains(&host(1)) && same.contains(&host(2)), "{same}");
+    let older = attempt_with(&[("extension_version", "0.1.0")], &nodes(3));
+    assert!(older.contains(&host(1)) && older.contains("0.1.0"), "{older}");
 }
 
 /// A node whose answers say that it has no function to flush with.

@@ -4,6 +4,8 @@ use pgrx::PgSqlErrorCode;
 use remote::RemoteError;
 
 use crate::citus::CatalogError;
+use crate::citus::identity::IdentityError;
+use crate::citus::myself::{HomeError, Unproved};
 use crate::report::Report;
 
 /// One variant per kind; each has its SQLSTATE, detail and hint below.
@@ -15,6 +17,9 @@ pub enum FenceError {
     /// The catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// Another server answers than was meant, or one that does not run what this one runs.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A node on which there is no gate to close.
     #[error("{node} does not have the gate of citus_fence")]
     NoGate {
@@ -32,6 +37,15 @@ pub enum FenceError {
     Local(Report),
 }
 
+impl From<HomeError> for FenceError {
+    fn from(error: HomeError) -> Self {
+        match error {
+            HomeError::Identity(error) => Self::Identity(error),
+            HomeError::Remote(error) => Self::Remote(error),
+        }
+    }
+}
+
 impl From<Report> for FenceError {
     fn from(report: Report) -> Self {
         Self::Local(report)
@@ -45,6 +59,7 @@ impl From<&FenceError> for Report {
         match error {
             FenceError::Remote(remote) => Report::from(remote),
             FenceError::Catalog(catalog) => Report::from(catalog),
+            FenceError::Identity(identity) => Report::from(identity),
             FenceError::NoGate { .. } => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail("The extension citus_fence is not there, or another one than this.")
                 .hint("Install it on that node, and preload it."),
@@ -67,6 +82,8 @@ pub enum Failed {
     ForGood(FenceError),
     /// Somebody was in the way, or the cluster changed: let go and try again.
     ForNow(Reason),
+    /// A server that starts, or is out of something for a moment: try again, and if it stays so, this is the error.
+    Passing(FenceError),
 }
 
 impl<E: Into<FenceError>> From<E> for Failed {
@@ -76,10 +93,11 @@ impl<E: Into<FenceError>> From<E> for Failed {
 }
 
 impl Failed {
-    /// A failed exchange with a node that another attempt would not mend.
+    /// A failed exchange with a node, in which nobody was in the way.
     pub fn of_node(error: RemoteError) -> Self {
         match error {
             RemoteError::Stopped { .. } => Self::Stopped,
+            other if may_pass(&other) => Self::Passing(other.into()),
             other => other.into(),
         }
     }
@@ -92,6 +110,38 @@ impl Failed {
     /// Likewise, and what is said of it tells all.
     pub fn because(what: impl Into<String>) -> Self {
         Self::ForNow(Reason { what: what.into(), blockers: vec![], tells: true })
+    }
+}
+
+impl From<Unproved> for Failed {
+    fn from(unproved: Unproved) -> Self {
+        match unproved {
+            Unproved::Stopped => Self::Stopped,
+            Unproved::Error(error) => error.into(),
+            Unproved::Passing(error) => Self::Passing(error.into()),
+            Unproved::Remote(error) => Self::of_node(error),
+        }
+    }
+}
+
+/// What passes by itself: a server that is being restarted, does not answer for a moment, or is out of connections or
+/// memory.  One that lets nobody in, or has no such database, stays so.
+pub fn may_pass(error: &RemoteError) -> bool {
+    let code_may_pass =
+        |code: &str| ["08", "53", "57P0"].iter().any(|class| code.starts_with(class));
+    match error {
+        RemoteError::Connect { .. } => error.sqlstate().is_none_or(code_may_pass),
+        RemoteError::ConnectTimeout { .. } | RemoteError::Lost { .. } => true,
+        RemoteError::Query { .. } => error.sqlstate().is_some_and(code_may_pass),
+        RemoteError::BadConnInfo { .. }
+        | RemoteError::Refused { .. }
+        | RemoteError::Timeout { .. }
+        | RemoteError::Resources { .. }
+        | RemoteError::Stopped { .. }
+        | RemoteError::StillBusy { .. }
+        | RemoteError::Closed { .. }
+        | RemoteError::Unexpected { .. }
+        | RemoteError::ZeroByte { .. } => false,
     }
 }
 

@@ -8,6 +8,7 @@ use super::error::{Failed, FenceError, is_passing_remote};
 use super::statements;
 use super::steps::Barrier;
 use crate::citus::Node;
+use crate::citus::identity::{Who, must_differ};
 use crate::pg::types::Lsn;
 use remote::{
     Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, Session, SessionState, Target,
@@ -23,7 +24,9 @@ struct Member<C: Pq> {
     system_identifier: u64,
     timeline: u32,
     can_flush: bool,
-    settle: String,
+    who: Who,
+    server_version: i32,
+    deadlock_timeout: String,
     locked_after: Duration,
     waited: Duration,
     wal_lsn: u64,
@@ -38,7 +41,9 @@ impl<C: Pq> Member<C> {
             system_identifier: 0,
             timeline: 0,
             can_flush: false,
-            settle: String::new(),
+            who: Who::default(),
+            server_version: 0,
+            deadlock_timeout: String::new(),
             locked_after: Duration::ZERO,
             waited: Duration::ZERO,
             wal_lsn: 0,
@@ -65,6 +70,15 @@ pub struct Part<'a> {
 
 /// Who gave no lock, because somebody was in the way or it was too slow, by its place in the party.
 pub type Refused = Vec<(usize, RemoteError)>;
+
+/// Of two failures the one to tell: what stays so before what passes, and else the first.
+fn worst(known: Option<Failed>, other: Failed) -> Option<Failed> {
+    match (known, other) {
+        (Some(known @ (Failed::ForGood(_) | Failed::Stopped)), _) => Some(known),
+        (_, other @ (Failed::ForGood(_) | Failed::Stopped)) => Some(other),
+        (known, other) => known.or(Some(other)),
+    }
+}
 
 /// How much later than the node itself this side gives a lock up.
 pub const GRACE: Duration = Duration::from_millis(300);
@@ -109,8 +123,8 @@ impl<C: Pq> Party<C> {
     }
 
     /// Begins the transactions on all of the nodes as soon as they are connected.  An active node that does not
-    /// answer is an error; an inactive one, or one that cannot begin (it may not even have the tables), is noted
-    /// and left out.
+    /// answer, or where another answers than was meant, is an error; an inactive one, or one that cannot begin (it may
+    /// not even have the tables), is noted and left out.
     pub fn begin<W: Waiter>(
         &mut self,
         waiter: &mut W,
@@ -122,26 +136,46 @@ impl<C: Pq> Party<C> {
         let command = Command::new("begin of the fence", sql);
         let mut failed = None;
         for (node, begun) in nodes.iter().zip(connecting.run(waiter, &command, deadline)) {
-            let error = match begun {
+            let error: Option<FenceError> = match begun {
                 Ok((session, reply)) => {
                     let mut member = Member::new(node.clone(), session);
                     let noted = reply.and_then(|reply| member.note_begin(&reply));
+                    let noted = noted.map_err(FenceError::from);
+                    let noted = noted.and_then(|()| Ok(member.who.must_fit(node)?));
                     // What has no part in the fence holds no more than readers do: closing is enough.
                     if noted.is_ok() || node.active {
                         self.members.push(member);
                     }
                     noted.err()
                 }
-                Err(error) => Some(error),
+                Err(error) => Some(error.into()),
             };
             match error {
                 None => {}
-                Some(RemoteError::Stopped { .. }) => failed = Some(Failed::Stopped),
+                Some(FenceError::Remote(RemoteError::Stopped { .. })) => {
+                    failed = Some(Failed::Stopped)
+                }
                 Some(error) if !node.active => self.absent.push(error.to_string()),
-                Some(error) => failed = failed.or(Some(error.into())),
+                // Somebody keeps a table of the catalog there to himself.
+                Some(FenceError::Remote(error @ RemoteError::Query { .. }))
+                    if is_passing_remote(&error) =>
+                {
+                    failed = worst(failed, Failed::for_now(error.to_string()));
+                }
+                Some(FenceError::Remote(error)) => failed = worst(failed, Failed::of_node(error)),
+                Some(error) => failed = worst(failed, error.into()),
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// An error if two nodes are one server, or one of them is this server, where that takes part by itself.
+    pub fn must_be_different(&self, home: Option<&(String, Who)>) -> Result<(), Failed> {
+        let home = home.map(|(node, who)| (node.clone(), who));
+        let members =
+            self.members.iter().map(|member| (member.node.label().to_string(), &member.who));
+        must_differ(home.into_iter().chain(members))?;
+        Ok(())
     }
 
     /// Where gates are closed there is no node without one.
@@ -206,7 +240,7 @@ impl<C: Pq> Party<C> {
         let commands: Vec<String> = self
             .members
             .iter()
-            .map(|member| statements::lock(barrier, &member.settle, left_ms))
+            .map(|member| statements::lock(barrier, &member.settle(left_ms), left_ms))
             .collect();
         let lock = |index: usize| Command::new("lock of the fence", commands[index].as_str());
         // The node gives up by itself; only one that is frozen, or slow to say so, runs into this.
@@ -335,7 +369,8 @@ impl<C: Pq> Member<C> {
         let (Some(version), Some(deadlock_timeout)) = (version, shown("deadlock_timeout")) else {
             return Err(reply.unexpected("no version or deadlock timeout"));
         };
-        self.settle = statements::settle(version, &deadlock_timeout);
+        (self.server_version, self.deadlock_timeout) = (version, deadlock_timeout);
+        self.who = Who::read(reply)?;
         let set = reply.last_set()?;
         let Some(pid) = set.value(0, "pid").and_then(|text| text.parse().ok()) else {
             return Err(reply.unexpected("no process"));
@@ -344,6 +379,11 @@ impl<C: Pq> Member<C> {
         self.session.set_server_pid(pid);
         self.can_flush = statements::is_ours(set.value(0, "definition"));
         Ok(())
+    }
+
+    /// What is set before a lock that is waited for so long.
+    fn settle(&self, lock_timeout_ms: i64) -> String {
+        statements::settle(self.server_version, &self.deadlock_timeout, lock_timeout_ms)
     }
 
     /// The position up to which the node has flushed, and the node's identity.

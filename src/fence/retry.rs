@@ -82,10 +82,17 @@ pub fn until_held<W: Waiter, T: Trial<W>>(
     let mut backoff = BACKOFF.0;
     let mut attempts = 0;
     let mut in_the_way = BestReason::default();
+    // What the last attempt failed with, where it may pass by itself.
+    let mut passing = None;
     loop {
         // Half of it: a wait that ends a moment late is no reason to give up.
-        if in_the_way.is_some() && deadline.remaining(waiter) < SHORTEST_ATTEMPT / 2 {
-            return Err(GaveUp::NotHeld(in_the_way.into_reason()));
+        if deadline.remaining(waiter) < SHORTEST_ATTEMPT / 2 {
+            if let Some(error) = passing {
+                return Err(GaveUp::ForGood(error));
+            }
+            if in_the_way.is_some() {
+                return Err(GaveUp::NotHeld(in_the_way.into_reason()));
+            }
         }
         attempts += 1;
         match trial.attempt(waiter) {
@@ -102,13 +109,23 @@ pub fn until_held<W: Waiter, T: Trial<W>>(
                     T::ATTEMPT
                 ));
                 in_the_way.note(reason);
+                passing = None;
             }
             // With no time left everything times out; what stood in the way before is the reason.
-            Err(Failed::ForGood(_)) if in_the_way.is_some() && deadline.expired(waiter) => {}
-            Err(Failed::ForGood(FenceError::Remote(error)))
-                if limit.time < LITTLE_TIME && is_time_out(&error) && deadline.expired(waiter) =>
-            {
+            Err(Failed::ForGood(_) | Failed::Passing(_))
+                if (in_the_way.is_some() || passing.is_some()) && deadline.expired(waiter) => {}
+            Err(
+                Failed::ForGood(FenceError::Remote(error))
+                | Failed::Passing(FenceError::Remote(error)),
+            ) if limit.time < LITTLE_TIME && is_time_out(&error) && deadline.expired(waiter) => {
                 return Err(GaveUp::TooLittleTime(error));
+            }
+            Err(Failed::Passing(error)) => {
+                elog::log(&format!(
+                    "citus_fence: attempt {attempts} at {} failed: {error}",
+                    T::ATTEMPT
+                ));
+                passing = Some(error);
             }
             Err(Failed::ForGood(error)) => return Err(GaveUp::ForGood(error)),
         }
@@ -122,6 +139,8 @@ pub fn until_held<W: Waiter, T: Trial<W>>(
             Ok(()) => {}
             Err(Failed::Stopped) => return Err(GaveUp::Stopped),
             Err(Failed::ForNow(reason)) => in_the_way.note(reason),
+            // The next attempt meets it, too.
+            Err(Failed::Passing(_)) => {}
             Err(Failed::ForGood(error)) => return Err(GaveUp::ForGood(error)),
         }
         if pause(waiter, backoff.min(left.saturating_sub(SHORTEST_ATTEMPT))) == Pause::Stopped {

@@ -4,6 +4,7 @@ use super::engine::Home;
 use super::error::Failed;
 use super::steps::Barrier;
 use crate::citus::Node;
+use crate::citus::identity::Who;
 use remote::script::{Incoming, Script, note};
 use remote::{PqResult, ResultSet};
 
@@ -24,6 +25,14 @@ pub fn answer_with(after: u64, other: &[(&str, &str)]) -> Vec<(u64, Incoming)> {
         ("pid", "$pid"),
         ("definition", OURS),
         ("flushed", "(0/1000,7000000000000000001,1)"),
+        ("server_number", "$host"),
+        ("library_version", env!("CARGO_PKG_VERSION")),
+        ("extension_version", env!("CARGO_PKG_VERSION")),
+        ("preloads", "t"),
+        ("is_superuser", "on"),
+        ("control_system", "(1300,202209061,7000000000000000001,\"2031-05-01\")"),
+        ("started", "1930000000.000001"),
+        ("local_group", "$host_number"),
     ];
     for cell in &mut cells {
         if let Some(other) = other.iter().find(|(column, _)| *column == cell.0) {
@@ -44,7 +53,7 @@ pub fn well(latency: u64) -> Script {
     Script::connects(latency).answers([answer(latency)])
 }
 
-/// The nodes' names.
+/// The nodes' names; the answers of each say that it is of the group of that number.
 pub fn host(index: usize) -> String {
     format!("node-{index}")
 }
@@ -53,10 +62,11 @@ pub fn host(index: usize) -> String {
 pub fn nodes(count: usize) -> Vec<Node> {
     let node = |index: usize| Node {
         nodeid: index as i32 + 1,
-        groupid: index as i32 + 1,
+        groupid: index as i32,
         host: host(index),
         port: 5432,
         active: true,
+        has_metadata: true,
     };
     (0..count).map(node).collect()
 }
@@ -82,6 +92,10 @@ impl Home for ScriptHome {
     fn close(&mut self, barrier: Barrier, _bound: std::time::Duration) -> Result<(), Failed> {
         note(&format!("home: lock {barrier:?}"));
         Ok(())
+    }
+
+    fn who(&self) -> Option<(String, Who)> {
+        None
     }
 
     fn let_go(&mut self) {

@@ -7,6 +7,7 @@
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
 use super::steps::Barrier;
+use crate::citus::identity::{self, QUESTION};
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
 /// look at a catalog takes milliseconds that nobody should wait for under a lock.  A lock that conflicts
@@ -15,6 +16,7 @@ use super::steps::Barrier;
 /// - `statement_timeout` ends a statement whose canceller cannot reach it.
 /// - `idle_in_transaction_session_timeout` ends the attempt on a node that never hears from the
 ///   coordinator again; the hold has a longer one, which comes with the flush.
+/// - [`QUESTION`]: who answers, and what it runs.
 /// - `citus.enable_version_checks`: a fresh session's first look at Citus' catalog reads the control file of every
 ///   extension there is on the machine, which took a seventh of the node's time.  What is locked here is the same
 ///   in every version.
@@ -38,7 +40,7 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64, is_citus: bool) -> Stri
          SHOW deadlock_timeout;\
          LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
              IN ACCESS SHARE MODE;\
-         SELECT pg_backend_pid() AS pid, {DEFINITION} AS definition"
+         SELECT pg_backend_pid() AS pid, {DEFINITION} AS definition, {QUESTION}"
     )
 }
 
@@ -48,38 +50,34 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64, is_citus: bool) -> Stri
 pub const DEFINITION: &str =
     "pg_catalog.pg_get_functiondef(pg_catalog.to_regprocedure('citus_fence.flush_wal()'))";
 
-/// Whether the function of that definition is this extension's.  Only a superuser makes functions in C: one in
-/// another language is somebody else's, and must not run with these sessions' rights.  Where this one is ours,
-/// the schema belongs to the extension's owner, and nobody else puts another into it.
-///
-/// Everything up to the language is known, so that nothing in a stranger's function can pass for it.
+/// Whether the function of that definition is this extension's.
 pub fn is_ours(definition: Option<&str>) -> bool {
-    const HEAD: &str =
-        "CREATE OR REPLACE FUNCTION citus_fence.flush_wal()\n RETURNS pg_lsn\n LANGUAGE c\n";
-    definition
-        .and_then(|text| text.strip_prefix(HEAD))
-        .is_some_and(|rest| rest.contains("\nAS '$libdir/citus_fence', "))
+    identity::is_own_function(definition, "citus_fence.flush_wal()", "pg_lsn")
 }
 
-/// What a node's answers to the two SHOWs of [`begin`] ask for, to be sent before the locks.
+/// What a node's answers to the two SHOWs of [`begin`] ask for, to be sent before the locks, which it may wait so long
+/// for.
 ///
-/// `deadlock_timeout` just below the node's own makes this session the one that finds a deadlock, and so
-/// its victim, and never a user's transaction, as long as the cycle closes before it looks.
 /// `transaction_timeout` (PostgreSQL 17) must not end the hold.
-pub fn settle(server_version: i32, deadlock_timeout: &str) -> String {
+pub fn settle(server_version: i32, deadlock_timeout: &str, lock_timeout_ms: i64) -> String {
     let mut sql = String::new();
     if server_version >= 170_000 {
         sql.push_str("SET LOCAL transaction_timeout = 0;");
     }
     if let Some(theirs) = parse_milliseconds(deadlock_timeout) {
-        sql.push_str(&format!("SET LOCAL deadlock_timeout = {};", below(theirs)));
+        let ours = own_deadlock_timeout(theirs, lock_timeout_ms);
+        sql.push_str(&format!("SET LOCAL deadlock_timeout = {ours};"));
     }
     sql
 }
 
-/// A deadlock timeout, in ms, just below another.
-pub fn below(deadlock_timeout_ms: i64) -> i64 {
-    (deadlock_timeout_ms * 9 / 10).max(1)
+/// When a session that waits so long for its locks looks why it has to, in ms.
+///
+/// Just before the server's others do: then it is the one that finds a deadlock, and so its victim, and never a user's
+/// transaction, as long as the cycle closes before it looks.  And early within its own wait: it is this look that asks
+/// an autovacuum in the way to leave, which takes it a moment.
+pub fn own_deadlock_timeout(theirs_ms: i64, lock_timeout_ms: i64) -> i64 {
+    (theirs_ms * 9 / 10).min(lock_timeout_ms / 4).max(1)
 }
 
 /// A time as SHOW writes it.
@@ -214,8 +212,10 @@ mod tests {
         assert_eq!(parse_milliseconds("250ms"), Some(250));
         assert_eq!(parse_milliseconds("2min"), Some(120_000));
         assert_eq!(parse_milliseconds("1 parsec"), None);
-        assert_eq!(settle(150_020, "1s"), "SET LOCAL deadlock_timeout = 900;");
-        assert_eq!(settle(150_020, "1ms"), "SET LOCAL deadlock_timeout = 1;");
-        assert!(settle(170_000, "1s").starts_with("SET LOCAL transaction_timeout = 0;"));
+        assert_eq!(settle(150_020, "1s", 5_000), "SET LOCAL deadlock_timeout = 900;");
+        assert_eq!(settle(150_020, "1ms", 5_000), "SET LOCAL deadlock_timeout = 1;");
+        assert_eq!(settle(150_020, "10s", 5_000), "SET LOCAL deadlock_timeout = 1250;");
+        assert_eq!(settle(150_020, "1s", 1), "SET LOCAL deadlock_timeout = 1;");
+        assert!(settle(170_000, "1s", 5_000).starts_with("SET LOCAL transaction_timeout = 0;"));
     }
 }

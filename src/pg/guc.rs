@@ -1,6 +1,6 @@
 //! Settings that belong to others (the server, other libraries), read by name, and one that only shows a state.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::sync::OnceLock;
 
 use pgrx::{pg_guard, pg_sys};
@@ -68,4 +68,62 @@ pub fn define_shown_bool(
 unsafe extern "C-unwind" fn show() -> *const core::ffi::c_char {
     let on = SHOWN.get().is_some_and(|value| value());
     if on { c"on".as_ptr() } else { c"off".as_ptr() }
+}
+
+/// Defines a setting that nobody can set, and whose value is that text.  With [`define_shown_number`] it tells a
+/// session over there what serves it, without a function that it would have to trust.
+pub fn define_constant(name: &'static CStr, short: &'static CStr, value: &'static CStr) {
+    static mut UNUSED: *mut c_char = std::ptr::null_mut();
+    define_text(name, short, value, &raw mut UNUSED, None);
+}
+
+static SHOWN_NUMBER: OnceLock<fn() -> Option<u64>> = OnceLock::new();
+
+/// The same for a number, or nothing where there is none, which stays the same for as long as a process.  One per
+/// library.
+pub fn define_shown_number(name: &'static CStr, short: &'static CStr, value: fn() -> Option<u64>) {
+    static mut UNUSED: *mut c_char = std::ptr::null_mut();
+    let _ = SHOWN_NUMBER.set(value);
+    define_text(name, short, c"", &raw mut UNUSED, Some(show_number));
+}
+
+/// As the number is shown.
+pub fn shown_number(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+type ShowHook = unsafe extern "C-unwind" fn() -> *const c_char;
+
+fn define_text(
+    name: &'static CStr,
+    short: &'static CStr,
+    boot: &'static CStr,
+    variable: *mut *mut c_char,
+    show: Option<ShowHook>,
+) {
+    // SAFETY: all texts are constants, and the variable and the hook live as long as the library.
+    unsafe {
+        pg_sys::DefineCustomStringVariable(
+            name.as_ptr(),
+            short.as_ptr(),
+            std::ptr::null(),
+            variable,
+            boot.as_ptr(),
+            pg_sys::GucContext::PGC_INTERNAL,
+            (pg_sys::GUC_NOT_IN_SAMPLE | pg_sys::GUC_DISALLOW_IN_FILE | pg_sys::GUC_NO_SHOW_ALL)
+                as core::ffi::c_int,
+            None,
+            None,
+            show,
+        );
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn show_number() -> *const c_char {
+    static SHOWN: OnceLock<CString> = OnceLock::new();
+    let Some(number) = SHOWN_NUMBER.get().and_then(|value| value()) else {
+        return c"".as_ptr();
+    };
+    SHOWN.get_or_init(|| CString::new(shown_number(number)).unwrap_or_default()).as_ptr()
 }

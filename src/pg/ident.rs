@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
+use super::shmem::Drawn;
+
 /// Database of this session.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: set once when the session starts.
@@ -59,6 +61,25 @@ pub fn in_recovery() -> bool {
     let in_recovery = unsafe { pg_sys::RecoveryInProgress() };
     IS_OVER.store(!in_recovery, Ordering::Relaxed);
     in_recovery
+}
+
+/// A number that this server has drawn at its start, and no other has; `None` where the library was not preloaded.
+pub static SERVER_NUMBER: Drawn = Drawn::new(own!(" server"));
+
+/// When the postmaster was started, in seconds of the epoch, as `extract(epoch from …)` writes it.
+pub fn started() -> String {
+    /// From 1970 to 2000.
+    const EPOCHS: i64 = 946_684_800;
+    // SAFETY: reads a variable of this process, set at the server's start.
+    let microseconds = unsafe { pg_sys::PgStartTime };
+    let seconds = microseconds.div_euclid(1_000_000) + EPOCHS;
+    format!("{seconds}.{:06}", microseconds.rem_euclid(1_000_000))
+}
+
+/// Whether a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the system cache, inside a transaction.
+    unsafe { pg_sys::superuser_arg(role) }
 }
 
 /// Identifies the data directory's origin; a server and its standbys share it.

@@ -281,6 +281,50 @@ impl<S: Shareable + Default, P: Shareable + Default> SharedArea for PerProcess<S
     }
 }
 
+/// A number that is drawn when the memory is made: at the server's start, and after each crash.  No other server has
+/// it, nor does a copy of this one.
+pub struct Drawn {
+    name: &'static CStr,
+    memory: AtomicPtr<u64>,
+}
+
+impl Drawn {
+    /// One of that name.
+    pub const fn new(name: &'static CStr) -> Self {
+        Self { name, memory: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// The number; `None` where the library was not preloaded.
+    pub fn number(&self) -> Option<u64> {
+        // SAFETY: stored once the memory was filled, which lives as long as the server and does not change.
+        unsafe { self.memory.load(Ordering::Relaxed).as_ref().copied() }
+    }
+}
+
+impl SharedArea for Drawn {
+    fn request(&self) {
+        // SAFETY: called from the shared memory request hook.
+        unsafe { pg_sys::RequestAddinShmemSpace(size_of::<u64>() + 512) }
+    }
+
+    fn startup(&self) {
+        // SAFETY: called from the shared memory start-up hook; the structure is allocated with the size it is
+        // used with, and filled before anyone sees it.
+        let memory = unsafe {
+            with_new_memory(self.name, size_of::<u64>(), |memory| {
+                let memory = memory.cast::<u64>();
+                std::ptr::write(memory, 0);
+                if !pg_sys::pg_strong_random(memory.cast(), size_of::<u64>()) {
+                    // Without a source of chance, who and when has to do.
+                    let now = pg_sys::GetCurrentTimestamp() as u64;
+                    std::ptr::write(memory, now.rotate_left(20) ^ pg_sys::MyProcPid as u64);
+                }
+            })
+        };
+        self.memory.store(memory.cast(), Ordering::Relaxed);
+    }
+}
+
 /// The shared memory of that name, filled by `fill` when it is new.
 ///
 /// # Safety

@@ -3,7 +3,9 @@
 use pgrx::PgSqlErrorCode;
 
 use crate::citus::CatalogError;
+use crate::citus::myself::Unproved;
 use crate::fence::FenceError;
+use crate::fence::error::may_pass;
 use crate::fence::under_way::UnderWay;
 use crate::readonly::error::SwitchError;
 use crate::report::Report;
@@ -79,6 +81,24 @@ impl From<FenceError> for ClusterError {
             FenceError::NoGate { node } => Self::NoGate { node },
             other => Self::Fence(other),
         }
+    }
+}
+
+impl From<Unproved> for ClusterError {
+    fn from(unproved: Unproved) -> Self {
+        match unproved {
+            // Nothing stops the waiter but interrupts, which unwind.
+            Unproved::Stopped => Self::ClientGone,
+            Unproved::Error(error) | Unproved::Passing(error) => FenceError::from(error).into(),
+            Unproved::Remote(error) => error.into(),
+        }
+    }
+}
+
+impl ClusterError {
+    /// Whether it passes by itself.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Fence(FenceError::Remote(error)) if may_pass(error))
     }
 }
 

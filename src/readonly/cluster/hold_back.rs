@@ -6,6 +6,7 @@ use remote::{Connecting, RemoteError, Waiter};
 
 use super::ClusterError;
 use super::nodes::{Nodes, connect_timeout};
+use crate::citus::identity::Who;
 use crate::citus::{self, Roster};
 use crate::fence::engine::{Bounds, Home, Others, Silence, attempt};
 use crate::fence::error::{Failed, FenceError, Reason};
@@ -117,6 +118,11 @@ impl Home for OverASession<'_> {
 
     fn close(&mut self, _barrier: Barrier, _bound: Duration) -> Result<(), Failed> {
         Ok(())
+    }
+
+    /// It is among the others.
+    fn who(&self) -> Option<(String, Who)> {
+        None
     }
 
     fn let_go(&mut self) {}

@@ -7,16 +7,21 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use super::hold_back::{ClosedGates, SILENCE_MS, close_gates};
 use super::nodes::{Nodes, connect_timeout, require_coordinator};
 use super::{ClusterError, intent};
-use crate::citus::Roster;
+use crate::citus::identity::{self, IdentityError, QUESTION, Who};
+use crate::citus::myself::{Unproved, must_be_home, prove};
+use crate::citus::{Node, Roster};
+use crate::fence::error::may_pass;
 use crate::fence::let_go::let_go;
-use crate::fence::{statements, under_way};
+use crate::fence::{FenceError, statements, under_way};
+use crate::guc;
 use crate::pg::interrupts;
 use crate::pg::wait::interruptible;
 use crate::pg::{elog, lock};
 use crate::readonly::switch::require_switchable;
 use crate::report::Report;
 use remote::{
-    Command, Deadline, RemoteError, Reply, Session, Waiter, cancel_and_drain, connect_all, run_all,
+    Command, Deadline, Pause, RemoteError, Reply, Session, Waiter, cancel_and_drain, connect_all,
+    pause, run_all,
 };
 
 /// What the nodes may take to be switched, all at once.
@@ -46,6 +51,29 @@ fn usable<W: Waiter>(
 ) -> Result<lock::ErrandLock, ClusterError> {
     require_switchable(function)?;
     require_coordinator(waiter)?;
+    identity::owner_must_be_superuser().map_err(FenceError::from)?;
+    // Before anything is done anywhere: what a copy of the coordinator did would be done to the original's nodes.
+    let nodes = Nodes::read(waiter)?;
+    let again_until = Deadline::after(waiter, acquire_timeout());
+    loop {
+        let deadline = Deadline::after(waiter, connect_timeout());
+        match prove(waiter, &nodes.roster, deadline) {
+            Ok(()) => break,
+            Err(unproved) => {
+                let is_passing = match &unproved {
+                    Unproved::Passing(_) => true,
+                    Unproved::Remote(error) => may_pass(error),
+                    Unproved::Stopped | Unproved::Error(_) => false,
+                };
+                if !is_passing || again_until.expired(waiter) {
+                    return Err(unproved.into());
+                }
+                if pause(waiter, TRY_AGAIN) == Pause::Stopped {
+                    return Err(ClusterError::ClientGone);
+                }
+            }
+        }
+    }
     // Held to the end of the call: one switch at a time.
     Ok(lock::ErrandLock::acquire())
 }
@@ -111,8 +139,14 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     // An answer that did not come says nothing about what was done: all are switched back, over sessions
     // of their own, as some of these may be lost.
     let undo_by = Deadline::after(waiter, UNDO_BOUND);
-    let left = open_all(waiter, &nodes.roster, undo_by);
+    let mut opened = open_once(waiter, &nodes.roster, undo_by);
     let_go(waiter, &mut party);
+    // Nobody waits for those that do not answer any more, but for this call.
+    if opened.may_pass() && pause(waiter, TRY_AGAIN) == Pause::Over {
+        opened = open_all(waiter, &nodes.roster, undo_by, undo_by);
+    }
+    warn_of_absent(&opened.absent);
+    let left = opened.left();
     if left.is_empty() {
         let node = first.node().to_string();
         Err(ClusterError::NotSwitched { node, why: in_full(&first) })
@@ -151,8 +185,11 @@ pub fn read_write() -> Result<(), ClusterError> {
     let mut waiter = interruptible();
     let _one_at_a_time = usable(&mut waiter, "citus_set_cluster_read_write()")?;
     let nodes = Nodes::read(&mut waiter)?;
-    let open_by = answer_by(&waiter);
-    let left = open_all(&mut waiter, &nodes.roster, open_by);
+    let again_until = Deadline::after(&waiter, acquire_timeout());
+    let answer_by = again_until.max(answer_by(&waiter));
+    let opened = open_all(&mut waiter, &nodes.roster, answer_by, again_until);
+    warn_of_absent(&opened.absent);
+    let left = opened.left();
     if !left.is_empty() {
         return Err(ClusterError::NotAllOpened { nodes: left });
     }
@@ -164,18 +201,62 @@ pub fn read_write() -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// Lets all nodes write that answer; of the others, those that are active, and why.  A writer that finds some
-/// of them open and some not is refused before it has prepared anything anywhere.
-fn open_all<W: Waiter>(waiter: &mut W, roster: &Roster, by: Deadline) -> Vec<String> {
-    let (mut left, mut absent) = (Vec::new(), Vec::new());
-    for (node, reply) in roster.nodes().iter().zip(ask_all(waiter, roster, &OPEN, by)) {
-        if let Err(error) = reply {
-            let list = if node.active { &mut left } else { &mut absent };
-            list.push(error.to_string());
+/// Who could not be told to write.
+#[derive(Default)]
+struct Opened {
+    /// Of those that are active.
+    failed: Vec<ClusterError>,
+    /// Of the others, in words.
+    absent: Vec<String>,
+}
+
+impl Opened {
+    /// Whether another try may mend something.
+    fn may_pass(&self) -> bool {
+        self.failed.iter().any(ClusterError::may_pass)
+    }
+
+    /// The nodes that are active, and why.
+    fn left(&self) -> Vec<String> {
+        self.failed.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// How long until those are asked again that may answer by then.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// Lets all nodes write that answer, `by` then; those that are being restarted are asked again for a while.
+fn open_all<W: Waiter>(
+    waiter: &mut W,
+    roster: &Roster,
+    by: Deadline,
+    again_until: Deadline,
+) -> Opened {
+    loop {
+        let opened = open_once(waiter, roster, by);
+        if !opened.may_pass() || again_until.expired(waiter) {
+            return opened;
+        }
+        let waits_for = opened.left().join("; ");
+        elog::log(&format!("citus_fence: nodes are asked again to write: {waits_for}"));
+        if pause(waiter, TRY_AGAIN) == Pause::Stopped {
+            return opened;
         }
     }
-    warn_of_absent(&absent);
-    left
+}
+
+/// Lets all nodes write that answer.  A writer that finds some of them open and some not is refused before it has
+/// prepared anything anywhere.
+fn open_once<W: Waiter>(waiter: &mut W, roster: &Roster, by: Deadline) -> Opened {
+    let mut opened = Opened::default();
+    for (node, reply) in roster.nodes().iter().zip(ask_all(waiter, roster, &OPEN, by)) {
+        match reply {
+            Ok(_) => {}
+            Err(error) if node.active => opened.failed.push(error),
+            Err(error) => opened.absent.push(error.to_string()),
+        }
+    }
+    opened
 }
 
 /// A node that Citus does not use and that does not answer keeps nobody from anything.
@@ -217,7 +298,7 @@ pub fn ask_all<W: Waiter>(
             .map(|session| session.map_err(Unanswered::Remote))
             .collect();
     let look = format!(
-        "{}; SELECT {} AS definition",
+        "{}; SELECT {} AS definition, {QUESTION}",
         statements::begin_helper(statements::HELPER_IDLE_MS),
         statements::DEFINITION
     );
@@ -226,9 +307,14 @@ pub fn ask_all<W: Waiter>(
         statements::is_ours(definition)
     };
     let looked = run_on_open(waiter, &mut sessions, question.name, &look, by);
-    for (session, reply) in sessions.iter_mut().zip(looked) {
+    let mut known: Vec<(String, Who)> = Vec::new();
+    for ((session, reply), node) in sessions.iter_mut().zip(looked).zip(roster.nodes()) {
         match reply {
-            Some(Ok(reply)) if is_ours(&reply) => {}
+            Some(Ok(reply)) if is_ours(&reply) => {
+                if let Err(error) = is_that_node(&reply, node, &mut known) {
+                    *session = Err(error);
+                }
+            }
             Some(Ok(_)) => *session = Err(Unanswered::NoGate),
             Some(Err(error)) => *session = Err(Unanswered::Remote(error)),
             None => {}
@@ -242,6 +328,7 @@ pub fn ask_all<W: Waiter>(
         .map(|((session, reply), node)| match (session, reply) {
             (_, Some(reply)) => reply.map_err(ClusterError::from),
             (Err(Unanswered::Remote(error)), None) => Err(error.into()),
+            (Err(Unanswered::Other(error)), None) => Err(FenceError::from(error).into()),
             (_, None) => Err(ClusterError::NoGate { node: node.label().to_string() }),
         })
         .collect()
@@ -250,7 +337,22 @@ pub fn ask_all<W: Waiter>(
 /// Why a node is not asked any further.
 enum Unanswered {
     Remote(RemoteError),
+    Other(IdentityError),
     NoGate,
+}
+
+/// An error if it is another, or one that is `known` by another name.  Which version it has makes no difference: a
+/// node must be let write before it can be upgraded.
+fn is_that_node(
+    reply: &Reply,
+    node: &Node,
+    known: &mut Vec<(String, Who)>,
+) -> Result<(), Unanswered> {
+    let who = Who::read(reply).map_err(Unanswered::Remote)?;
+    who.must_be(node).map_err(Unanswered::Other)?;
+    known.push((node.label().to_string(), who));
+    let all = known.iter().map(|(name, who)| (name.clone(), who));
+    identity::must_differ(all).map_err(Unanswered::Other)
 }
 
 /// Runs a command on those sessions that there are.
@@ -274,8 +376,26 @@ fn with_home<W: Waiter, R>(
     body: impl FnOnce(&mut W, &mut Session, Deadline) -> Result<R, ClusterError>,
 ) -> Result<R, ClusterError> {
     let nodes = Nodes::read(waiter)?;
-    let deadline = Deadline::after(waiter, connect_timeout());
-    let mut home = connect_all(waiter, &nodes.roster.targets()[..1], deadline).remove(0)?;
+    let again_until = Deadline::after(waiter, acquire_timeout());
+    let mut home = loop {
+        let deadline = Deadline::after(waiter, connect_timeout());
+        match connect_all(waiter, &nodes.roster.targets()[..1], deadline).remove(0) {
+            Ok(home) => break home,
+            // Out of connections, say.
+            Err(error) if may_pass(&error) && !again_until.expired(waiter) => {
+                if pause(waiter, TRY_AGAIN) == Pause::Stopped {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    must_be_home(waiter, &mut home, deadline).map_err(FenceError::from)?;
     body(waiter, &mut home, deadline)
+}
+
+/// How long a call tries.
+fn acquire_timeout() -> Duration {
+    Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64)
 }

@@ -5,6 +5,10 @@ use fence_tests::{
 };
 use test_cluster::postgres::error::DbError;
 
+/// Begins a block, and does not wait long for what passes by itself.
+const SHORT_BLOCK: &str =
+    "SET citus_fence.acquire_timeout = '2s'; SELECT citus_block_writes_for_backup()";
+
 /// SQLSTATE, and words that message, detail or hint must have.
 fn expect(error: &DbError, sqlstate: &str, words: &[&str]) {
     let text = format!(
@@ -152,7 +156,7 @@ fn no_background_worker_to_be_had() {
                           WHERE backend_type LIKE 'Citus Maintenance Daemon%'";
             test_cluster::wait_for_sql(&mut client, daemon, fence_tests::PATIENCE)?;
         }
-        expect(&refusal(&mut client, BLOCK), "53000", &["max_worker_processes"]);
+        expect(&refusal(&mut client, SHORT_BLOCK), "53000", &["max_worker_processes"]);
         assert_eq!(state(&mut client), "inactive");
         Ok(())
     });
@@ -236,7 +240,7 @@ fn a_node_that_refuses_the_connection_or_the_password() {
         prove_usable(&cluster)?;
 
         cluster.worker(1).stop(test_cluster::StopMode::Fast)?;
-        expect(&refusal(&mut client, BLOCK), "08001", &[&port, "refused"]);
+        expect(&refusal(&mut client, SHORT_BLOCK), "08001", &[&port, "refused"]);
         assert_eq!(state(&mut client), "inactive");
         cluster.worker(1).start()?;
         prove_usable(&cluster)

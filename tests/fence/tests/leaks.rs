@@ -9,6 +9,10 @@ use fence_tests::{
 };
 use test_cluster::{Signal, StopMode};
 
+/// Begins a block, and does not wait long for what passes by itself.
+const SHORT_BLOCK: &str =
+    "SET citus_fence.acquire_timeout = '2s'; SELECT citus_block_writes_for_backup()";
+
 /// What a healthy cluster may take to clean up.
 const SOON: Duration = Duration::from_secs(5);
 /// After its deadline a node ends a hold by itself within this.
@@ -205,7 +209,7 @@ fn a_worker_node_is_stopped_or_killed() {
             assert!(error.contains(&port), "{error} does not name the node");
             wait_until_free(&cluster, SOON)?;
             assert!(call(&mut client, UNBLOCK), "the error is cleared");
-            let error = refusal(&mut client, BLOCK);
+            let error = refusal(&mut client, SHORT_BLOCK);
             assert_eq!(error.code().code(), "08001", "{error:?}");
             assert!(error.message().contains(&port), "{error:?}");
             cluster.worker(1).start()?;
@@ -238,7 +242,7 @@ fn a_worker_node_freezes() {
 
         // While starting: an error that names it, in time, and the others are free.
         let asked = Instant::now();
-        let error = refusal(&mut client, BLOCK);
+        let error = refusal(&mut client, SHORT_BLOCK);
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
         assert_eq!(error.code().code(), "08001");
         assert!(error.message().contains(&cluster.worker(1).port().to_string()), "{error:?}");
@@ -272,7 +276,7 @@ fn a_link_is_cut_or_goes_silent() {
         wait_until("the deadline", PATIENCE, || (state(&mut client) == "inactive").then_some(()))?;
         wait_until_free(&cluster, AFTER_DEADLINE)?;
         let asked = Instant::now();
-        let error = refusal(&mut client, BLOCK);
+        let error = refusal(&mut client, SHORT_BLOCK);
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
         assert_eq!(error.code().code(), "08001");
         cluster.link(2).heal()?;
