@@ -10,7 +10,7 @@ use super::control::{self, CONTROL};
 use super::error::BlockError;
 use super::handover::{self, Offer};
 use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
-use super::{MAX_TIMEOUT_MS, worker};
+use super::{MAX_TIMEOUT_MS, other_databases, worker};
 use crate::citus::{self, CatalogError, Roster, identity};
 use crate::fence::FenceError;
 use crate::fence::text::Text;
@@ -188,6 +188,8 @@ pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
     let known = citus::read_now(citus::OF_NODES, || handover::read(&terms)).and_then(Result::ok);
     let (token, pending, _offer, handle) = begin_with_worker(terms, known.as_ref())?;
+    // While the worker gets its fence.
+    let elsewhere = known.and_then(|known| other_databases::look(&known));
     let start_by = Deadline::after(
         &interruptible(),
         Duration::from_millis(terms.acquire_timeout_ms.min(timeout_ms) as u64) + START_GRACE,
@@ -211,6 +213,9 @@ pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
         }
         if block.state == State::Active {
             pending.done();
+            if let Some(notice) = &elsewhere {
+                elog::emit(pgrx::PgLogLevel::NOTICE, notice);
+            }
             if let Some(warning) = block.warning.non_empty() {
                 elog::emit(
                     pgrx::PgLogLevel::WARNING,

@@ -13,6 +13,7 @@ pub mod error;
 mod handover;
 mod hold;
 mod home;
+mod other_databases;
 pub mod state;
 mod statements;
 mod wait_graph;

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use fence_tests::{
-    BLOCK, Client, Cluster, Engine, Result, Server, UNBLOCK, call, left_behind,
+    BLOCK, Client, Cluster, Engine, Heard, Result, Server, UNBLOCK, call, left_behind,
     on_each_engine, prove_usable, refusal,
 };
 use test_cluster::WalMethod;
@@ -302,5 +302,39 @@ fn an_owner_who_is_no_superuser_any_more_is_named() {
         }
         client.batch_execute(READ_WRITE).expect(READ_WRITE);
         prove_usable(&cluster)
+    });
+}
+
+/// A block holds back one database; a copy of the servers has all of them in it.
+#[test]
+fn other_databases_with_citus_are_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(0).build()?;
+        cluster.coordinator().execute("CREATE DATABASE second")?;
+        cluster.coordinator().execute("CREATE DATABASE plain")?;
+        let mut second = cluster.coordinator().connect_params().database("second").connect()?;
+        let setup = format!(
+            "CREATE EXTENSION {}; SELECT citus_set_coordinator_host('127.0.0.1', {}); \
+             CREATE EXTENSION citus_fence",
+            engine.catalog_extension(),
+            cluster.coordinator().port()
+        );
+        second.batch_execute(&setup).expect("a second distributed database");
+        let mut heard = Heard::on(&cluster, 0)?;
+        let named = |heard: &Heard| {
+            let said = heard.take();
+            let notice = said.iter().find(|text| text.contains("in other databases"));
+            notice.map(|text| (text.contains(": second ("), text.contains("plain")))
+        };
+        assert!(call(&mut heard.client, BLOCK));
+        assert_eq!(named(&heard), Some((true, false)));
+        assert!(call(&mut heard.client, UNBLOCK));
+        // With a block of its own it is no news.
+        assert!(call(&mut second, BLOCK));
+        assert!(call(&mut heard.client, BLOCK));
+        assert_eq!(named(&heard), None);
+        assert!(call(&mut heard.client, UNBLOCK));
+        assert!(call(&mut second, UNBLOCK));
+        Ok(())
     });
 }

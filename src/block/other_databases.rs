@@ -1,0 +1,95 @@
+//! Other databases of this server that are clusters of their own.
+//!
+//! A block holds back the writes of one database, and a copy of the servers takes all of them: the two-phase commits
+//! of the others are torn in it.  Whether Citus is in a database only a session in it can tell.
+
+use std::time::Duration;
+
+use pgrx::PgSqlErrorCode;
+use remote::{Command, Connecting, Deadline, RemoteError, Reply, Session, Target};
+
+use super::control;
+use super::state::State;
+use crate::citus::{HELPER_NAME, Roster};
+use crate::pg::fd::ReservedDescriptors;
+use crate::pg::wait::interruptible;
+use crate::pg::{ident, lock, small_table};
+use crate::report::Report;
+
+const LOOK: &str = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_extension \
+                     WHERE extname OPERATOR(pg_catalog.=) 'citus' OR extname OPERATOR(pg_catalog.=) 'pg_dist'";
+
+/// What all of them together may take; the caller waits for a worker meanwhile.
+const BOUND: Duration = Duration::from_secs(1);
+
+/// More of them are not looked into: a session each would cost more than the block.
+const MOST: usize = 50;
+
+/// What the caller is to be told: those that have Citus and no block of their own, and those of which it cannot be
+/// told although others have it.
+pub fn look(roster: &Roster) -> Option<Report> {
+    let names = unblocked();
+    let (looked, skipped) = names.split_at(names.len().min(MOST));
+    let own = roster.targets().first()?;
+    let targets: Vec<Target> = looked.iter().map(|name| in_database(own, name)).collect();
+    if targets.is_empty() {
+        return None;
+    }
+    let _descriptors = ReservedDescriptors::acquire(targets.len())?;
+    let mut waiter = interruptible();
+    let by = Deadline::after(&waiter, BOUND);
+    let look = Command::new("look for Citus", LOOK);
+    let answers = Connecting::start(&waiter, &targets, by).run(&mut waiter, &look, by);
+    let (mut with, mut unknown) = (Vec::new(), skipped.to_vec());
+    for (name, answer) in looked.iter().zip(answers) {
+        match answer.and_then(|(_, reply): (Session, _)| has_citus(&reply?)) {
+            Ok(true) => with.push(name.clone()),
+            Ok(false) => {}
+            Err(_) => unknown.push(name.clone()),
+        }
+    }
+    if with.is_empty() {
+        return None;
+    }
+    let mut detail = "A copy of the servers has all databases in it, and may have halves of their two-phase commits."
+        .to_owned();
+    if !unknown.is_empty() {
+        detail.push_str(&format!(" Not known of: {}.", unknown.join(", ")));
+    }
+    let message =
+        format!("the block holds back nothing in other databases with Citus: {}", with.join(", "));
+    Some(Report::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).detail(detail).hint(
+        "Begin a block in each of them before copies are taken, and end all of them afterwards.",
+    ))
+}
+
+fn has_citus(reply: &Reply) -> Result<bool, RemoteError> {
+    Ok(reply.parse_single::<i64>()? > 0)
+}
+
+fn in_database(own: &Target, name: &str) -> Target {
+    let mut target = own.clone();
+    target.params.set("dbname", name).set("application_name", HELPER_NAME);
+    target
+}
+
+/// The other databases that take connections and have no active block.
+fn unblocked() -> Vec<String> {
+    let Some(relation) = lock::catalog_relation(c"pg_database") else { return Vec::new() };
+    let here = ident::database().to_u32();
+    let columns = [c"oid", c"datname", c"datallowconn", c"datistemplate"];
+    let rows = small_table::rows(relation, &columns).into_iter();
+    let candidates = rows.filter_map(|row| {
+        let database: u32 = row[0].as_ref()?.parse().ok()?;
+        let is_used = row[2].as_deref() == Some("t") && row[3].as_deref() == Some("f");
+        (is_used && database != here).then(|| (database, row[1].clone()))
+    });
+    let is_blocked =
+        |database| control::look(database).is_some_and(|(_, block)| block.state == State::Active);
+    let mut names: Vec<String> = candidates
+        .filter(|(database, _)| !is_blocked(*database))
+        .filter_map(|(_, name)| name)
+        .collect();
+    names.sort();
+    names
+}
