@@ -21,7 +21,7 @@ use crate::gate;
 use crate::guc;
 use crate::pg::quote::literal;
 use crate::pg::superuser::as_superuser;
-use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
+use crate::pg::wait::{interruptible, require_client, wait_latch_or_client_gone};
 use crate::pg::worker::{Handle, Status};
 use crate::pg::{elog, ident, libpq, lock, process, session, small_table};
 use crate::report::{Report, parse_sqlstate};
@@ -210,6 +210,8 @@ pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
     let Some(nodeid) = written(&sql)?.into_iter().next() else {
         return Err(not_found(named));
     };
+    // It may have waited for others with that row.
+    require_client();
     let mut waiter = interruptible();
     let mut home = links::connect_home(&mut waiter)?;
     if let Some(clone) = registry::find(&mut waiter, &mut home, nodeid)? {
@@ -314,7 +316,7 @@ pub fn promote(
         return Err(CloneError::TimeoutOutOfRange { given: catchup_timeout_s, max: MAX_CATCHUP_S });
     }
     require_usable()?;
-    if session::is_in_transaction_block() {
+    if session::is_in_transaction_block() || gate::is_writing() {
         return Err(CloneError::InTransaction { function: FUNCTION });
     }
     if let Some(other) = under_way::look_but(OPERATION) {

@@ -5,9 +5,8 @@ use std::cell::Cell;
 use super::area::AREA;
 use super::error::GateError;
 use super::lock;
-use super::passing::has_passed;
+use super::passing::is_writing;
 use super::policy::Gate;
-use crate::pg::xact_callbacks as xact;
 use crate::pg::{ident, session, text_sql};
 
 thread_local! {
@@ -31,7 +30,7 @@ pub fn close(gate: Gate, prepared_holders: impl FnOnce() -> Vec<String>) -> Resu
     if ident::in_recovery() {
         return Err(GateError::InRecovery { function: FUNCTION });
     }
-    if has_passed() || xact::has_written() {
+    if is_writing() {
         return Err(GateError::HasWritten { function: FUNCTION });
     }
     if ATTEMPT.get() != session::local_xid() {

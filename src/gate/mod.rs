@@ -43,6 +43,7 @@ impl SharedArea for Memory {
 }
 
 pub use closing::{close as close_gate, stay_closed};
+pub use passing::is_writing;
 pub use policy::Gate;
 
 /// Whether the node refuses writers; recovery counts.

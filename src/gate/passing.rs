@@ -45,6 +45,12 @@ pub fn has_passed() -> bool {
     PASSED.get() != 0 && PASSED.get() == session::local_xid()
 }
 
+/// Whether this transaction is a writer: it has written, has passed a gate to do so, or will commit in two phases.
+/// Whoever waits for writers from within it waits for itself.
+pub fn is_writing() -> bool {
+    has_passed() || xact::has_written() || library::will_commit_in_two_phases(may_be_distributed())
+}
+
 /// Notes that this transaction may write on other nodes although it is not known to write here.
 pub fn note_distributed() {
     DISTRIBUTED.set(session::local_xid());

@@ -135,6 +135,12 @@ pub fn heed_cancels() {
     }
 }
 
+/// Whether a cancel would not be served now: it comes too late, or what runs must not be broken off.
+pub fn are_cancels_held() -> bool {
+    // SAFETY: a counter of this process.
+    unsafe { pg_sys::QueryCancelHoldoffCount != 0 }
+}
+
 /// While it lives, cancels of this session wait; a termination does not.
 pub struct CancelsHeld(());
 

@@ -8,8 +8,10 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
+use super::{elog, interrupts};
+use crate::report::Report;
 use remote::{Interest, Readiness, WaitEnd, Waiter};
 
 /// Time since this process first asked: all waiters of a process share it, so a deadline may pass
@@ -25,13 +27,36 @@ pub fn monotonic_now() -> Duration {
 /// ends with [`WaitEnd::Stopped`].  It must not raise an error.
 pub struct BackendWaiter<S: FnMut() -> bool> {
     stop: S,
+    client: Client,
     kept: Option<Kept>,
 }
 
+/// What it means to a wait that the client of this session is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    /// Nothing.
+    Ignored,
+    /// The wait ends with [`WaitEnd::Stopped`].
+    Stops,
+    /// The wait ends with an error, as a cancel would have it.
+    Raises,
+}
+
+impl Client {
+    /// The socket to watch, where there is one.
+    fn socket(self) -> Option<pg_sys::pgsocket> {
+        match self {
+            Self::Ignored => None,
+            Self::Stops | Self::Raises => socket_to_watch(),
+        }
+    }
+}
+
 impl<S: FnMut() -> bool> BackendWaiter<S> {
-    /// A waiter that ends its waits when `stop` says so.
+    /// A waiter that ends its waits when `stop` says so.  Whether the client is there is nothing to it: it is for
+    /// processes that have none, and for putting back what was begun.
     pub fn new(stop: S) -> Self {
-        Self { stop, kept: None }
+        Self { stop, client: Client::Ignored, kept: None }
     }
 
     /// For many waits on the same sockets: what the system is told of them is kept from one to the next.
@@ -49,11 +74,16 @@ impl<S: FnMut() -> bool> BackendWaiter<S> {
         if (self.stop)() {
             return WaitEnd::Stopped;
         }
-        let (ready, latch) = set.wait(sockets, timeout);
+        let Stirred { ready, latch, gone } = set.wait(sockets, timeout);
         if latch {
             reset_latch();
         }
         pgrx::check_for_interrupts!();
+        match self.client {
+            Client::Raises if gone => raise_client_gone(),
+            Client::Stops if gone => return WaitEnd::Stopped,
+            Client::Raises | Client::Stops | Client::Ignored => {}
+        }
         if latch && (self.stop)() {
             return WaitEnd::Stopped;
         }
@@ -90,7 +120,7 @@ impl<S: FnMut() -> bool> Waiter for Registered<'_, S> {
         let kept = self.waiter.kept.take().filter(is_same).unwrap_or_else(|| Kept {
             version,
             interests: interests.to_vec(),
-            set: EventSet::new(interests),
+            set: EventSet::new(interests, self.waiter.client.socket()),
         });
         let end = self.waiter.wait_on(&kept.set, interests.len(), timeout);
         self.waiter.kept = Some(kept);
@@ -98,9 +128,66 @@ impl<S: FnMut() -> bool> Waiter for Registered<'_, S> {
     }
 }
 
-/// A waiter that only interrupts can end: for calls that serve their own session.
+/// A waiter that only interrupts can end, and the end of the client: for calls that serve their own session.
+///
+/// A caller that is gone is one more interrupt, and raises its error out of the wait: so nothing that is written
+/// for cancels has to know of it.  The server itself would find out when the call is over.
 pub fn interruptible() -> BackendWaiter<impl FnMut() -> bool> {
-    BackendWaiter::new(|| false)
+    BackendWaiter { client: Client::Raises, ..BackendWaiter::new(|| false) }
+}
+
+/// The same, but the end of the client ends a wait with [`WaitEnd::Stopped`]: for who has to put something back.
+pub fn until_client_gone() -> BackendWaiter<impl FnMut() -> bool> {
+    BackendWaiter { client: Client::Stops, ..BackendWaiter::new(|| false) }
+}
+
+/// An error where the client of this session is gone: before what cannot be taken back, and after waits of the
+/// server's own, for locks, which do not watch for it.
+pub fn require_client() {
+    if is_client_gone() {
+        raise_client_gone();
+    }
+}
+
+/// Whether the client of this session is gone, as far as the system knows it by now.
+pub fn is_client_gone() -> bool {
+    let Some(socket) = socket_to_watch() else { return false };
+    // SAFETY: the session's own socket; no latch is asked for, so none is given.
+    let events = unsafe {
+        pg_sys::WaitLatchOrSocket(
+            std::ptr::null_mut(),
+            (pg_sys::WL_SOCKET_CLOSED | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            socket,
+            0,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
+    events as u32 & pg_sys::WL_SOCKET_CLOSED != 0
+}
+
+fn raise_client_gone() -> ! {
+    let report = Report::new(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, CLIENT_GONE);
+    elog::raise(&report)
+}
+
+/// The server's own words.
+pub const CLIENT_GONE: &str = "connection to client lost";
+
+/// The socket of this session's client, where there is one and its end would mean something: not where a cancel
+/// comes too late, either.
+fn socket_to_watch() -> Option<pg_sys::pgsocket> {
+    // SAFETY: MyProcPort is null or points to this session's port, whose socket stays open as long as the session;
+    // the other asks what the system can do.
+    unsafe {
+        let port = pg_sys::MyProcPort;
+        if port.is_null()
+            || interrupts::are_cancels_held()
+            || !pg_sys::WaitEventSetCanReportClosed()
+        {
+            return None;
+        }
+        Some(client_socket(port)).filter(|socket| *socket >= 0)
+    }
 }
 
 impl<S: FnMut() -> bool> Waiter for BackendWaiter<S> {
@@ -119,7 +206,7 @@ impl<S: FnMut() -> bool> Waiter for BackendWaiter<S> {
         if let Some(ready) = remote::ready_now(interests) {
             return WaitEnd::Ready(ready);
         }
-        let set = EventSet::new(interests);
+        let set = EventSet::new(interests, self.client.socket());
         self.wait_on(&set, interests.len(), timeout)
     }
 }
@@ -183,8 +270,9 @@ struct EventSet {
 }
 
 impl EventSet {
-    fn new(interests: &[Interest]) -> Self {
-        let capacity = interests.len() + 2;
+    /// Over the latch, the postmaster and those sockets; the client's is watched for its end alone.
+    fn new(interests: &[Interest], client: Option<pg_sys::pgsocket>) -> Self {
+        let capacity = interests.len() + 3;
         // SAFETY: the set is made in a memory context that lives as long as the process, and freed by Drop.
         let set = unsafe { create_event_set(capacity as i32) };
         let this = Self { set, capacity };
@@ -200,6 +288,9 @@ impl EventSet {
                 events |= pg_sys::WL_SOCKET_WRITEABLE;
             }
             this.add_socket(events, interest.socket, index);
+        }
+        if let Some(client) = client {
+            this.add_socket(pg_sys::WL_SOCKET_CLOSED, client, interests.len());
         }
         this
     }
@@ -224,8 +315,7 @@ impl EventSet {
         }
     }
 
-    /// The sockets that are ready, and whether the latch was set.
-    fn wait(&self, sockets: usize, timeout: Duration) -> (Vec<Readiness>, bool) {
+    fn wait(&self, sockets: usize, timeout: Duration) -> Stirred {
         // SAFETY: a WaitEvent is plain data for which all zeroes is a value; the server fills as many
         // as it says it has.
         let mut events: Vec<pg_sys::WaitEvent> = vec![unsafe { std::mem::zeroed() }; self.capacity];
@@ -240,10 +330,12 @@ impl EventSet {
             )
         };
         let mut ready = Vec::with_capacity(sockets.min(count.max(0) as usize));
-        let mut latch = false;
+        let (mut latch, mut gone) = (false, false);
         for event in &events[..count.max(0) as usize] {
             if event.events & pg_sys::WL_LATCH_SET != 0 {
                 latch = true;
+            } else if event.events & pg_sys::WL_SOCKET_CLOSED != 0 {
+                gone = true;
             } else if event.events & (pg_sys::WL_SOCKET_READABLE | pg_sys::WL_SOCKET_WRITEABLE) != 0
             {
                 ready.push(Readiness {
@@ -253,8 +345,18 @@ impl EventSet {
                 });
             }
         }
-        (ready, latch)
+        Stirred { ready, latch, gone }
     }
+}
+
+/// What a wait on a set found.
+struct Stirred {
+    /// The sockets that are ready.
+    ready: Vec<Readiness>,
+    /// The latch was set.
+    latch: bool,
+    /// The client is gone.
+    gone: bool,
 }
 
 impl Drop for EventSet {

@@ -25,8 +25,7 @@ use crate::gate::{passing, store, victim};
 use crate::guc;
 use crate::pg::exit::{Armed, Undo};
 use crate::pg::numbered_lock::Holder;
-use crate::pg::wait::interruptible;
-use crate::pg::xact_callbacks as xact;
+use crate::pg::wait::{interruptible, require_client};
 use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, wal};
 use crate::report::Report;
 use remote::Waiter;
@@ -47,7 +46,7 @@ pub fn require_switchable(function: &'static str) -> Result<&'static Node, Switc
     if node.state() == NodeState::Reserved {
         return Err(GateError::SwitchReserved { function, clone: node.clone_id() }.into());
     }
-    if passing::has_passed() || xact::has_written() {
+    if passing::is_writing() {
         return Err(GateError::HasWritten { function }.into());
     }
     Ok(node)
@@ -56,7 +55,7 @@ pub fn require_switchable(function: &'static str) -> Result<&'static Node, Switc
 /// Makes the node read-only; the position that no commit is behind.
 pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
     let node = require_switchable("alter_system_read_only()")?;
-    let _one_at_a_time = SwitchLock::acquire();
+    let _one_at_a_time = take_turn();
     if node.state() == NodeState::ReadOnly && node.lsn() != 0 {
         notice("system is already read only", None);
         return Ok(node.lsn());
@@ -68,6 +67,7 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
     let was_read_only = node.state() == NodeState::ReadOnly;
     let closing = Closing::begin(node);
     let terminated = drain(terminate_writers)?;
+    require_client();
     // The rest is short and waits for nobody.
     interrupts::ignore_cancels();
     let lsn = wal::flush();
@@ -98,10 +98,17 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
     Ok(lsn)
 }
 
+/// Waits for other switches of this node.  The server does not look for a caller that goes meanwhile.
+fn take_turn() -> SwitchLock {
+    let turn = SwitchLock::acquire();
+    require_client();
+    turn
+}
+
 /// Lets the node write.
 pub fn read_write() -> Result<(), SwitchError> {
     let node = require_switchable("alter_system_read_write()")?;
-    let _one_at_a_time = SwitchLock::acquire();
+    let _one_at_a_time = take_turn();
     if node.state() == NodeState::ReadWrite {
         notice("system is not read only", None);
         return Ok(());

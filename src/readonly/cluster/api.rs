@@ -48,6 +48,7 @@ fn citus_cluster_read_only_status() -> TableIterator<
         &switch::Question {
             name: "look at the node's state",
             sql: "SELECT state, read_only_lsn FROM citus_fence.node_gate()",
+            changes: false,
         },
         by,
     );

@@ -7,6 +7,7 @@ use crate::citus::myself::Unproved;
 use crate::fence::FenceError;
 use crate::fence::error::may_pass;
 use crate::fence::under_way::UnderWay;
+use crate::pg::wait::CLIENT_GONE;
 use crate::readonly::error::SwitchError;
 use crate::report::Report;
 use remote::RemoteError;
@@ -43,6 +44,8 @@ pub enum ClusterError {
         node: String,
         /// Why.
         why: String,
+        /// The code of that.
+        sqlstate: PgSqlErrorCode,
     },
     /// Some nodes could not be switched, or switched back.
     #[error("the cluster is read only in part")]
@@ -68,7 +71,7 @@ pub enum ClusterError {
         why: String,
     },
     /// The caller's client is gone.
-    #[error("connection to client lost")]
+    #[error("{CLIENT_GONE}")]
     ClientGone,
     /// The coordinator itself was switched to read-only, so that nothing can be written down.
     #[error("the coordinator is read only by itself")]
@@ -134,18 +137,25 @@ impl From<&ClusterError> for Report {
                     .detail("The extension citus_fence is not there, or another one than this.")
                     .hint("Install it on that node, and preload it.")
             }
-            ClusterError::NotSwitched { why, .. } => {
-                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            ClusterError::NotSwitched { why, sqlstate, .. } => {
+                // Its own time was over; nobody has cancelled this call.
+                let sqlstate = match *sqlstate {
+                    PgSqlErrorCode::ERRCODE_QUERY_CANCELED => {
+                        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+                    }
+                    other => other,
+                };
+                Report::new(sqlstate, message)
                     .detail(format!("{why}. All other nodes have been switched back."))
                     .hint("Once the node is well: SELECT citus_set_cluster_read_only();")
             }
             ClusterError::HalfWay { nodes } => {
-                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                Report::new(PgSqlErrorCode::ERRCODE_SYSTEM_ERROR, message)
                     .detail(format!("Not switched: {}.", nodes.join("; ")))
                     .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_only() or citus_set_cluster_read_write() again once these nodes answer.")
             }
             ClusterError::NotAllOpened { nodes } => {
-                Report::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                Report::new(PgSqlErrorCode::ERRCODE_SYSTEM_ERROR, message)
                     .detail(format!("Not switched: {}.", nodes.join("; ")))
                     .hint("See citus_cluster_read_only_status(); call citus_set_cluster_read_write() again once these nodes answer.")
             }

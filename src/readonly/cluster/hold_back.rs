@@ -16,7 +16,7 @@ use crate::fence::retry::{GaveUp, Limit, Trial, until_held};
 use crate::fence::steps::{Barrier, Step};
 use crate::guc;
 use crate::pg::elog;
-use crate::pg::wait::interruptible;
+use crate::pg::wait::BackendWaiter;
 
 /// What has to hold before the first node refuses anything, in order.
 ///
@@ -54,7 +54,7 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
     };
     <Attempts as Trial<W>>::let_go(&mut attempts);
     Err(match why {
-        // Nothing stops the waiter but interrupts, which unwind.
+        // Interrupts unwind; nothing else stops the waiter.
         GaveUp::Stopped => ClusterError::ClientGone,
         GaveUp::NotHeld(Reason { what: last, blockers, .. }) => {
             ClusterError::WritersInTheWay { after_ms: limit.ms(), last, blockers }
@@ -97,7 +97,8 @@ impl<W: Waiter> Trial<W> for Attempts {
     }
 
     fn let_go(&mut self) -> Vec<RemoteError> {
-        let silent = let_go(&mut interruptible(), &mut self.party);
+        // Whatever has ended the attempt, be it that the caller is gone.
+        let silent = let_go(&mut BackendWaiter::new(|| false), &mut self.party);
         self.party = Party::default();
         silent
     }

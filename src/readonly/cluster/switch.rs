@@ -15,7 +15,9 @@ use crate::fence::let_go::let_go;
 use crate::fence::{FenceError, statements, under_way};
 use crate::guc;
 use crate::pg::interrupts;
-use crate::pg::wait::interruptible;
+use crate::pg::wait::{
+    BackendWaiter, interruptible, is_client_gone, require_client, until_client_gone,
+};
 use crate::pg::{elog, lock};
 use crate::readonly::switch::require_switchable;
 use crate::report::Report;
@@ -43,6 +45,7 @@ const STAY: &str = "SET LOCAL idle_in_transaction_session_timeout = '12s'";
 const OPEN: Question = Question {
     name: "switch to read-write",
     sql: "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()",
+    changes: true,
 };
 
 fn usable<W: Waiter>(
@@ -75,7 +78,10 @@ fn usable<W: Waiter>(
         }
     }
     // Held to the end of the call: one switch at a time.
-    Ok(lock::ErrandLock::acquire())
+    let one_at_a_time = lock::ErrandLock::acquire();
+    // The server has not looked for it in this wait.
+    require_client();
+    Ok(one_at_a_time)
 }
 
 /// Makes every node of the cluster read-only.
@@ -86,14 +92,17 @@ pub fn read_only() -> Result<(), ClusterError> {
         return Err(ClusterError::UnderWay(other));
     }
     let started = Instant::now();
-    let was_interrupted = with_home(&mut waiter, |waiter, home, deadline| {
+    // What is written down and taken away again is so whether the caller is there or not.
+    let mut regardless = BackendWaiter::new(|| false);
+    let was_interrupted = with_home(&mut regardless, |waiter, home, deadline| {
         let was_interrupted = intent::is_written(waiter, home, deadline)?;
         if !was_interrupted {
             intent::write(waiter, home, deadline)?;
         }
         Ok(was_interrupted)
     })?;
-    let closed = close_gates(&mut waiter).and_then(|gates| switch_all(&mut waiter, gates));
+    let closed =
+        close_gates(&mut until_client_gone()).and_then(|gates| switch_all(&mut regardless, gates));
     match closed {
         Ok(count) => {
             elog::log(&format!(
@@ -105,7 +114,7 @@ pub fn read_only() -> Result<(), ClusterError> {
         // Something was not taken back, or an earlier switch was not.
         Err(error @ ClusterError::HalfWay { .. }) => Err(error),
         Err(error) if was_interrupted => Err(error),
-        Err(error) => match with_home(&mut waiter, intent::remove) {
+        Err(error) => match with_home(&mut regardless, intent::remove) {
             Ok(()) => Err(error),
             Err(left) => {
                 Err(ClusterError::NoteLeft { first: Box::new(error), why: left.to_string() })
@@ -117,6 +126,10 @@ pub fn read_only() -> Result<(), ClusterError> {
 /// Switches the nodes behind closed gates, all or none; how many there are.
 fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, ClusterError> {
     let ClosedGates { mut party, nodes } = gates;
+    if is_client_gone() {
+        let_go(waiter, &mut party);
+        return Err(ClusterError::ClientGone);
+    }
     warn_of_absent(party.absent());
     // Bounded; a cancel in the middle would leave some nodes switched and some not.  A termination does, and the
     // note of the switch then says so to whoever looks.
@@ -149,7 +162,8 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     let left = opened.left();
     if left.is_empty() {
         let node = first.node().to_string();
-        Err(ClusterError::NotSwitched { node, why: in_full(&first) })
+        let sqlstate = Report::from(&first).sqlstate;
+        Err(ClusterError::NotSwitched { node, why: in_full(&first), sqlstate })
     } else {
         Err(ClusterError::HalfWay { nodes: left })
     }
@@ -193,7 +207,7 @@ pub fn read_write() -> Result<(), ClusterError> {
     if !left.is_empty() {
         return Err(ClusterError::NotAllOpened { nodes: left });
     }
-    with_home(&mut waiter, intent::remove)?;
+    with_home(&mut BackendWaiter::new(|| false), intent::remove)?;
     elog::log(&format!(
         "citus_fence: the cluster is read-write: {} nodes",
         nodes.roster.nodes().len()
@@ -279,6 +293,8 @@ pub struct Question {
     pub name: &'static str,
     /// Calls it.
     pub sql: &'static str,
+    /// The nodes are others afterwards: asked only while the caller is there, and then not broken off.
+    pub changes: bool,
 }
 
 /// Asks all nodes over sessions of their own.
@@ -320,6 +336,10 @@ pub fn ask_all<W: Waiter>(
             None => {}
         }
     }
+    let _held = question.changes.then(|| {
+        require_client();
+        interrupts::CancelsHeld::begin()
+    });
     let replies = run_on_open(waiter, &mut sessions, question.name, question.sql, by);
     sessions
         .into_iter()

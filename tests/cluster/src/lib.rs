@@ -97,7 +97,7 @@ pub use ports::PortLease;
 pub use postgres;
 pub use process::{Process, Stopped};
 pub use proxy::Link;
-pub use psql::Psql;
+pub use psql::{Psql, PsqlCall};
 pub use replica::Replica;
 pub use restore::{ISOLATION, Restore};
 pub use server::{Server, ServerBuilder, StopMode};

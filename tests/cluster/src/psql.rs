@@ -57,6 +57,45 @@ impl Psql {
     }
 }
 
+/// A psql with one call, and with nobody who hears more than warnings.  It goes away with its value.
+#[derive(Debug)]
+pub struct PsqlCall(Child);
+
+impl Server {
+    /// Starts one, after some settings.
+    pub fn psql_call(&self, settings: &str, call: &str) -> Result<PsqlCall> {
+        let installation = Installation::current()?;
+        let program = installation.program("psql");
+        let child = installation
+            .command("psql")?
+            .args(["-X", "-A", "-t", "-q", "-d"])
+            .arg(self.connect_params().application_name("psql").conninfo())
+            .args(["-c", &format!("SET client_min_messages = warning; {settings}"), "-c", call])
+            .stdout(Stdio::null())
+            .spawn()
+            .at("cannot run", &program)?;
+        Ok(PsqlCall(child))
+    }
+}
+
+impl PsqlCall {
+    /// Ends it as it is: the kernel closes its socket, and nobody says goodbye.
+    pub fn kill(self) {}
+
+    /// Whether its call succeeded.
+    pub fn succeeds(mut self) -> bool {
+        self.0.wait().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for PsqlCall {
+    fn drop(&mut self) {
+        // What fails here has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Psql {
     fn drop(&mut self) {
         let _ = self.child.kill();

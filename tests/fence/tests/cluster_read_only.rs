@@ -213,7 +213,7 @@ fn a_dead_node_leaves_the_cluster_writing() {
         // To open, every node is asked; who does not answer is named, and finished by the next call.
         cluster.node(2).stop(StopMode::Immediate)?;
         let error = refusal(&mut client, READ_WRITE);
-        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert_eq!(error.code().code(), "58000", "{error:?}");
         assert_eq!(error.message(), "could not switch every node to read-write");
         assert!(
             error.detail().unwrap_or_default().contains(&cluster.node(2).port().to_string()),
@@ -412,7 +412,7 @@ fn a_node_that_cannot_be_told_to_write_is_named() {
         };
         node.execute(drop)?;
         let error = refusal(&mut cluster.connect(0)?, READ_WRITE);
-        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert_eq!(error.code().code(), "58000", "{error:?}");
         assert_eq!(error.message(), "could not switch every node to read-write");
         let detail = error.detail().unwrap_or_default();
         assert!(detail.contains(&node.port().to_string()), "{detail}");

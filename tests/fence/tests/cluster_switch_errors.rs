@@ -89,7 +89,7 @@ fn what_is_prepared_in_another_database_is_named() {
         writer.batch_execute("PREPARE TRANSACTION 'theirs'").expect("a prepared transaction");
         let mut client = cluster.connect(0)?;
         let error = refusal(&mut client, READ_ONLY);
-        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert_eq!(error.code().code(), "55006", "{error:?}");
         assert!(error.message().contains("could not switch"), "{error:?}");
         assert!(error.message().contains(&cluster.node(1).port().to_string()), "{error:?}");
         assert!(error.detail().unwrap_or_default().contains("theirs"), "{error:?}");
