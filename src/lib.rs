@@ -28,8 +28,13 @@ mod magic {
     ::pgrx::pg_module_magic!(name, version);
 }
 
-static SHARED: &[&dyn pg::shmem::SharedArea] =
-    &[&pg::ident::SERVER_NUMBER, &block::CONTROL, &block::HANDOVERS, &gate::Memory, &snapshot::EXPORTS];
+static SHARED: &[&dyn pg::shmem::SharedArea] = &[
+    &pg::ident::SERVER_NUMBER,
+    &block::CONTROL,
+    &block::HANDOVERS,
+    &gate::Memory,
+    &snapshot::EXPORTS,
+];
 
 /// Operations that exclude each other.
 static UNDER_WAY: &[Operation] = &[

@@ -9,14 +9,15 @@ use super::control::{self, EXPORTS, NodeRow, Token};
 use super::error::SnapshotError;
 use super::state::{Export, Moment, Release, State, Terms};
 use super::{MAX_TIMEOUT_MS, worker};
-use crate::citus;
+use crate::citus::{self, identity};
+use crate::fence::FenceError;
 use crate::fence::mode::Mode;
 use crate::fence::under_way::{self, UnderWay};
 use crate::gate::passing;
 use crate::guc;
-use crate::pg::exit::Undo;
+use crate::pg::exit::{Armed, Undo};
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
-use crate::pg::worker::Status;
+use crate::pg::worker::{Handle, Status};
 use crate::pg::xact_callbacks as xact;
 use crate::pg::{elog, ident};
 use crate::report::Report;
@@ -108,11 +109,8 @@ pub fn export(
         connect_timeout_ms: guc::CONNECT_TIMEOUT.get(),
         owner: citus::own_role().to_u32(),
     };
-    let token = control::begin(database(), terms)?;
-    let pending = PENDING.arm(token);
-    let Some(handle) = worker::start(token) else {
-        return Err(SnapshotError::NoWorkerSlot);
-    };
+    identity::owner_must_be_superuser().map_err(FenceError::from)?;
+    let (token, pending, handle) = begin_with_worker(terms)?;
     let time = Duration::from_millis(terms.acquire_timeout_ms as u64) + START_GRACE;
     let start_by = Deadline::after(&interruptible(), time);
     loop {
@@ -147,6 +145,29 @@ pub fn export(
             return Err(SnapshotError::WorkerSilent);
         }
         if wait_latch_or_client_gone(LOOK_AGAIN) {
+            return Err(SnapshotError::ClientGone);
+        }
+    }
+}
+
+/// Begins an export and starts its worker. All background workers may be in use for a moment, so that is tried again
+/// for as long as the start may take.
+fn begin_with_worker(terms: Terms) -> Result<(Token, Armed<Token>, Handle), SnapshotError> {
+    const AGAIN: Duration = Duration::from_millis(50);
+    let time = Duration::from_millis(terms.acquire_timeout_ms as u64);
+    let by = Deadline::after(&interruptible(), time);
+    loop {
+        let token = control::begin(database(), terms)?;
+        let pending = PENDING.arm(token);
+        if let Some(handle) = worker::start(token) {
+            return Ok((token, pending, handle));
+        }
+        control::forget(token);
+        pending.done();
+        if by.expired(&interruptible()) {
+            return Err(SnapshotError::NoWorkerSlot);
+        }
+        if wait_latch_or_client_gone(AGAIN) {
             return Err(SnapshotError::ClientGone);
         }
     }

@@ -178,6 +178,11 @@ fn step<R>(token: Token, act: impl FnOnce(&mut Export) -> R) -> Option<R> {
     result
 }
 
+/// No worker could be started for it.
+pub fn forget(token: Token) {
+    step(token, |export| *export = Export::UNUSED);
+}
+
 /// The requestor leaves before it was told of the snapshots.
 pub fn abandon(token: Token) {
     ask_release(token);

@@ -28,6 +28,8 @@ use super::control::{NodeRow, Owner};
 use super::error::SnapshotError;
 use super::state::Terms;
 use super::statements;
+use crate::citus::identity::Who;
+use crate::citus::myself::prove;
 use crate::citus::{self, Dialer, HELPER_NAME, Node, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::{Bounds, Home, Others, Silence, Story, attempt};
@@ -83,8 +85,8 @@ pub fn export(owner: &Owner, keepers: &mut Keepers, terms: &Terms) -> Result<Kep
     let mut waiter = BackendWaiter::new(|| owner.release_asked() || interrupts::terminated());
     let time = Duration::from_millis(terms.acquire_timeout_ms as u64);
     let limit = Limit::from_now(&waiter, time);
-    let mut attempts =
-        Attempts { owner, keepers, party: Party::default(), terms, mode: terms.mode, limit };
+    let (party, mode, is_proved) = (Party::default(), terms.mode, false);
+    let mut attempts = Attempts { owner, keepers, party, terms, mode, is_proved, limit };
     let held = until_held(&mut waiter, &mut attempts, limit);
     // Whatever the end was, nobody waits for this any more.
     let silent = let_go(&mut BackendWaiter::new(|| false), &mut attempts.party);
@@ -110,6 +112,8 @@ struct Attempts<'a> {
     party: Party,
     terms: &'a Terms,
     mode: Mode,
+    /// Whether this server is known to be the coordinator that the catalog names.
+    is_proved: bool,
     limit: Limit,
 }
 
@@ -125,10 +129,16 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             let error = SnapshotError::TooManyNodes { count, max };
             return Err(FenceError::Local(Report::from(&error)).into());
         }
-        // The session that holds the fence, the keeper, and one that helps or cancels.
+        // The session that holds the fence, the keeper, and one that proves, helps or cancels.
         let count = 3 * count;
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
+        // Nothing is asked of the nodes of a cluster that this server only has a copy of.
+        if !self.is_proved {
+            let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
+            prove(waiter, &roster, by)?;
+            self.is_proved = true;
+        }
         // The nodes make both sessions at the same time.
         let connecting = Connecting::start(waiter, roster.targets(), self.limit.deadline);
         let mut absent = Vec::new();
@@ -254,6 +264,8 @@ impl Attempts<'_> {
         let mut begin = Vec::new();
         for reply in run_all(waiter, &mut sessions(self.keepers), warm, by) {
             let reply = reply.map_err(Failed::of_node)?;
+            let who = Who::read(&reply).map_err(Failed::of_node)?;
+            who.must_fit(&nodes[begin.len()])?;
             let version = reply.sets.iter().find_map(|set| set.value(0, "server_version_num"));
             let Some(version) = version.and_then(|text| text.parse().ok()) else {
                 return Err(Failed::of_node(reply.unexpected("no version")));
@@ -365,7 +377,10 @@ fn has_no_gate(error: &FenceError) -> bool {
     match error {
         FenceError::NoGate { .. } => true,
         FenceError::Remote(error) => error.sqlstate() == Some("55000"),
-        FenceError::Catalog(_) | FenceError::NoDescriptors { .. } | FenceError::Local(_) => false,
+        FenceError::Catalog(_)
+        | FenceError::Identity(_)
+        | FenceError::NoDescriptors { .. }
+        | FenceError::Local(_) => false,
     }
 }
 
@@ -418,6 +433,11 @@ impl Home for NodeList<'_> {
             return Err(blocked_here(&self.owner, report));
         }
         Ok(())
+    }
+
+    /// It is among the others.
+    fn who(&self) -> Option<(String, Who)> {
+        None
     }
 
     fn let_go(&mut self) {

@@ -3,6 +3,7 @@
 //! These sessions are the extension's owner: each sets `search_path` before anything else, and everything with
 //! `SET LOCAL`, inside the transaction, for poolers in transaction mode.
 
+use crate::citus::identity::QUESTION;
 use crate::pg::quote::literal;
 
 /// Warms a keeper's session up, in a transaction that is over afterwards: whatever is looked up for the first time is
@@ -10,7 +11,7 @@ use crate::pg::quote::literal;
 pub fn warm_up(is_citus: bool) -> String {
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path = pg_catalog;{}\
-         SHOW server_version_num;SELECT pg_current_snapshot(), {WHERE};\
+         SHOW server_version_num;SELECT pg_current_snapshot(), {WHERE}, {QUESTION};\
          COMMIT",
         unchecked(is_citus)
     )
