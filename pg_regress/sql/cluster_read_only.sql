@@ -45,7 +45,7 @@ INSERT INTO cluster_kept VALUES (2);
 SELECT citus_set_cluster_read_only();
 ROLLBACK;
 
--- Nor by anybody.
+-- Nor by anybody, but by whom it was granted to.
 CREATE ROLE cluster_nobody;
 SET ROLE cluster_nobody;
 SELECT citus_set_cluster_read_only();
@@ -55,14 +55,15 @@ SELECT citus_fence.node_read_only();
 SELECT citus_fence.node_read_write();
 DELETE FROM citus_fence.cluster_read_only;
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION citus_set_cluster_read_only(), citus_fence.node_read_only() TO cluster_nobody;
+GRANT EXECUTE ON FUNCTION citus_set_cluster_read_only(), citus_set_cluster_read_write() TO cluster_nobody;
 GRANT pg_monitor TO cluster_nobody;
 SET ROLE cluster_nobody;
 SELECT citus_set_cluster_read_only();
-SELECT citus_fence.node_read_only();
-SELECT count(*) > 1 AS looked FROM citus_cluster_read_only_status();
+SELECT groupid, state FROM citus_cluster_read_only_status() ORDER BY groupid;
+SELECT citus_set_cluster_read_write();
+SELECT groupid, state FROM citus_cluster_read_only_status() ORDER BY groupid;
 RESET ROLE;
-REVOKE ALL ON FUNCTION citus_set_cluster_read_only(), citus_fence.node_read_only() FROM cluster_nobody;
+REVOKE ALL ON FUNCTION citus_set_cluster_read_only(), citus_set_cluster_read_write() FROM cluster_nobody;
 
 -- On a worker.
 \c - - - :worker_1_port

@@ -98,7 +98,7 @@ SET citus_fence.system_is_read_only = on;
 ALTER SYSTEM SET citus_fence.system_is_read_only = on;
 \set VERBOSITY verbose
 
--- Superusers only, whatever they are given; everyone may look.
+-- Superusers, and whom they grant it to; everyone may look.
 CREATE ROLE read_only_outsider LOGIN;
 SET ROLE read_only_outsider;
 SELECT alter_system_read_only();
@@ -108,7 +108,8 @@ SELECT state, ungated_commits FROM citus_fence.stat_gate;
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION alter_system_read_only(boolean), alter_system_read_write() TO read_only_outsider;
 SET ROLE read_only_outsider;
-SELECT alter_system_read_only();
+SELECT alter_system_read_only() IS NOT NULL AS switched;
+SHOW citus_fence.system_is_read_only;
 SELECT alter_system_read_write();
 RESET ROLE;
 REVOKE EXECUTE ON FUNCTION alter_system_read_only(boolean), alter_system_read_write() FROM read_only_outsider;

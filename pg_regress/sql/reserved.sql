@@ -21,7 +21,7 @@ SELECT citus_fence.enter_reserved_node(NULL);
 SELECT citus_fence.release_node(NULL);
 SELECT citus_fence.release_node_by_force(NULL);
 
--- Superusers only, whatever they are given; everyone may look.
+-- Superusers, and whom they grant it to; everyone may look.
 CREATE ROLE reserved_outsider LOGIN;
 SET ROLE reserved_outsider;
 SELECT citus_fence.reserve_node(7, 'a token');

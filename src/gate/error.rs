@@ -110,12 +110,6 @@ pub enum GateError {
     /// A token that is empty or too long.
     #[error("the token must have 1 to {} bytes", Token::MOST_BYTES)]
     TokenLength,
-    /// Not a superuser.
-    #[error("must be superuser to call {function}")]
-    NotSuperuser {
-        /// The function.
-        function: &'static str,
-    },
     /// The caller's client is gone.
     #[error("connection to client lost")]
     ClientGone,
@@ -234,9 +228,6 @@ impl From<&GateError> for Report {
                 .hint("The ids are those of citus_add_clone_node(), and greater than 0."),
             GateError::TokenLength => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
                 .hint("Take a random one, for example: SELECT gen_random_uuid();"),
-            GateError::NotSuperuser { .. } => {
-                Report::new(ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint("Call it as a superuser.")
-            }
             GateError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),
             GateError::ClosedBySelf { .. } => {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
@@ -260,7 +251,7 @@ impl From<&GateError> for Report {
                         )
                 }
             }
-            GateError::Look { .. } => Report::new(ERRCODE_INTERNAL_ERROR, message)
+            GateError::Look { .. } => Report::new(ERRCODE_SYSTEM_ERROR, message)
                 .detail("The state is not changed."),
             GateError::File { .. } => Report::new(ERRCODE_IO_ERROR, message)
                 .detail("The state has to survive a restart, so it is not changed.")

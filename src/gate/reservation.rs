@@ -26,7 +26,7 @@ use super::reserved_file::Token;
 use super::store;
 use crate::pg::exit::{Armed, Undo};
 use crate::pg::wait::wait_latch_or_client_gone;
-use crate::pg::{elog, ident, interrupts, process, session};
+use crate::pg::{elog, ident, interrupts, process};
 use crate::report::Report;
 
 thread_local! {
@@ -47,7 +47,7 @@ pub fn leave() {
 /// Reserves this standby.
 pub fn reserve(clone: i32, token: &str) -> Result<(), GateError> {
     const FUNCTION: &str = "citus_fence.reserve_node()";
-    let node = require(FUNCTION)?;
+    let node = require()?;
     if clone <= 0 {
         return Err(GateError::CloneId { clone });
     }
@@ -90,7 +90,7 @@ pub fn reserve(clone: i32, token: &str) -> Result<(), GateError> {
 /// Makes this session one that a reserved node does not refuse.
 pub fn enter(token: &str) -> Result<(), GateError> {
     const FUNCTION: &str = "citus_fence.enter_reserved_node()";
-    let node = require(FUNCTION)?;
+    let node = require()?;
     let _alone = Alone::take(node)?;
     if node.state() != NodeState::Reserved {
         return Err(GateError::NotReserved { function: FUNCTION });
@@ -103,7 +103,7 @@ pub fn enter(token: &str) -> Result<(), GateError> {
 /// Ends the reservation.
 pub fn release(token: &str) -> Result<(), GateError> {
     const FUNCTION: &str = "citus_fence.release_node()";
-    let node = require(FUNCTION)?;
+    let node = require()?;
     let _alone = Alone::take(node)?;
     if node.state() == NodeState::Reserved {
         verify(node, token, FUNCTION)?;
@@ -114,8 +114,7 @@ pub fn release(token: &str) -> Result<(), GateError> {
 
 /// The same without the token, by somebody who knows what he does.
 pub fn release_by_force(clone: i32) -> Result<(), GateError> {
-    const FUNCTION: &str = "citus_fence.release_node_by_force()";
-    let node = require(FUNCTION)?;
+    let node = require()?;
     let _alone = Alone::take(node)?;
     if node.state() != NodeState::Reserved {
         let report =
@@ -144,10 +143,7 @@ pub fn release_by_force(clone: i32) -> Result<(), GateError> {
 }
 
 /// What all of them ask for first.
-fn require(function: &'static str) -> Result<&'static Node, GateError> {
-    if !session::is_superuser() {
-        return Err(GateError::NotSuperuser { function });
-    }
+fn require() -> Result<&'static Node, GateError> {
     AREA.node().ok_or(GateError::NotPreloaded)
 }
 

@@ -143,12 +143,6 @@ pub fn is_in_transaction_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() }
 }
 
-/// Whether the session's role is a superuser.
-pub fn is_superuser() -> bool {
-    // SAFETY: a look-up in the system cache.
-    unsafe { pg_sys::superuser() }
-}
-
 /// Forgets that this transaction has looked at temporary tables, so that the server does not empty those
 /// made with ON COMMIT DELETE ROWS, which takes a transaction number.
 ///

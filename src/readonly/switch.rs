@@ -26,7 +26,7 @@ use crate::guc;
 use crate::pg::exit::{Armed, Undo};
 use crate::pg::numbered_lock::Holder;
 use crate::pg::wait::{interruptible, require_client};
-use crate::pg::{clock, elog, ident, interrupts, process, session, text_sql, wal};
+use crate::pg::{clock, elog, ident, interrupts, process, text_sql, wal};
 use crate::report::Report;
 use remote::Waiter;
 
@@ -35,9 +35,6 @@ const OF_SPLITS: &str = "'citus_fence_clone_";
 
 /// What every switch asks for first.
 pub fn require_switchable(function: &'static str) -> Result<&'static Node, SwitchError> {
-    if !session::is_superuser() {
-        return Err(GateError::NotSuperuser { function }.into());
-    }
     let node = AREA.node().ok_or(GateError::NotPreloaded)?;
     if ident::in_recovery() {
         return Err(GateError::InRecovery { function }.into());

@@ -255,20 +255,25 @@ fn only_the_token_enters_and_releases_and_only_the_id_by_force() {
         promote(clone)?;
         assert!(!writes(&mut client, WRITE), "the mark of an earlier reservation counts");
         assert_eq!(refusal(&mut client, ENTER).code().code(), "42501");
-        // A role that may call it and is no superuser.
-        client
-            .batch_execute("SELECT citus_fence.enter_reserved_node('another')")
-            .expect("the other token");
+        // Who may call it is what EXECUTE says; the token is asked for all the same.
         client
             .batch_execute(
-                "CREATE ROLE helper LOGIN; GRANT ALL ON ALL FUNCTIONS IN SCHEMA citus_fence TO helper",
+                "SELECT citus_fence.enter_reserved_node('another'); CREATE ROLE helper LOGIN",
             )
-            .expect("a role");
-        client.batch_execute("SET ROLE helper").expect("the role");
-        for call in ["enter_reserved_node('another')", "release_node('another')"] {
-            let error = refusal(&mut client, &format!("SELECT citus_fence.{call}"));
+            .expect("the other token");
+        let mut helper = clone.connect_as("helper", None)?;
+        let enter = "SELECT citus_fence.enter_reserved_node";
+        for call in [enter, "SELECT citus_fence.release_node"] {
+            let error = refusal(&mut helper, &format!("{call}('another')"));
             assert_eq!(error.code().code(), "42501", "{error:?}");
         }
+        client
+            .batch_execute(
+                "GRANT EXECUTE ON FUNCTION citus_fence.enter_reserved_node(text) TO helper",
+            )
+            .expect("a grant");
+        assert_eq!(refusal(&mut helper, &format!("{enter}('wrong')")).code().code(), "42501");
+        helper.batch_execute(&format!("{enter}('another')")).expect("the right token");
         // An operator who has lost the token.
         let length = clone.log().len();
         clone.execute("SELECT citus_fence.release_node_by_force(7)")?;
