@@ -49,7 +49,7 @@ static UNDER_WAY: &[Operation] = &[
 ];
 
 static WORKERS: &[&pg::worker::Worker] =
-    &[&block::WORKER, &clone::WORKER, &clone::LAUNCHER, &snapshot::WORKER];
+    &[&block::WORKER, &clone::WORKER, &clone::LAUNCHER, &snapshot::WORKER, &gate::KEEPER];
 
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
@@ -69,6 +69,9 @@ pub extern "C-unwind" fn _PG_init() {
     pg::worker::install(WORKERS);
     if !pg::process::is_binary_upgrade() && clone::may_be_interrupted() {
         pg::worker::register_static(&clone::LAUNCHER);
+    }
+    if !pg::process::is_binary_upgrade() && gate::may_need_keeper() {
+        pg::worker::register_static(&gate::KEEPER);
     }
     pg::shmem::install(SHARED);
     gate::hooks::require_load_order();

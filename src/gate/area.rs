@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use super::reserved_file::Token;
+use super::state_file::Stay;
 use crate::pg::exit::Undo;
-use crate::pg::process;
 use crate::pg::shmem::{PerProcess, SharedArea, shareable};
+use crate::pg::{ident, process, wal};
 
 /// What the node does with writers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,9 @@ pub enum NodeState {
     /// They are refused but for the clone split for which the node is reserved.
     Reserved = 3,
 }
+
+/// In place of a state: read-only, unless the node turns out to have replayed WAL of another server.
+const STAYING: u32 = 4;
 
 impl NodeState {
     /// Its name in SQL.
@@ -59,7 +63,16 @@ pub struct Node {
     lsn: AtomicU64,
     since: AtomicI64,
     counters: Counters,
+    stay: SharedStay,
     reservation: Reservation,
+}
+
+/// Set by the postmaster alone; timeline 0: there is none.
+#[repr(C)]
+#[derive(Default)]
+struct SharedStay {
+    timeline: AtomicU32,
+    own_end: AtomicU64,
 }
 
 /// For what the node is reserved.  Changed by the one process whose pid is the owner, and before the state.
@@ -295,8 +308,44 @@ impl Node {
             0 => NodeState::ReadWrite,
             1 => NodeState::Closing,
             3 => NodeState::Reserved,
+            STAYING => self.staying(),
             _ => NodeState::ReadOnly,
         }
+    }
+
+    /// The state of a node that started as a standby and was read-only before.  All processes find the same, so
+    /// whoever looks first after the promotion writes it down.
+    #[cold]
+    fn staying(&self) -> NodeState {
+        // In this order: when recovery is over, nothing is replayed any more.
+        let is_promoted = !ident::in_recovery();
+        let found = match self.is_stay_over() {
+            Some(true) => NodeState::ReadWrite,
+            _ if is_promoted => NodeState::ReadOnly,
+            _ => return NodeState::ReadOnly,
+        };
+        let to = found as u32;
+        match self.state.compare_exchange(STAYING, to, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => found,
+            Err(_) => self.state(),
+        }
+    }
+
+    /// Whether a node that started as a standby and was read-only before has replayed WAL of another server since;
+    /// `None` for any other node.
+    pub fn is_stay_over(&self) -> Option<bool> {
+        let timeline = self.stay.timeline.load(Ordering::SeqCst);
+        let stay = Stay { timeline, own_end: self.stay.own_end.load(Ordering::SeqCst) };
+        let (timeline, end) = wal::replayed();
+        (stay.timeline != 0).then(|| stay.is_over(timeline, end))
+    }
+
+    /// It starts as a standby, and is read-only for so long.  In the postmaster.
+    pub fn set_staying(&self, stay: Stay, lsn: u64, since: i64) {
+        self.stay.own_end.store(stay.own_end, Ordering::SeqCst);
+        self.stay.timeline.store(stay.timeline, Ordering::SeqCst);
+        self.set_closed(lsn, since);
+        self.state.store(STAYING, Ordering::SeqCst);
     }
 
     /// Changes that, with a full barrier.

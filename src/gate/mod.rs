@@ -20,9 +20,12 @@ pub mod state_file;
 pub mod store;
 pub mod victim;
 
+mod alone;
 mod functions;
+mod keeper;
 mod kind;
 mod sealed_text;
+mod whereabouts;
 
 use crate::pg::ident;
 use crate::pg::shmem::SharedArea;
@@ -44,6 +47,7 @@ impl SharedArea for Memory {
 
 pub use closing::{close as close_gate, stay_closed};
 pub use passing::is_writing;
+pub use keeper::{KEEPER, may_be_needed as may_need_keeper};
 pub use policy::Gate;
 
 /// Whether the node refuses writers; recovery counts.

@@ -16,17 +16,17 @@
 //! recovery goes on at the first look, any writer's look that finds it over comes later, and finds the state.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::alone::Alone;
 use super::area::{AREA, Node, NodeState};
 use super::error::GateError;
 use super::reserved_file::Token;
 use super::store;
 use crate::pg::exit::{Armed, Undo};
 use crate::pg::wait::wait_latch_or_client_gone;
-use crate::pg::{elog, ident, interrupts, process};
+use crate::pg::{elog, ident, interrupts, process, session};
 use crate::report::Report;
 
 thread_local! {
@@ -187,31 +187,5 @@ impl std::fmt::Display for Clone {
             UNKNOWN => f.write_str("a clone"),
             id => write!(f, "clone {id}"),
         }
-    }
-}
-
-/// How long to wait before looking again who is at it.
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// What this process took is free again, however it ends.  If it has not taken it, nothing happens.
-static TAKEN: Undo<()> = Undo::new(|()| {
-    if let Some(node) = AREA.node() {
-        node.give_back(process::me().pid);
-    }
-});
-
-/// While it lives, no other process changes the reservation or looks at it.
-struct Alone(#[allow(dead_code, reason = "gives it back")] Armed<()>);
-
-impl Alone {
-    /// Waits for whoever is at it: he brings a file to disk, no more.
-    fn take(node: &Node) -> Result<Self, GateError> {
-        let armed = TAKEN.arm(());
-        while !node.try_take(process::me().pid) {
-            if wait_latch_or_client_gone(PAUSE) {
-                return Err(GateError::ClientGone);
-            }
-        }
-        Ok(Self(armed))
     }
 }

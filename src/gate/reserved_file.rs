@@ -5,6 +5,7 @@
 //! `backup_label`, and a copied file another inode.
 
 use super::sealed_text::{Fields, seal};
+use super::whereabouts::{self, COPIED, Found, Home, Verdict};
 use crate::pg::durable_file::Place;
 
 /// The secret by which the clone split proves itself.
@@ -79,9 +80,7 @@ pub struct Record {
     /// The data directory's identity when it was written.
     pub system_identifier: u64,
     /// Where the file was written.
-    pub place: Place,
-    /// The data directory.
-    pub directory: String,
+    pub home: Home,
 }
 
 /// What a start finds out about its data directory.
@@ -91,10 +90,8 @@ pub struct Surroundings {
     pub system_identifier: u64,
     /// It is a base backup that was not started yet: `backup_label` is there.
     pub has_backup_label: bool,
-    /// Where the file lies, if that can be told.
-    pub place: Option<Place>,
-    /// The data directory, if that can be told.
-    pub directory: Option<String>,
+    /// Where the file lies.
+    pub found: Found,
 }
 
 /// What to make of a file.
@@ -121,34 +118,32 @@ impl Record {
                 ("clone", &self.clone),
                 ("token", &self.token.to_hex()),
                 ("system_identifier", &self.system_identifier),
-                ("device", &self.place.device),
-                ("inode", &self.place.inode),
-                // A line of its own, whatever is in it.
-                ("directory", &self.directory.escape_default()),
+                ("device", &self.home.place.device),
+                ("inode", &self.home.place.inode),
+                ("directory", &self.home.directory),
             ],
         )
     }
 
-    /// What the text says, or what is wrong with it.  The directory is left as it is written.
+    /// What the text says, or what is wrong with it.
     fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut fields = Fields::of(bytes, TITLE)?;
         let record = Self {
             clone: fields.number("clone")?,
             token: Token::of_hex(fields.text("token")?).ok_or("it lacks the token")?,
             system_identifier: fields.number("system_identifier")?,
-            place: Place { device: fields.number("device")?, inode: fields.number("inode")? },
-            directory: fields.text("directory")?.to_owned(),
+            home: Home {
+                place: Place { device: fields.number("device")?, inode: fields.number("inode")? },
+                directory: fields.text("directory")?.to_owned(),
+            },
         };
         fields.end()?;
         Ok(record)
     }
 }
 
-/// What to make of the file in these surroundings.
-///
-/// A copied file has another inode, or lies on another file system and in another directory.  Where only one
-/// of these two is another, it is most likely the same file: a boot numbers devices anew, a directory can be
-/// moved.  To open such a node would lose what is written on it.
+/// What to make of the file in these surroundings.  To open a node of which nobody can tell whether it is a copy
+/// would lose what is written on it.
 pub fn judge(bytes: &[u8], here: &Surroundings) -> Judgement {
     if here.has_backup_label {
         return Judgement::Void("this is a base backup of the node that wrote it");
@@ -160,21 +155,10 @@ pub fn judge(bytes: &[u8], here: &Surroundings) -> Judgement {
     if record.system_identifier != here.system_identifier {
         return Judgement::Void("it was written by another server");
     }
-    let Some(place) = here.place else {
-        return Judgement::Doubtful(record, "nobody can tell where it lies");
-    };
-    let Some(directory) = &here.directory else {
-        return Judgement::Doubtful(record, "the data directory's path is unknown");
-    };
-    let is_same_directory = record.directory == directory.escape_default().to_string();
-    let is_same_device = record.place.device == place.device;
-    match (record.place.inode == place.inode, is_same_device, is_same_directory) {
-        (true, true, true) => Judgement::Reserved(record),
-        (true, false, true) => Judgement::Doubtful(record, "its device has another number"),
-        (true, true, false) => Judgement::Doubtful(record, "the data directory has another path"),
-        (false, _, _) | (true, false, false) => {
-            Judgement::Void("it was copied from another data directory")
-        }
+    match whereabouts::judge(&record.home, &here.found) {
+        Verdict::Same => Judgement::Reserved(record),
+        Verdict::Doubtful(why) => Judgement::Doubtful(record, why),
+        Verdict::Replaced | Verdict::Copied => Judgement::Void(COPIED),
     }
 }
 
@@ -189,19 +173,21 @@ mod tests {
             clone: 7,
             token: Token::of("0123456789abcdef").expect("a token"),
             system_identifier: 7_000_000_000_000_000_001,
-            place: Place { device: 2049, inode: 131_072 },
-            directory: "/var/lib/pg\n data".to_owned(),
+            home: Home::new(Place { device: 2049, inode: 131_072 }, DIRECTORY),
         }
     }
 
+    const DIRECTORY: &str = "/var/lib/pg\n data";
+
     fn home() -> Surroundings {
-        let Record { system_identifier, place, directory, .. } = record();
-        Surroundings {
-            system_identifier,
-            has_backup_label: false,
-            place: Some(place),
-            directory: Some(directory),
-        }
+        let Record { system_identifier, home, .. } = record();
+        let found = Found { place: Some(home.place), directory: Some(DIRECTORY.to_owned()) };
+        Surroundings { system_identifier, has_backup_label: false, found }
+    }
+
+    /// Found elsewhere.
+    fn at(place: Option<Place>, directory: Option<&str>) -> Surroundings {
+        Surroundings { found: Found { place, directory: directory.map(str::to_owned) }, ..home() }
     }
 
     fn judged(here: &Surroundings) -> Judgement {
@@ -211,19 +197,18 @@ mod tests {
     #[test]
     fn at_home_it_counts() {
         let Judgement::Reserved(read) = judged(&home()) else { panic!("{:?}", judged(&home())) };
-        assert!((read.clone, read.place) == (7, record().place) && read.token.is(record().token));
+        assert!((read.clone, &read.home) == (7, &record().home) && read.token.is(record().token));
     }
 
     #[test]
     fn a_copy_is_void() {
         let place = |device, inode| Some(Place { device, inode });
-        let directory = Some("/elsewhere".to_owned());
         for here in [
             Surroundings { has_backup_label: true, ..home() },
             Surroundings { system_identifier: 1, ..home() },
-            Surroundings { place: place(2049, 1), ..home() },
-            Surroundings { place: place(1, 1), ..home() },
-            Surroundings { place: place(1, 131_072), directory, ..home() },
+            at(place(2049, 1), Some(DIRECTORY)),
+            at(place(1, 1), Some(DIRECTORY)),
+            at(place(1, 131_072), Some("/elsewhere")),
         ] {
             assert!(matches!(judged(&here), Judgement::Void(_)), "{here:?}");
         }
@@ -233,12 +218,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_stays_reserved() {
-        let place = Some(Place { device: 1, inode: 131_072 });
+        let place = |device| Some(Place { device, inode: 131_072 });
         for here in [
-            Surroundings { place, ..home() },
-            Surroundings { directory: Some("/elsewhere".to_owned()), ..home() },
-            Surroundings { place: None, ..home() },
-            Surroundings { directory: None, ..home() },
+            at(place(1), Some(DIRECTORY)),
+            at(place(2049), Some("/elsewhere")),
+            at(None, Some(DIRECTORY)),
+            at(place(2049), None),
         ] {
             assert!(matches!(judged(&here), Judgement::Doubtful(..)), "{here:?}");
         }

@@ -1,19 +1,20 @@
-//! The state files in the data directory, of a read-only node and of a reserved one: written so that after a crash at any moment there is either the
-//! old or the new state, and read when the postmaster makes shared memory.
+//! The state files in the data directory, of a read-only node and of a reserved one: written so that after a crash
+//! at any moment there is either the old or the new state, and read when the postmaster makes shared memory.
 
 use std::path::Path;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::alone::Alone;
 use super::area::{AREA, Node, NodeState};
 use super::error::GateError;
 use super::reservation::UNKNOWN;
 use super::reserved_file::{self, Token};
-use super::state_file::{Judgement, Record, Surroundings, judge};
-use crate::pg::control_file;
+use super::state_file::{Judgement, LastStop, Record, Surroundings, judge};
+use super::whereabouts::{Found, Home};
+use crate::pg::control_file::{self, End};
 use crate::pg::durable_file::{self, DurableFile, Failed};
-use crate::pg::elog;
-use crate::pg::ident;
+use crate::pg::{elog, ident, wal};
 use crate::report::Report;
 
 const FILE: DurableFile =
@@ -22,29 +23,82 @@ const RESERVED: DurableFile =
     DurableFile { name: "citus_fence.reserved", temporary: "citus_fence.reserved.tmp" };
 /// Says that the directory is a base backup that was not started yet.
 const BACKUP_LABEL: &str = "backup_label";
-/// These say that the directory is a base backup, or about to be a standby or to recover to some point.
-const SIGNS_OF_A_COPY: [&str; 3] = [BACKUP_LABEL, "standby.signal", "recovery.signal"];
+/// These say that it is about to be a standby, or to recover to some point.
+const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 
-/// Writes the file, and has it on disk when it returns.
-pub fn write(record: Record) -> Result<(), GateError> {
-    Ok(FILE.write(&record.to_text())?)
+/// Writes the file of a node that has become read-only, and has it on disk when it returns.
+pub fn write(node: &Node, lsn: u64, since: i64) -> Result<(), GateError> {
+    let _alone = Alone::take(node)?;
+    write_record(&Record {
+        system_identifier: ident::system_identifier(),
+        timeline: wal::timeline(),
+        lsn,
+        since,
+        own_end: 0,
+        home: None,
+    })
+}
+
+fn write_record(record: &Record) -> Result<(), GateError> {
+    let directory = own_directory(FILE)?;
+    Ok(FILE.write_what(|place| record.to_text(&Home::new(place, &directory)))?)
+}
+
+fn own_directory(file: DurableFile) -> Result<String, GateError> {
+    durable_file::directory().map_err(|why| GateError::File {
+        what: "find the directory of",
+        file: file.name,
+        why: why.to_string(),
+    })
 }
 
 /// Removes the file, and has that on disk when it returns.
-pub fn remove() -> Result<(), GateError> {
+pub fn remove(node: &Node) -> Result<(), GateError> {
+    let _alone = Alone::take(node)?;
     Ok(FILE.remove()?)
+}
+
+/// Whether this start may be one of a read-only node that is promoted.
+pub fn may_stay() -> bool {
+    recovers() && Path::new(FILE.name).exists()
+}
+
+fn recovers() -> bool {
+    SIGNALS.iter().any(|signal| Path::new(signal).exists())
+}
+
+/// After the promotion of a node that was read-only when it started.  The caller is the only one at the file.
+pub fn settle(is_over: bool) -> Result<(), GateError> {
+    // Who has switched the node since has written the file, or removed it.
+    let Some(record) = FILE.read().ok().flatten().and_then(|text| Record::parse(&text).ok()) else {
+        return Ok(());
+    };
+    let timeline = wal::timeline();
+    if record.timeline == timeline {
+        return Ok(());
+    }
+    let file = FILE.name;
+    if is_over {
+        elog::log(&format!(
+            "system is read-write: it was promoted after it had replayed WAL of another server, so \"{file}\" is \
+             void and removed"
+        ));
+        return Ok(FILE.remove()?);
+    }
+    write_record(&Record { timeline, own_end: 0, ..record })?;
+    elog::log(&format!(
+        "system is still read only, as \"{file}\" says: it was promoted, and had replayed no WAL of another server"
+    ));
+    Ok(())
 }
 
 /// Writes down for which clone the node is reserved; on disk when it returns.
 pub fn write_reservation(clone: i32, token: Token) -> Result<(), GateError> {
-    let directory = durable_file::directory().map_err(|why| GateError::File {
-        what: "find the directory of",
-        file: RESERVED.name,
-        why: why.to_string(),
-    })?;
+    let directory = own_directory(RESERVED)?;
     let system_identifier = ident::system_identifier();
     let text = |place| {
-        reserved_file::Record { clone, token, system_identifier, place, directory }.to_text()
+        let home = Home::new(place, &directory);
+        reserved_file::Record { clone, token, system_identifier, home }.to_text()
     };
     Ok(RESERVED.write_what(text)?)
 }
@@ -67,22 +121,33 @@ pub fn restore() {
         return;
     };
     if let Some(contents) = contents(FILE) {
+        let last_life = control_file::last_life();
         let here = Surroundings {
             system_identifier: ident::system_identifier(),
-            timeline: control_file::timeline(),
-            is_copy: SIGNS_OF_A_COPY.iter().any(|sign| Path::new(sign).exists()),
+            timeline: last_life.timeline,
+            has_backup_label: Path::new(BACKUP_LABEL).exists(),
+            recovers: recovers(),
+            last_stop: match last_life.end {
+                End::InOrder(end) => LastStop::InOrder(end),
+                End::InRecovery => LastStop::InRecovery,
+                End::Other => LastStop::Other,
+            },
+            found: found(FILE),
         };
-        apply(node, judge(&contents, here));
+        apply(node, &contents, judge(&contents, &here));
     }
     if let Some(contents) = contents(RESERVED) {
         let here = reserved_file::Surroundings {
             system_identifier: ident::system_identifier(),
             has_backup_label: Path::new(BACKUP_LABEL).exists(),
-            place: RESERVED.place().ok(),
-            directory: durable_file::directory().ok(),
+            found: found(RESERVED),
         };
         apply_reservation(node, reserved_file::judge(&contents, &here));
     }
+}
+
+fn found(file: DurableFile) -> Found {
+    Found { place: file.place().ok(), directory: durable_file::directory().ok() }
 }
 
 /// What is in a file, if it is there.
@@ -147,14 +212,36 @@ fn apply_reservation(node: &Node, judgement: reserved_file::Judgement) {
     }
 }
 
-fn apply(node: &Node, judgement: Judgement) {
+fn apply(node: &Node, contents: &[u8], judgement: Judgement) {
     const HINT: &str =
         "To let this node write again, as a superuser: SELECT alter_system_read_write();";
     let file = FILE.name;
     match judgement {
-        Judgement::ReadOnly(record) => {
-            node.set_closed(record.lsn, record.since);
-            elog::log(&format!("system is now read only, as \"{file}\" says"));
+        Judgement::ReadOnly { record, stay, doubt } => {
+            let until = match stay {
+                Some(stay) => {
+                    node.set_staying(stay, record.lsn, record.since);
+                    ", and stays so when it is promoted, unless it replays WAL of another server first"
+                }
+                None => {
+                    node.set_closed(record.lsn, record.since);
+                    ""
+                }
+            };
+            match doubt {
+                None => elog::log(&format!("system is now read only, as \"{file}\" says{until}")),
+                Some(why) => warn(
+                    format!("system is now read only, as \"{file}\" says, although {why}{until}"),
+                    HINT.to_owned(),
+                ),
+            }
+            // What was decided is not doubted again.  Should it fail, the next start finds out the same.
+            let is_told = Record::parse(contents).is_ok_and(|told| told == record);
+            if (!is_told || doubt.is_some() || record.home.is_none())
+                && let Err(error) = write_record(&record)
+            {
+                elog::log(&error.to_string());
+            }
         }
         Judgement::Damaged(what) => {
             node.set_closed(0, crate::pg::clock::now());

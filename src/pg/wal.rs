@@ -48,6 +48,30 @@ pub fn timeline() -> u32 {
     unsafe { pg_sys::GetWALInsertionTimeLine() }
 }
 
+/// What was replayed last, in this life of the server: its timeline (0: nothing yet), and where it ends.
+pub fn replayed() -> (u32, u64) {
+    let mut timeline = 0;
+    // SAFETY: reads shared memory, under a spinlock.
+    let end = unsafe { pg_sys::GetXLogReplayRecPtr(&mut timeline) };
+    (timeline, end)
+}
+
+/// Where the record of a checkpoint ends that begins there, in segments of that size.
+pub fn end_of_checkpoint(start: u64, segment: u32) -> u64 {
+    // The record's header, that of its data, and the data.
+    const LENGTH: u64 = 24 + 2 + std::mem::size_of::<pg_sys::CheckPoint>() as u64;
+    let (page, segment) = (u64::from(pg_sys::XLOG_BLCKSZ), u64::from(segment));
+    let on_this_page = page - start % page;
+    let end = if LENGTH <= on_this_page {
+        start + LENGTH
+    } else {
+        let next = start + on_this_page;
+        let header = if next.is_multiple_of(segment) { FIRST_PAGE_HEADER } else { PAGE_HEADER };
+        next + header + (LENGTH - on_this_page)
+    };
+    end.next_multiple_of(8)
+}
+
 /// Whether the server writes the WAL that recovery to a restore point needs.
 pub fn is_enough_for_recovery() -> bool {
     // SAFETY: a setting of the server, fixed at its start.
@@ -56,7 +80,17 @@ pub fn is_enough_for_recovery() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::end_of_written;
+    use super::{end_of_checkpoint, end_of_written};
+
+    #[test]
+    fn a_checkpoint_ends_where_the_next_record_begins() {
+        const SEGMENT: u32 = 16 << 20;
+        let length = end_of_checkpoint(0x0300_0028, SEGMENT) - 0x0300_0028;
+        assert!((112..=128).contains(&length) && length.is_multiple_of(8), "{length}");
+        // Over the edge of a page, and of a segment: with the header that stands there.
+        assert_eq!(end_of_checkpoint(0x0300_1ff8, SEGMENT), 0x0300_1ff8 + length + 24);
+        assert_eq!(end_of_checkpoint(0x03ff_fff8, SEGMENT), 0x03ff_fff8 + length + 40);
+    }
 
     #[test]
     fn a_position_behind_an_unwritten_page_header_is_the_page_boundary() {

@@ -20,7 +20,6 @@ use super::error::SwitchError;
 use crate::gate::area::{AREA, MarkedProcess, Node, NodeState};
 use crate::gate::error::GateError;
 use crate::gate::lock::{self, SwitchLock};
-use crate::gate::state_file::Record;
 use crate::gate::{passing, store, victim};
 use crate::guc;
 use crate::pg::exit::{Armed, Undo};
@@ -68,20 +67,15 @@ pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
     // The rest is short and waits for nobody.
     interrupts::ignore_cancels();
     let lsn = wal::flush();
-    let record = Record {
-        system_identifier: ident::system_identifier(),
-        timeline: wal::timeline(),
-        lsn,
-        since: clock::now(),
-    };
-    if let Err(error) = store::write(record) {
+    let since = clock::now();
+    if let Err(error) = store::write(node, lsn, since) {
         // It may have got there all the same.  Where there was one before, be it damaged, it stays.
         if !was_read_only {
-            let _ = store::remove();
+            let _ = store::remove(node);
         }
         return Err(error.into());
     }
-    closing.done(record);
+    closing.done(lsn, since);
     node.counters().terminated.fetch_add(terminated, Ordering::Relaxed);
     elog::log(&format!(
         "system is now read only: switched by role \"{}\" (process {}) in {} ms, {terminated} sessions \
@@ -111,7 +105,7 @@ pub fn read_write() -> Result<(), SwitchError> {
         return Ok(());
     }
     interrupts::ignore_cancels();
-    store::remove()?;
+    store::remove(node)?;
     AREA.reopen();
     elog::log(&format!(
         "system is now read-write: switched by role \"{}\" (process {})",
@@ -137,9 +131,9 @@ impl Closing {
         Self { node, before }
     }
 
-    fn done(self, record: Record) {
+    fn done(self, lsn: u64, since: i64) {
         self.before.done();
-        self.node.set_closed(record.lsn, record.since);
+        self.node.set_closed(lsn, since);
     }
 }
 

@@ -1,5 +1,5 @@
-//! The state belongs to one node: not to its copies, nor to its standbys once they are promoted. What
-//! cannot be read is taken for closed.
+//! The state belongs to one node: not to its copies, nor to its standbys once they are promoted; and it stays with that
+//! node when a manager starts it as a standby and promotes it. What cannot be read is taken for closed.
 
 use readonly_tests::{
     Engine, PATIENCE, READ_ONLY, Server, StopMode, assert_agrees, assert_untouched, close, give_as,
@@ -173,5 +173,170 @@ fn another_nodes_file_is_void() {
         node.restart()?;
         assert!(!assert_agrees(node)?);
         open(other)
+    });
+}
+
+/// How Patroni and others start every primary: as a standby, which they promote.
+fn start_as_standby(node: &Server) -> test_cluster::Result<()> {
+    let signal = node.data_dir().join("standby.signal");
+    std::fs::write(&signal, "").expect("a signal file");
+    give_as(&signal, node);
+    node.start()?;
+    assert_eq!(node.query_value("SELECT pg_is_in_recovery()")?, "t");
+    Ok(())
+}
+
+fn promote(node: &Server) -> test_cluster::Result<()> {
+    assert_eq!(node.query_value("SELECT pg_promote()")?, "t");
+    Ok(())
+}
+
+/// Waits until the file has been brought up to date after a promotion.
+fn await_kept(node: &Server, promotions: usize) -> test_cluster::Result<()> {
+    wait_until("the state to be written down", PATIENCE, || {
+        (node.log().matches("system is still read only").count() == promotions).then_some(())
+    })
+}
+
+#[test]
+fn a_restart_under_a_manager_does_not_open_it() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let lsn = close(node)?;
+        let mut promotions = 0;
+        // A restart in order; a crash; a restart of what was promoted before; one right after the other.
+        for (mode, at_once) in [
+            (StopMode::Fast, false),
+            (StopMode::Immediate, false),
+            (StopMode::Fast, false),
+            (StopMode::Fast, true),
+        ] {
+            node.stop(mode)?;
+            start_as_standby(node)?;
+            if at_once {
+                node.restart()?;
+            }
+            assert!(is_read_only(node)?, "a standby is read-only");
+            promote(node)?;
+            assert!(assert_agrees(node)?, "{mode:?}: the promotion has opened it");
+            assert_eq!(
+                node.query_value(
+                    "SELECT state || ' ' || read_only_lsn FROM citus_fence.stat_gate"
+                )?,
+                format!("read-only {lsn}")
+            );
+            promotions += 1;
+            await_kept(node, promotions)?;
+            node.restart()?;
+            assert!(assert_agrees(node)?, "{mode:?}: a restart has opened it");
+        }
+        // A crash before that is written down: nobody can tell, so it is read-only, and says so.
+        node.stop(StopMode::Fast)?;
+        let before = std::fs::read(state_file(node)).expect("the state file");
+        start_as_standby(node)?;
+        promote(node)?;
+        await_kept(node, promotions + 1)?;
+        node.crash()?;
+        // In place: it lies where it lay.
+        std::fs::write(state_file(node), &before).expect("the file as it was");
+        let length = node.log().len();
+        node.start()?;
+        assert!(assert_agrees(node)?, "what nobody can tell has opened it");
+        let log = node.log().split_off(length);
+        assert!(log.contains("WARNING:  system is now read only, as"), "{log}");
+        assert!(log.contains("alter_system_read_write()"), "{log}");
+        // That is decided, and not doubted again.
+        let length = node.log().len();
+        node.restart()?;
+        assert!(!node.log()[length..].contains("WARNING"), "{}", &node.log()[length..]);
+        // The controls: opened, it stays open over all of that.
+        open(node)?;
+        node.stop(StopMode::Fast)?;
+        start_as_standby(node)?;
+        promote(node)?;
+        assert!(!assert_agrees(node)?);
+        node.restart()?;
+        assert!(!assert_agrees(node)?);
+        assert_untouched(node)
+    });
+}
+
+/// Opened right after the promotion, while the state file is being brought up to date.
+#[test]
+fn opened_after_a_promotion_it_stays_open() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        for _ in 0..3 {
+            close(node)?;
+            node.stop(StopMode::Fast)?;
+            start_as_standby(node)?;
+            promote(node)?;
+            open(node)?;
+            assert!(!assert_agrees(node)?);
+            node.restart()?;
+            assert!(!assert_agrees(node)?, "it was opened, and is closed again");
+        }
+        assert_untouched(node)
+    });
+}
+
+/// Copied while it was stopped, without a word of PostgreSQL: told by where the file lies.
+#[test]
+fn a_plain_copy_is_not_read_only() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        close(node)?;
+        node.stop(StopMode::Fast)?;
+        let target = cluster.copy_target("plain", 0)?;
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(format!("{}/.", node.data_dir().display()))
+            .arg(&target)
+            .status();
+        assert!(copied.expect("cp").success());
+        let copy = builder(engine, "copy").start_copy(&target)?;
+        assert!(!assert_agrees(&copy)?, "the copy is read-only");
+        copy.execute("INSERT INTO served VALUES (7)")?;
+
+        // The node itself follows the copy, on the same timeline, and carries on from what that has written.
+        node.follow(&copy)?;
+        copy.wait_for_replay_on(node, PATIENCE)?;
+        assert_eq!(node.query_value("SELECT state FROM citus_fence.stat_gate")?, "standby");
+        node.restart()?;
+        copy.execute("INSERT INTO served VALUES (8)")?;
+        copy.wait_for_replay_on(node, PATIENCE)?;
+        copy.stop(StopMode::Fast)?;
+        promote(node)?;
+        assert!(!assert_agrees(node)?, "it has replayed WAL of another server, and is read-only");
+        node.restart()?;
+        assert!(!assert_agrees(node)?);
+        Ok(())
+    });
+}
+
+/// It follows a standby of its own that wrote nothing: all it has replayed is its own.
+#[test]
+fn a_standby_that_sends_back_what_it_was_sent_does_not_open_it() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).standbys([0]).build()?;
+        let node = cluster.coordinator();
+        let standby = cluster.standbys().next().expect("a standby");
+        serve(node)?;
+        close(node)?;
+        node.stop(StopMode::Fast)?;
+        let checkpoint = node.control_data("Latest checkpoint location")?;
+        standby.wait_for_replay_of(&checkpoint, PATIENCE)?;
+        node.follow(standby)?;
+        node.wait_for_log("started streaming WAL from primary", PATIENCE)?;
+        promote(node)?;
+        assert!(assert_agrees(node)?, "its own WAL has opened it");
+        await_kept(node, 1)?;
+        open(node)
     });
 }
