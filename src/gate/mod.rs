@@ -46,8 +46,8 @@ impl SharedArea for Memory {
 }
 
 pub use closing::{close as close_gate, stay_closed};
-pub use passing::is_writing;
 pub use keeper::{KEEPER, may_be_needed as may_need_keeper};
+pub use passing::is_writing;
 pub use policy::Gate;
 
 /// Whether the node refuses writers; recovery counts.

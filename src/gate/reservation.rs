@@ -24,9 +24,7 @@ use super::area::{AREA, Node, NodeState};
 use super::error::GateError;
 use super::reserved_file::Token;
 use super::store;
-use crate::pg::exit::{Armed, Undo};
-use crate::pg::wait::wait_latch_or_client_gone;
-use crate::pg::{elog, ident, interrupts, process, session};
+use crate::pg::{elog, ident, interrupts, process};
 use crate::report::Report;
 
 thread_local! {

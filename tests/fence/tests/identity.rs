@@ -291,7 +291,7 @@ fn an_owner_who_is_no_superuser_any_more_is_named() {
                 let text = text(&error);
                 assert_eq!(
                     error.code().code(),
-                    if sql == READ_WRITE && node == 1 { "55000" } else { "42501" },
+                    if sql == READ_WRITE && node == 1 { "58000" } else { "42501" },
                     "{sql}: {text}"
                 );
                 for word in [named, "keeper", "not a superuser"] {

@@ -51,6 +51,13 @@ fn an_upgrade_under_a_block_goes_through_or_waits() {
                 assert!(call(&mut client, UNBLOCK), "today's functions end the block of before");
             }
             assert_eq!(versions(&cluster)?[0], current());
+            if engine == Engine::Embedded {
+                // A block needs the same version on every node.
+                let refused = refusal(&mut client, BLOCK);
+                assert_eq!(refused.code().code(), "55000", "{refused}");
+                assert!(refused.message().contains(oldest.as_str()), "{refused}");
+                cluster.execute_everywhere(UPDATE)?;
+            }
             prove_usable(&cluster)?;
             recreate(&cluster, &oldest)?;
         }
