@@ -8,5 +8,5 @@ s/\bprocess(es)? [0-9]+/process PID/g
 s/\bfor [0-9]+ s\b/for N s/g
 # WAL positions, system identifiers, times.
 s/\b[0-9A-F]{1,8}\/[0-9A-F]{5,8}\b/LSN/g
-s/\b[0-9]{16,20}\b/IDENTIFIER/g
+s/\b[0-9]{15,20}\b/IDENTIFIER/g
 s/\b[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}(\.[0-9]+)?([+-][0-9]{2})?/TIME/g

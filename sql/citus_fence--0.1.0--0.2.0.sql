@@ -347,3 +347,61 @@ COMMENT ON FUNCTION @extschema@.citus_set_cluster_read_only() IS
 'make every node of the cluster refuse writes, across restarts, and cut no distributed transaction in half: writers are held back on all nodes, prepared transactions finished, then the nodes are switched, all or none; coordinator only, for superusers, and whom they GRANT EXECUTE; bounded by citus_fence.acquire_timeout, in attempts of at most 1 s; errors: 25001 in a transaction that has written, 55000 wrong node or a node that does not preload the library, 08001 a node that does not answer, 55P03 writers in the way, which are named, 58000 switched in part';
 COMMENT ON FUNCTION @extschema@.citus_set_cluster_read_write() IS
 'let every node of the cluster write again; nodes that do not answer are named in the error, and the others write; coordinator only, for superusers, and whom they GRANT EXECUTE; errors: 25001, 55000 wrong node or not preloaded, 58000 not all nodes could be switched';
+
+-- A block has a number, and its status and its manifest say which, and in which mode.  The two functions get their
+-- columns in place: dropped and made anew they would lose whom they have been granted to, and what is built on them
+-- would keep them from being dropped.
+CREATE FUNCTION @extschema@."citus_backup_block_start"(
+	"timeout_ms" INT DEFAULT 300000,
+	"mode" TEXT DEFAULT NULL
+) RETURNS bigint
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_backup_block_start_wrapper';
+CREATE FUNCTION @extschema@."citus_backup_block_stop"(
+	"block_id" bigint
+) RETURNS bool
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_backup_block_stop_wrapper';
+CREATE FUNCTION @extschema@."citus_backup_block_extend"(
+	"block_id" bigint,
+	"timeout_ms" INT
+) RETURNS timestamp with time zone
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'citus_backup_block_extend_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.citus_backup_block_start(int, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_backup_block_stop(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.citus_backup_block_extend(bigint, int) FROM PUBLIC;
+
+UPDATE pg_catalog.pg_proc AS p
+   SET proallargtypes = p.proallargtypes || ARRAY['bigint', 'text']::pg_catalog.regtype[]::pg_catalog.oid[],
+       proargmodes = p.proargmodes || p.proargmodes[1:1] || p.proargmodes[1:1],
+       proargnames = p.proargnames || ARRAY['block_id', 'mode']
+  FROM pg_catalog.pg_depend AS d, pg_catalog.pg_extension AS e
+ WHERE p.prosrc IN ('citus_backup_block_status_wrapper', 'citus_backup_block_nodes_wrapper')
+   AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+   AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid
+   AND d.deptype = 'e' AND e.extname = 'citus_fence';
+
+COMMENT ON FUNCTION @extschema@.citus_backup_block_start(int, text) IS
+'begin a backup block and return its number, which citus_backup_block_stop() and citus_backup_block_extend() take: two-phase commits, DDL and node changes are held back on all nodes (mode ''2pc''), or all writes (''all''; null: what citus_fence.block_mode says), so that copies of all nodes taken meanwhile restore to one consistent cluster; timeout_ms (1 to 1800000, default 300000) is the longest life of the block; returns once every node is held and its WAL is on disk; coordinator only; errors: 22023 timeout out of range or no such mode, 22004 null, 25001 in a transaction that has written, 55006 another block or operation is under way, 55000 wrong node, a failed block that nobody has cleared, or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
+COMMENT ON FUNCTION @extschema@.citus_backup_block_stop(bigint) IS
+'end the backup block with this number, from any session, and no other; true if and only if that block lasted until this call and this call ended it; false where it was lost, had expired, was given up or released already, or is another''s, with the reason in a WARNING and in citus_backup_block_status(); returns once no node that answers holds a lock; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
+COMMENT ON FUNCTION @extschema@.citus_backup_block_extend(bigint, int) IS
+'let the backup block with this number live for timeout_ms (1 to 1800000) from now; returns the new deadline; errors: 22023 timeout out of range, 22004 null, 55000 that block is over';
+COMMENT ON FUNCTION @extschema@.citus_block_writes_for_backup(int) IS
+'the same as citus_backup_block_start(timeout_ms), but returns true instead of the number; errors: 22023 timeout out of range, 22004 null, 25001 in a transaction that has written, 55006 another block or operation is under way, 55000 wrong node, a failed block that nobody has cleared, or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
+COMMENT ON FUNCTION @extschema@.citus_unblock_writes_for_backup() IS
+'end the backup block of this database, whichever that is, from any session; true only if it lasted until this call and this call ended it; false otherwise, also where a failed block is cleared or an earlier one ended that nobody was told of, with the reason in a WARNING and in citus_backup_block_status(); returns once no node that answers holds a lock; coordinator only; errors: 55000 wrong node or not preloaded';
+COMMENT ON FUNCTION @extschema@.citus_unblock_backup_block(timestamptz) IS
+'deprecated, see citus_backup_block_stop(): the same for the backup block that has this block_start_time, as citus_backup_block_status() shows it; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
+COMMENT ON FUNCTION @extschema@.citus_backup_block_status() IS
+'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block did not last until it was released; block_id is the number of the block, or of the one that error tells of; mode is whose writes it holds back (2pc or all); only the coordinator knows: elsewhere it is always inactive, with a notice';
+COMMENT ON FUNCTION @extschema@.citus_backup_block_nodes() IS
+'the nodes under the active backup block, a row each: the process that holds its locks, since when (by this node''s clock), the data directory''s system identifier and timeline, wal_lsn, the position that a backup of the node has to reach, and number and mode of the block';

@@ -2,6 +2,9 @@
 -- Citus has for some of them.  Runs last in CREATE EXTENSION.
 
 -- A backup role needs EXECUTE on these and no more: GRANT EXECUTE ON FUNCTION ... TO backup_role;
+REVOKE ALL ON FUNCTION citus_backup_block_start(int, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_backup_block_stop(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_backup_block_extend(bigint, int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_block_writes_for_backup(int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_unblock_writes_for_backup() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_unblock_backup_block(timestamptz) FROM PUBLIC;
@@ -16,18 +19,24 @@ GRANT USAGE ON SCHEMA citus_fence TO PUBLIC;
 COMMENT ON SCHEMA citus_fence IS
 'helpers of the citus_fence extension; users need none of them';
 
+COMMENT ON FUNCTION citus_backup_block_start(int, text) IS
+'begin a backup block and return its number, which citus_backup_block_stop() and citus_backup_block_extend() take: two-phase commits, DDL and node changes are held back on all nodes (mode ''2pc''), or all writes (''all''; null: what citus_fence.block_mode says), so that copies of all nodes taken meanwhile restore to one consistent cluster; timeout_ms (1 to 1800000, default 300000) is the longest life of the block; returns once every node is held and its WAL is on disk; coordinator only; errors: 22023 timeout out of range or no such mode, 22004 null, 25001 in a transaction that has written, 55006 another block or operation is under way, 55000 wrong node, a failed block that nobody has cleared, or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
+COMMENT ON FUNCTION citus_backup_block_stop(bigint) IS
+'end the backup block with this number, from any session, and no other; true if and only if that block lasted until this call and this call ended it; false where it was lost, had expired, was given up or released already, or is another''s, with the reason in a WARNING and in citus_backup_block_status(); returns once no node that answers holds a lock; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
+COMMENT ON FUNCTION citus_backup_block_extend(bigint, int) IS
+'let the backup block with this number live for timeout_ms (1 to 1800000) from now; returns the new deadline; errors: 22023 timeout out of range, 22004 null, 55000 that block is over';
 COMMENT ON FUNCTION citus_block_writes_for_backup(int) IS
-'hold back two-phase commits, DDL and node changes on all nodes until citus_unblock_writes_for_backup(), so that copies of all nodes taken meanwhile restore to one consistent cluster; timeout_ms (1 to 1800000, default 300000) is the longest life of the block; returns true once every node is held and its WAL is on disk; coordinator only; errors: 22023 timeout out of range, 22004 null, 55000 wrong node, wrong state or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
+'the same as citus_backup_block_start(timeout_ms), but returns true instead of the number; errors: 22023 timeout out of range, 22004 null, 25001 in a transaction that has written, 55006 another block or operation is under way, 55000 wrong node, a failed block that nobody has cleared, or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
 COMMENT ON FUNCTION citus_unblock_writes_for_backup() IS
-'end the backup block of this database, from any session; returns true once no node that answers holds a lock, or when an error was cleared, false where there was nothing to end; a WARNING says that the block had not lasted until then; coordinator only; errors: 55000 wrong node or not preloaded';
+'end the backup block of this database, whichever that is, from any session; true only if it lasted until this call and this call ended it; false otherwise, also where a failed block is cleared or an earlier one ended that nobody was told of, with the reason in a WARNING and in citus_backup_block_status(); returns once no node that answers holds a lock; coordinator only; errors: 55000 wrong node or not preloaded';
 COMMENT ON FUNCTION citus_unblock_backup_block(timestamptz) IS
-'end the backup block that has this block_start_time, as citus_backup_block_status() shows it, and no other: where it is over, false with a WARNING, and another block is left as it is; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
+'deprecated, see citus_backup_block_stop(): the same for the backup block that has this block_start_time, as citus_backup_block_status() shows it; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
 COMMENT ON FUNCTION citus_extend_backup_block(int) IS
 'let the active backup block live for timeout_ms (1 to 1800000) from now; returns the new deadline';
 COMMENT ON FUNCTION citus_backup_block_status() IS
-'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block ended, where nobody had asked for its end; only the coordinator knows: elsewhere it is always inactive, with a notice';
+'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block did not last until it was released; block_id is the number of the block, or of the one that error tells of; mode is whose writes it holds back (2pc or all); only the coordinator knows: elsewhere it is always inactive, with a notice';
 COMMENT ON FUNCTION citus_backup_block_nodes() IS
-'the nodes under the active backup block, a row each: the process that holds its locks, since when (by this node''s clock), the data directory''s system identifier and timeline, and wal_lsn, the position that a backup of the node has to reach';
+'the nodes under the active backup block, a row each: the process that holds its locks, since when (by this node''s clock), the data directory''s system identifier and timeline, wal_lsn, the position that a backup of the node has to reach, and number and mode of the block';
 COMMENT ON FUNCTION citus_backup_block_waiters() IS
 'the sessions on any node that wait because of the active backup block, directly or behind one that does; where the session that waits serves a client of another node, the client has a row too';
 COMMENT ON FUNCTION citus_backup_restore_point(text) IS
@@ -53,7 +62,7 @@ BEGIN
             ('citus_cluster_changes_block_status',
              'OUT state text, OUT worker_pid int, OUT requestor_pid int, '
              'OUT block_start_time timestamptz, OUT timeout_ms int, OUT node_count int, '
-             'OUT expires_at timestamptz, OUT error text',
+             'OUT expires_at timestamptz, OUT error text, OUT block_id bigint, OUT mode text',
              '', 'SETOF record', 'citus_backup_block_status', false))
             AS a(name, arguments, types, returns, target, restricted)
     LOOP

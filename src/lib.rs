@@ -18,6 +18,8 @@ mod pg;
 mod readonly;
 mod report;
 mod snapshot;
+#[cfg(test)]
+mod sqlstates_tests;
 
 use fence::under_way::{Excludes, Operation};
 use pg::xact_callbacks::Turn;
@@ -76,7 +78,11 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shmem::install(SHARED);
     gate::hooks::require_load_order();
     pg::xact_callbacks::register(Turn::First, gate::hooks::CALLBACKS);
-    pg::hooks::install(pg::hooks::Watch { before_drop, ..gate::hooks::WATCH });
+    pg::hooks::install(pg::hooks::Watch {
+        before_drop,
+        before_function: block::before_function,
+        ..gate::hooks::WATCH
+    });
 }
 
 /// Whoever would be lost with the extension refuses.

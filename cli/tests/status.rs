@@ -40,6 +40,8 @@ fn without_a_block_under_one_and_after_a_failed_one() {
         let active = json(coordinator, 0);
         assert_eq!(active["block"]["state"], "active");
         assert_eq!(active["block"]["node_count"], 3);
+        assert_eq!(active["block"]["mode"], "2pc");
+        let number = active["block"]["block_id"].as_i64().expect("a number");
         assert!(active["block"]["expires_at"].as_str() > active["asked_at"].as_str(), "{active}");
         let nodes = active["nodes"].as_array().expect("nodes");
         let mut ports: Vec<_> = nodes.iter().map(|node| node["nodeport"].as_u64()).collect();
@@ -50,7 +52,8 @@ fn without_a_block_under_one_and_after_a_failed_one() {
         assert_eq!(ports, known);
         assert!(active["waiters"][0]["pid"].as_i64() > Some(0), "{active}");
         let lines = status(coordinator, &[]).expect(0).out;
-        assert!(lines.starts_with("a block is active, since "), "{lines}");
+        let begins = format!("block {number} (mode 2pc) is active, since ");
+        assert!(lines.starts_with(&begins), "{lines}");
         assert!(lines.contains(" waits for "), "{lines}");
         let quiet = status(coordinator, &["--quiet"]).expect(0);
         assert!(quiet.out.is_empty() && quiet.err.is_empty(), "{quiet:?}");
@@ -67,6 +70,7 @@ fn without_a_block_under_one_and_after_a_failed_one() {
         )?;
         let failed = json(coordinator, 3);
         assert_eq!(failed["block"]["state"], "error");
+        assert_eq!(failed["block"]["block_id"].as_i64(), Some(number));
         assert_eq!(failed["findings"].as_array().map(Vec::len), Some(1), "{failed}");
         status(coordinator, &["-q"]).expect(3);
         let lines = status(coordinator, &[]).expect(3).out;
@@ -90,7 +94,7 @@ fn a_user_without_rights_sees_the_state_and_is_told_what_it_does_not_see() {
         let port = cluster.coordinator().port().to_string();
         let words = [&["status", "-h", HOST, "-p", &port], conninfo.as_slice()].concat();
         let seen = run(&mut command(&words)).expect(0);
-        assert!(seen.out.starts_with("a block is active"), "{seen:?}");
+        assert!(seen.out.contains(" (mode 2pc) is active"), "{seen:?}");
         assert!(
             seen.out.contains("GRANT EXECUTE ON FUNCTION citus_backup_block_nodes()"),
             "{seen:?}"

@@ -19,6 +19,18 @@ SELECT citus_backup_restore_point(repeat('x', 64));
 -- 32 letters, 64 bytes.
 SELECT citus_backup_restore_point(repeat('é', 32));
 
+-- The same of the calls with a number.
+SELECT citus_backup_block_start(0);
+SELECT citus_backup_block_start(NULL);
+SELECT citus_backup_block_start(60000, 'some');
+SELECT citus_backup_block_stop(NULL);
+SELECT citus_backup_block_extend(NULL, 1000);
+SELECT citus_backup_block_extend(1, NULL);
+SELECT citus_backup_block_extend(1, 0);
+-- Nor is there such a block.
+SELECT citus_backup_block_stop(1);
+SELECT citus_backup_block_extend(1, 1000);
+
 -- There is no such function.
 \set VERBOSITY sqlstate
 SELECT citus_block_writes_for_backup(2147483648);

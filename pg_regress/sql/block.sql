@@ -38,9 +38,9 @@ SELECT count(*) FROM citus_backup_block_waiters();
 SELECT nodes_held();
 
 -- The locks here, and no others that anybody could wait for.
-SELECT relation::regclass, mode
-  FROM pg_locks, citus_backup_block_status()
- WHERE pid = worker_pid AND locktype = 'relation' AND mode NOT IN ('AccessShareLock', 'RowShareLock')
+SELECT relation::regclass, l.mode
+  FROM pg_locks l, citus_backup_block_status()
+ WHERE pid = worker_pid AND locktype = 'relation' AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
  ORDER BY relation::regclass::text;
 
 -- On a worker: the process of the manifest, its name, its locks, and its own end of the hold.
@@ -112,6 +112,20 @@ SELECT :unblock() AS unblocked;
 SELECT :block() AS blocked;
 SELECT timeout_ms FROM :status();
 SELECT citus_unblock_writes_for_backup();
+
+-- Whoever has the number of a block ends that one and no other.
+SELECT citus_backup_block_start(120000) AS mine \gset
+SELECT state, block_id = :mine AS is_mine, mode, timeout_ms FROM citus_backup_block_status();
+SELECT count(*), bool_and(block_id = :mine) AS is_mine, min(mode) AS mode FROM citus_backup_block_nodes();
+SELECT citus_backup_block_extend(:mine, 600000) - now() > interval '590 s' AS extended;
+SELECT citus_backup_block_stop(:mine);
+SELECT citus_backup_block_stop(:mine);
+SELECT citus_backup_block_start(120000, 'all') AS other \gset
+SELECT :other > :mine AS is_another;
+SELECT citus_backup_block_stop(:mine);
+SELECT citus_backup_block_extend(:mine, 1000);
+SELECT block_id = :other AS goes_on, mode, nodes_held() FROM citus_backup_block_status();
+SELECT citus_backup_block_stop(:other);
 
 -- Whoever names a block by its start releases that one and no other.
 SELECT citus_block_writes_for_backup(120000);

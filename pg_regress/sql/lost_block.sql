@@ -16,6 +16,15 @@ SELECT citus_unblock_writes_for_backup();
 SELECT state, error FROM citus_backup_block_status();
 SELECT citus_unblock_writes_for_backup();
 
+-- The same with a number: the status says which block it was.
+SELECT citus_backup_block_start() AS lost \gset
+SELECT pg_terminate_backend(worker_pid) FROM citus_backup_block_status();
+SELECT wait_for($$(SELECT state = 'error' FROM citus_backup_block_status())$$);
+SELECT citus_backup_block_extend(:lost, 1000);
+SELECT block_id = :lost AS is_it, error FROM citus_backup_block_status();
+SELECT citus_backup_block_stop(:lost);
+SELECT state, block_id = :lost AS is_it, error FROM citus_backup_block_status();
+
 -- The session on worker 1.
 SELECT citus_block_writes_for_backup();
 SELECT backend_pid AS holder FROM citus_backup_block_nodes() WHERE groupid = 1 \gset

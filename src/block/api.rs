@@ -9,7 +9,7 @@ use super::calls::{
 };
 use super::control;
 use super::error::BlockError;
-use super::state::{Block, Failure, Moment, State};
+use super::state::{Block, Failure, Moment, Named, State};
 use super::waiters;
 use crate::pg::types::Lsn;
 use crate::pg::{elog, ident, wal};
@@ -17,14 +17,43 @@ use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
+fn citus_backup_block_start(
+    timeout_ms: default!(Option<i32>, "300000"),
+    mode: default!(Option<&str>, "NULL"),
+) -> i64 {
+    or_raise(block("citus_backup_block_start()", timeout_ms, mode))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_backup_block_stop(block_id: Option<i64>) -> bool {
+    or_raise(unblock(numbered(block_id)))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn citus_backup_block_extend(
+    block_id: Option<i64>,
+    timeout_ms: Option<i32>,
+) -> TimestampWithTimeZone {
+    or_raise(extend(numbered(block_id), timeout_ms))
+}
+
+fn numbered(block_id: Option<i64>) -> Named {
+    const ARGUMENT: &str = "block_id";
+    Named::Number(or_raise(block_id.ok_or(BlockError::NullArgument { argument: ARGUMENT })))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
 fn citus_block_writes_for_backup(timeout_ms: default!(Option<i32>, "300000")) -> bool {
-    or_raise(block(timeout_ms))
+    or_raise(block("citus_block_writes_for_backup()", timeout_ms, None)) != 0
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn citus_unblock_writes_for_backup() -> bool {
-    or_raise(unblock(None))
+    or_raise(unblock(Named::Any))
 }
 
 /// The block that began then, and no other.
@@ -33,13 +62,13 @@ fn citus_unblock_writes_for_backup() -> bool {
 fn citus_unblock_backup_block(block_start_time: Option<TimestampWithTimeZone>) -> bool {
     const ARGUMENT: &str = "block_start_time";
     let start = or_raise(block_start_time.ok_or(BlockError::NullArgument { argument: ARGUMENT }));
-    or_raise(unblock(Some(start)))
+    or_raise(unblock(Named::Start(Moment::from(start))))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn citus_extend_backup_block(timeout_ms: Option<i32>) -> TimestampWithTimeZone {
-    or_raise(extend(timeout_ms))
+    or_raise(extend(Named::Any, timeout_ms))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -56,12 +85,16 @@ fn citus_backup_block_status() -> TableIterator<
         name!(node_count, Option<i32>),
         name!(expires_at, Option<TimestampWithTimeZone>),
         name!(error, Option<String>),
+        name!(block_id, Option<i64>),
+        name!(mode, Option<String>),
     ),
 > {
     or_raise(require_preload());
     notice_unless_coordinator();
     let block = control::look(database()).map_or(Block::UNUSED, |(_, block)| block);
     let started = if block.state == State::Error { 0 } else { block.started() };
+    // Where there is none, the one whose end the error tells of.
+    let number = if block.is_live() || block.failure.is_some() { block.latest_number() } else { 0 };
     TableIterator::once((
         block.state.name().to_owned(),
         block.worker.map(|process| process.pid),
@@ -71,6 +104,8 @@ fn citus_backup_block_status() -> TableIterator<
         (block.active_at != 0).then_some(block.node_count as i32),
         moment(block.expires_at),
         error_text(&block.failure),
+        (number != 0).then_some(number),
+        block.is_live().then(|| block.terms.mode.name().to_owned()),
     ))
 }
 
@@ -89,10 +124,13 @@ fn citus_backup_block_nodes() -> TableIterator<
         name!(system_identifier, i64),
         name!(timeline_id, i32),
         name!(wal_lsn, Lsn),
+        name!(block_id, i64),
+        name!(mode, String),
     ),
 > {
     or_raise(require_preload());
-    let rows: Vec<_> = control::manifest(database())
+    let (block, rows) = control::manifest(database());
+    let rows: Vec<_> = rows
         .into_iter()
         .map(|row| {
             (
@@ -105,6 +143,8 @@ fn citus_backup_block_nodes() -> TableIterator<
                 row.system_identifier as i64,
                 row.timeline as i32,
                 Lsn(row.wal_lsn),
+                block.number,
+                block.terms.mode.name().to_owned(),
             )
         })
         .collect();
@@ -127,7 +167,7 @@ fn citus_backup_block_waiters() -> TableIterator<
     ),
 > {
     or_raise(require_preload());
-    let manifest = control::manifest(database());
+    let (_, manifest) = control::manifest(database());
     let rows: Vec<_> = if manifest.is_empty() {
         Vec::new()
     } else {
@@ -165,7 +205,8 @@ fn citus_backup_restore_point(
     ),
 > {
     let one_at_a_time = or_raise(restore_point(name));
-    let rows: Vec<_> = control::manifest(database())
+    let (_, rows) = control::manifest(database());
+    let rows: Vec<_> = rows
         .into_iter()
         .map(|row| {
             (

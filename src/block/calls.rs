@@ -9,18 +9,19 @@ use remote::Deadline;
 use super::control::{self, CONTROL};
 use super::error::BlockError;
 use super::handover::{self, Offer};
-use super::state::{Block, Errand, Failure, Mode, Moment, Release, State, Terms, Token};
+use super::state::{Block, Errand, Failure, Mode, Named, Release, State, Terms, Token};
 use super::{MAX_TIMEOUT_MS, other_databases, worker};
 use crate::citus::{self, CatalogError, Roster, identity};
 use crate::fence::FenceError;
 use crate::fence::text::Text;
 use crate::fence::under_way::{self, UnderWay};
+use crate::gate;
 use crate::guc;
 use crate::pg::elog;
 use crate::pg::exit::{Armed, Undo};
 use crate::pg::ident;
 use crate::pg::lock;
-use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
+use crate::pg::wait::{interruptible, require_client, wait_latch_or_client_gone};
 use crate::pg::wal;
 use crate::pg::worker::{Handle, Status};
 use crate::report::Report;
@@ -130,22 +131,28 @@ const START_GRACE: Duration = Duration::from_secs(15);
 /// The block that this session has begun and not yet been told of: every way out gives it up.
 static PENDING: Undo<Token> = Undo::new(control::abandon);
 
+/// A block that has been begun.
+struct Begun {
+    token: Token,
+    number: i64,
+}
+
 /// Begins a block and starts its worker.  All background workers may be in use for a moment, by parallel queries say:
 /// so that is tried again for as long as the start may take.
 fn begin_with_worker(
     mut terms: Terms,
     known: Option<&Roster>,
-) -> Result<(Token, Armed<Token>, Option<Offer>, Handle), BlockError> {
+) -> Result<(Begun, Armed<Token>, Option<Offer>, Handle), BlockError> {
     const AGAIN: Duration = Duration::from_millis(50);
     let limit_ms = terms.acquire_timeout_ms.min(terms.timeout_ms);
     let limit = Deadline::after(&interruptible(), Duration::from_millis(limit_ms as u64));
     let mut has_been_told = false;
     loop {
-        let token = control::begin(database(), terms)?;
+        let (token, number) = control::begin(database(), terms)?;
         let pending = PENDING.arm(token);
         let offer = known.map(|known| Offer::put(token, known));
         if let Some(handle) = worker::start(token) {
-            return Ok((token, pending, offer, handle));
+            return Ok((Begun { token, number }, pending, offer, handle));
         }
         if !has_been_told {
             has_been_told = true;
@@ -166,18 +173,36 @@ fn begin_with_worker(
     }
 }
 
-/// Begins a block, and returns when it is active.
-pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
+/// The mode that is asked for, or that the setting says.
+fn mode(given: Option<&str>) -> Result<Mode, BlockError> {
+    match given {
+        Some(name) => {
+            Mode::parse(name).ok_or_else(|| BlockError::UnknownMode { given: name.to_owned() })
+        }
+        None => Ok(match guc::BLOCK_MODE.get() {
+            guc::BlockMode::TwoPhase => Mode::TwoPhase,
+            guc::BlockMode::All => Mode::All,
+        }),
+    }
+}
+
+/// Begins a block, and returns when it is active: its number.
+pub fn block(
+    function: &'static str,
+    timeout_ms: Option<i32>,
+    given_mode: Option<&str>,
+) -> Result<i64, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
+    let mode = mode(given_mode)?;
     require_usable()?;
+    if gate::is_writing() {
+        return Err(BlockError::HasWritten { function });
+    }
     if let Some(other) = under_way::look_but(OPERATION) {
         return Err(BlockError::UnderWay(other));
     }
     let terms = Terms {
-        mode: match guc::BLOCK_MODE.get() {
-            guc::BlockMode::TwoPhase => Mode::TwoPhase,
-            guc::BlockMode::All => Mode::All,
-        },
+        mode,
         timeout_ms,
         acquire_timeout_ms: guc::ACQUIRE_TIMEOUT.get(),
         lock_timeout_ms: guc::LOCK_TIMEOUT.get(),
@@ -187,7 +212,8 @@ pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
     identity::owner_must_be_superuser().map_err(FenceError::from)?;
     // Whatever keeps it from being read, the worker meets it too: it waits for as long as it may, and tells.
     let known = citus::read_now(citus::OF_NODES, || handover::read(&terms)).and_then(Result::ok);
-    let (token, pending, _offer, handle) = begin_with_worker(terms, known.as_ref())?;
+    let (begun, pending, _offer, handle) = begin_with_worker(terms, known.as_ref())?;
+    let Begun { token, number } = begun;
     // While the worker gets its fence.
     let elsewhere = known.and_then(|known| other_databases::look(&known));
     let start_by = Deadline::after(
@@ -222,7 +248,7 @@ pub fn block(timeout_ms: Option<i32>) -> Result<bool, BlockError> {
                     &Report::new(pgrx::PgSqlErrorCode::ERRCODE_WARNING, warning),
                 );
             }
-            return Ok(true);
+            return Ok(number);
         }
         match status {
             Status::Stopped => return Err(BlockError::WorkerVanished),
@@ -255,14 +281,16 @@ fn why_not_connected() -> Option<&'static str> {
         .then_some("The owner of the extension citus_fence is not allowed to log in.")
 }
 
-/// Releases the block of this database, or only the one that began at `start`.
-pub fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, BlockError> {
+/// Releases the block that is meant.  True only if that block lasted until this call and this call ended it: roles,
+/// drivers and poolers drop a WARNING, so whatever a caller has to act on is in the result.
+pub fn unblock(named: Named) -> Result<bool, BlockError> {
     require_usable_or_block()?;
-    let asked = control::ask_release(database(), start.map(Moment::from));
+    let asked = control::ask_release(database(), named);
+    // Whoever says no name may mean that one.
     warn_of_end("a backup block before this one ended by itself", &asked.earlier);
     match (asked.release, asked.token) {
         (Release::Over, _) => {
-            warn_of_over(&asked);
+            warn_of_over(named, &asked);
             Ok(false)
         }
         (Release::Nothing, _) | (_, None) => {
@@ -271,31 +299,32 @@ pub fn unblock(start: Option<TimestampWithTimeZone>) -> Result<bool, BlockError>
         }
         (Release::Cleared, _) => {
             warn_of_end("the backup block had been lost", &asked.failure);
-            Ok(true)
+            Ok(false)
+        }
+        (Release::Unstarted(generation), Some(token)) => {
+            let failure = wait_for_end(token, generation)?;
+            warn("the backup block had not become active, so that nothing was under it", None);
+            // What became of a start is its requestor's to know, but for nodes that have yet to let go.
+            if failure.sqlstate == pgrx::PgSqlErrorCode::ERRCODE_WARNING as i32 {
+                warn_of_end("the backup block did not end in order", &failure);
+            }
+            Ok(false)
         }
         (Release::Asked(generation), Some(token)) => {
             let failure = wait_for_end(token, generation)?;
-            // What became of a start is its requestor's to know, but for nodes that have yet to let go.
-            if !asked.was_starting
-                || failure.sqlstate == pgrx::PgSqlErrorCode::ERRCODE_WARNING as i32
-            {
-                warn_of_end("the backup block did not end in order", &failure);
-            }
-            Ok(true)
+            warn_of_end("the backup block did not end in order", &failure);
+            Ok(!failure.is_some() && !asked.earlier.is_some())
         }
         (Release::Joined(generation), Some(token)) => {
             let failure = wait_for_end(token, generation)?;
             warn("another session had already asked for the release of the backup block", None);
             warn_of_end("the backup block did not end in order", &failure);
-            Ok(true)
+            Ok(false)
         }
         (Release::GivenUp(generation), Some(token)) => {
             let failure = wait_for_end(token, generation)?;
-            let left =
-                "the caller of the backup block had given it up before it heard that it was active";
-            warn(left, None);
             warn_of_end("the backup block did not end in order", &failure);
-            Ok(true)
+            Ok(false)
         }
     }
 }
@@ -324,7 +353,7 @@ fn warn_of_end(what: &str, failure: &Failure) {
 }
 
 /// The block that the caller named is over; what there is instead is somebody else's.
-fn warn_of_over(asked: &control::Asked) {
+fn warn_of_over(named: Named, asked: &control::Asked) {
     let mut detail = Vec::new();
     if asked.failure.is_some() {
         detail.push(format!("It ended with: {}.", asked.failure.message.as_str()));
@@ -340,7 +369,12 @@ fn warn_of_over(asked: &control::Asked) {
         ),
     }
     let detail = (!detail.is_empty()).then(|| detail.join(" "));
-    warn("the backup block with this block_start_time is over", detail);
+    match named {
+        Named::Number(number) => warn(&format!("backup block {number} is over"), detail),
+        Named::Any | Named::Start(_) => {
+            warn("the backup block with this block_start_time is over", detail);
+        }
+    }
 }
 
 fn warn(message: &str, detail: Option<String>) {
@@ -350,12 +384,12 @@ fn warn(message: &str, detail: Option<String>) {
     elog::emit(pgrx::PgLogLevel::WARNING, &report);
 }
 
-/// Moves the deadline of the active block.
-pub fn extend(timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, BlockError> {
+/// Moves the deadline of the active block that is meant.
+pub fn extend(named: Named, timeout_ms: Option<i32>) -> Result<TimestampWithTimeZone, BlockError> {
     let timeout_ms = timeout(timeout_ms)?;
     require_usable_or_block()?;
-    let _one_at_a_time = lock::ErrandLock::acquire();
-    let block = run_errand(Errand::Extend(timeout_ms))?;
+    let _one_at_a_time = errand_lock();
+    let block = run_errand(named, Errand::Extend(timeout_ms))?;
     TimestampWithTimeZone::try_from(block.expires_at).map_err(|_| BlockError::NoBlock)
 }
 
@@ -369,16 +403,32 @@ pub fn restore_point(name: Option<&str>) -> Result<lock::ErrandLock, BlockError>
     if !wal::is_enough_for_recovery() {
         return Err(BlockError::WalLevel);
     }
+    let one_at_a_time = errand_lock();
+    run_errand(Named::Any, Errand::RestorePoint(Text::new(name))).map(|_| one_at_a_time)
+}
+
+/// Waits for its turn.  A caller that is gone meanwhile asks for nothing any more.
+fn errand_lock() -> lock::ErrandLock {
     let one_at_a_time = lock::ErrandLock::acquire();
-    run_errand(Errand::RestorePoint(Text::new(name))).map(|_| one_at_a_time)
+    require_client();
+    one_at_a_time
 }
 
 /// The server's own bound, without the byte that ends the text.
 const LONGEST_RESTORE_POINT_NAME: usize = pg_sys::MAXFNAMELEN as usize - 1;
 
 /// Has the worker of this database's block do something, and waits until it is done.
-fn run_errand(errand: Errand) -> Result<Block, BlockError> {
-    let (token, _) = control::look(database()).ok_or(BlockError::NoBlock)?;
+fn run_errand(named: Named, errand: Errand) -> Result<Block, BlockError> {
+    let looked = control::look(database());
+    if let Named::Number(number) = named
+        && !looked.as_ref().is_some_and(|(_, block)| block.is_live() && block.is_called(named))
+    {
+        let why = looked.and_then(|(_, mut block)| {
+            block.take_reason_of(named).message.non_empty().map(str::to_owned)
+        });
+        return Err(BlockError::Over { number, why });
+    }
+    let (token, _) = looked.ok_or(BlockError::NoBlock)?;
     let mut number = None;
     loop {
         let _listening = control::listen(token);

@@ -6,7 +6,7 @@
 
 use super::error::BlockError;
 use super::state::{
-    Block, Errand, Failure, Moment, ProcessId, Refusal, Release, State, Terms, Token,
+    Block, Errand, Failure, Moment, Named, ProcessId, Refusal, Release, State, Terms, Token,
 };
 use crate::fence::text::Text;
 use crate::guc;
@@ -79,8 +79,20 @@ impl From<&BlockError> for Failure {
     }
 }
 
-/// Begins a block of this database, and registers the requestor.
-pub fn begin(database: u32, terms: Terms) -> Result<Token, BlockError> {
+/// The number of a block that begins now.
+///
+/// A number must never come again, also not after a crash that has everything forgotten: whoever still has one
+/// of before must not end somebody else's block by it.  So it is the time, made to go forward only.
+fn next_number(control: &mut Guard<'_, Block, NodeRow>, now: Moment) -> i64 {
+    let mut number = now;
+    for slot in 0..control.len() {
+        number = number.max(control.slot(slot).latest_number() + 1);
+    }
+    number
+}
+
+/// Begins a block of this database, and registers the requestor; its number.
+pub fn begin(database: u32, terms: Terms) -> Result<(Token, i64), BlockError> {
     let mut refused = None;
     // Twice at most: a full table is looked through for databases that are gone, which takes a look
     // at the catalog and so cannot be done under the lock.
@@ -94,10 +106,12 @@ pub fn begin(database: u32, terms: Terms) -> Result<Token, BlockError> {
             }
             break;
         };
+        let now = now();
+        let number = next_number(&mut control, now);
         let token = control
             .slot(slot)
-            .begin(database, process::me(), terms, now())
-            .map(|generation| Token { slot: slot as u32, generation });
+            .begin(database, number, process::me(), terms, now)
+            .map(|generation| (Token { slot: slot as u32, generation }, number));
         let failure = control.slot(slot).failure;
         drop(control);
         match token {
@@ -162,7 +176,7 @@ fn reap(control: &mut Guard<'_, Block, NodeRow>, database: u32) {
     if let Some(slot) = find(control, database) {
         // The reason is made of constants: making it cannot fail.
         let reason = Failure {
-            sqlstate: pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE as i32,
+            sqlstate: pgrx::PgSqlErrorCode::ERRCODE_SYSTEM_ERROR as i32,
             message: Text::new("the backup block was lost: its background worker is gone"),
             ..Failure::NONE
         };
@@ -206,10 +220,10 @@ pub fn look(database: u32) -> Option<(Token, Block)> {
     Some((Token { slot: slot as u32, generation: block.generation }, block))
 }
 
-/// A copy of the manifest of the block of this database; empty unless it is active.
-pub fn manifest(database: u32) -> Vec<NodeRow> {
+/// A copy of the active block of this database and of its manifest; no rows unless it is active.
+pub fn manifest(database: u32) -> (Block, Vec<NodeRow>) {
     let Some((token, block)) = look(database) else {
-        return Vec::new();
+        return (Block::UNUSED, Vec::new());
     };
     let mut rows = Vec::with_capacity(block.node_count as usize);
     let mut control = lock();
@@ -220,7 +234,7 @@ pub fn manifest(database: u32) -> Vec<NodeRow> {
         rows.extend_from_slice(&control.rows(slot)[..count]);
     }
     drop(control);
-    rows
+    (current, rows)
 }
 
 /// A copy of the token's slot, whoever's block it holds now.
@@ -261,51 +275,45 @@ pub struct Asked {
     pub token: Option<Token>,
     /// Why the last block ended, where nobody has been told yet.
     pub failure: Failure,
-    /// Whether the block had not become active, so that nothing was ever under it.
-    pub was_starting: bool,
     /// Why the block before this one ended, where nobody has been told yet.
     pub earlier: Failure,
     /// What was found.
     pub state: State,
 }
 
-/// Asks for the release of the block of this database: of any, or of the one that began at `start`.
-pub fn ask_release(database: u32, start: Option<Moment>) -> Asked {
+/// Asks for the release of the block of this database that is meant.
+pub fn ask_release(database: u32, named: Named) -> Asked {
     let mut control = lock();
     reap(&mut control, database);
     let Some(slot) = find(&mut control, database) else {
         return Asked {
-            release: if start.is_some() { Release::Over } else { Release::Nothing },
+            release: if named == Named::Any { Release::Nothing } else { Release::Over },
             token: None,
             failure: Failure::NONE,
-            was_starting: false,
             earlier: Failure::NONE,
             state: State::Inactive,
         };
     };
     let block = control.slot(slot);
     let state = block.state;
-    let was_starting = state == State::Starting;
     let worker = block.worker;
     let token = Token { slot: slot as u32, generation: block.generation };
-    let (failure, earlier, release) = match (start, state) {
+    let (failure, earlier) = match (named, state) {
+        (Named::Any, State::Inactive) => (block.take_end_reason(), Failure::NONE),
+        (Named::Any, _) => (block.failure, block.take_previous_reason()),
         // Whoever names a block means no other, so how others ended is not for this session to hear.
-        (Some(start), _) => {
-            let reason = block.take_reason_of(start);
-            (reason, Failure::NONE, block.ask_release_of(start))
-        }
-        (None, State::Inactive) => (block.take_end_reason(), Failure::NONE, block.ask_release()),
-        (None, _) => (block.failure, block.take_previous_reason(), block.ask_release()),
+        (Named::Start(_) | Named::Number(_), _) => (block.take_reason_of(named), Failure::NONE),
     };
+    let release = block.ask_release_of(named);
     drop(control);
     CONTROL.notify(slot);
-    if let (Release::Asked(_), Some(worker)) = (release, worker) {
+    if let (Release::Asked(_) | Release::Unstarted(_), Some(worker)) = (release, worker) {
         process::wake(worker);
-        if was_starting {
+        if matches!(release, Release::Unstarted(_)) {
             process::interrupt(worker);
         }
     }
-    Asked { release, token: Some(token), failure, was_starting, earlier, state }
+    Asked { release, token: Some(token), failure, earlier, state }
 }
 
 /// Posts an errand to the worker of the active block; `None` while another is under way.

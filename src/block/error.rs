@@ -23,6 +23,34 @@ pub enum BlockError {
         /// What was given.
         given: i32,
     },
+    /// No mode of a block.
+    #[error("there is no block mode \"{given}\"")]
+    UnknownMode {
+        /// What was given.
+        given: String,
+    },
+    /// The calling transaction is one that the block would hold back.
+    #[error("{function} cannot be called in a transaction that has written")]
+    HasWritten {
+        /// The function.
+        function: &'static str,
+    },
+    /// The block that the caller named is not the one that there is.
+    #[error("backup block {number} is over")]
+    Over {
+        /// Its number.
+        number: i64,
+        /// Why it ended, as far as that is known.
+        why: Option<String>,
+    },
+    /// A function of Citus that would wait for the block to end.
+    #[error("cannot execute {function} while a backup block is held")]
+    OfCitus {
+        /// The function.
+        function: &'static str,
+        /// What to call instead.
+        instead: &'static str,
+    },
     /// A restore point without a usable name.
     #[error("invalid name for a restore point")]
     RestorePointName,
@@ -154,6 +182,22 @@ impl From<&BlockError> for Report {
                     ))
                     .hint("The default is five minutes: SELECT citus_block_writes_for_backup(300000);")
             }
+            BlockError::UnknownMode { .. } => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("The modes are '2pc' and 'all'; where none is given, citus_fence.block_mode says which."),
+            BlockError::HasWritten { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
+                .detail("It has written, or run on other nodes what may have; its COMMIT would wait for the block that it has begun itself.")
+                .hint("Commit or roll back first, and call it again."),
+            BlockError::Over { why, .. } => {
+                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .hint("Do not rely on copies that were being taken under it. See: SELECT * FROM citus_backup_block_status();");
+                match why {
+                    Some(why) => report.detail(format!("It ended with: {why}.")),
+                    None => report,
+                }
+            }
+            BlockError::OfCitus { instead, .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
+                .detail("It would wait until the block has ended.")
+                .hint(*instead),
             BlockError::RestorePointName => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
                 .detail("PostgreSQL takes names of 1 to 63 bytes for restore points.")
                 .hint("For example: SELECT * FROM citus_backup_restore_point('nightly');"),
@@ -167,13 +211,13 @@ impl From<&BlockError> for Report {
             BlockError::InRecovery => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail("This server is a standby or still recovering; it holds no write back.")
                 .hint("Call the function on the coordinator's primary."),
-            BlockError::Starting => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            BlockError::Starting => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail("Another session has begun a block of this database and waits for its locks.")
                 .hint(format!("See: SELECT * FROM citus_backup_block_status(); to give it up: {UNBLOCK}")),
-            BlockError::Active => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            BlockError::Active => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail("The block of this database is held by a background worker.")
                 .hint(format!("See: SELECT * FROM citus_backup_block_status(); to release it: {UNBLOCK}")),
-            BlockError::Releasing => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            BlockError::Releasing => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail("The block of this database lets go of its locks.")
                 .hint(format!("To wait for it: {UNBLOCK}")),
             BlockError::PreviousFailed { what } => {
@@ -192,21 +236,21 @@ impl From<&BlockError> for Report {
             BlockError::NoWorkerSlot => Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
                 .detail("All of max_worker_processes are in use.")
                 .hint("Raise max_worker_processes and restart the server, or wait until other background workers have ended."),
-            BlockError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            BlockError::WorkerVanished => Report::new(ERRCODE_SYSTEM_ERROR, message)
                 .detail("Its background worker ended without a word; its locks went with it.")
                 .hint("See the server's log for the reason, then try again."),
             BlockError::WorkerNotConnected { why } => {
-                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
                 let again = "then try again.";
                 match why {
-                    Some(why) => report
+                    Some(why) => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                         .detail(*why)
                         .hint(format!("Let the extension's owner connect to this database, {again}")),
-                    None => report.hint(format!("See the server's log for the reason, {again}")),
+                    None => Report::new(ERRCODE_SYSTEM_ERROR, message)
+                        .hint(format!("See the server's log for the reason, {again}")),
                 }
             }
             BlockError::WorkerSilent => {
-                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                Report::new(ERRCODE_SYSTEM_ERROR, message)
                     .detail("It did not start, or stands still; the block has been given up.")
                     .hint("See the server's log and whether the postmaster responds, then try again.")
             }

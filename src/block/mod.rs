@@ -10,9 +10,11 @@ mod calls;
 mod control;
 mod deadlocks;
 pub mod error;
+mod failure;
 mod handover;
 mod hold;
 mod home;
+mod of_citus;
 mod other_databases;
 pub mod state;
 mod statements;
@@ -23,6 +25,7 @@ mod worker;
 pub use calls::{OPERATION, under_way};
 pub use control::CONTROL;
 pub use handover::HANDOVERS;
+pub use of_citus::before_function;
 pub use worker::WORKER;
 
 /// Longest life of a block, in milliseconds: 30 minutes.

@@ -23,9 +23,7 @@
 
 pub use crate::fence::failure::Failure;
 pub use crate::fence::mode::Mode;
-use crate::fence::text::Text;
 pub use crate::pg::process::ProcessId;
-use crate::report::pack_sqlstate;
 
 /// A moment, in microseconds as PostgreSQL's `timestamptz` counts them.
 pub type Moment = i64;
@@ -87,16 +85,15 @@ pub struct Terms {
     pub owner: u32,
 }
 
-const OBJECT_NOT_IN_PREREQUISITE_STATE: i32 = pack_sqlstate(b"55000");
-
-/// An end that has been forgotten; it may have been a bad one, and so counts as such.
-fn forgotten() -> Failure {
-    Failure {
-        sqlstate: OBJECT_NOT_IN_PREREQUISITE_STATE,
-        message: Text::new("how the backup block ended is not known any more"),
-        detail: Text::new("More than one other block has been begun since."),
-        ..Failure::NONE
-    }
+/// Which block a caller means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Whichever there is.
+    Any,
+    /// The one whose status showed this start.
+    Start(Moment),
+    /// The one with this number.
+    Number(i64),
 }
 
 /// What a caller asks of the worker of an active block.
@@ -149,8 +146,11 @@ pub enum Release {
     Nothing,
     /// An error was cleared.
     Cleared,
-    /// The worker has been asked, and will end the block that has this token's generation.
+    /// The worker has been asked, and will end the block that has this token's generation.  Of all answers only
+    /// this one, with an end that has no failure, means that the block lasted until this call.
     Asked(u64),
+    /// The same of a block that had not become active: nothing was ever under it.
+    Unstarted(u64),
     /// The same, but somebody else had asked before: when the locks go is not this caller's doing.
     Joined(u64),
     /// The same, but the block's own requestor had left before it was told that the block is active.
@@ -171,6 +171,8 @@ pub struct Block {
     pub abandoned: bool,
     /// Counts the blocks of this slot; part of every token.
     pub generation: u64,
+    /// What its users call it; 0 where there is none.
+    pub number: i64,
     /// Database it belongs to.
     pub database: u32,
     /// Session that asked for it.
@@ -194,12 +196,18 @@ pub struct Block {
     pub told: bool,
     /// When the last block began that has ended in this slot, as its status showed it; 0 for none.
     pub last_start: Moment,
+    /// The number of that block.
+    pub last_number: i64,
     /// When the block began whose end `previous` tells of.
     pub previous_start: Moment,
+    /// The number of that block.
+    pub previous_number: i64,
     /// How the block before this one in the same slot ended, for a requestor that has yet to read it.
     pub previous: Failure,
     /// Whether somebody has been told of that, or nobody needs to be.
     pub previous_told: bool,
+    /// Nobody has been told how a block ended that began before that one.
+    pub earlier_untold: bool,
     /// What the requestor should be warned of, once active.
     pub warning: Text<1024>,
     /// The worker's letter box.
@@ -213,6 +221,7 @@ impl Block {
         release_asked: false,
         abandoned: false,
         generation: 0,
+        number: 0,
         database: 0,
         requestor: None,
         worker: None,
@@ -231,9 +240,12 @@ impl Block {
         failure: Failure::NONE,
         told: false,
         last_start: 0,
+        last_number: 0,
         previous_start: 0,
+        previous_number: 0,
         previous: Failure::NONE,
         previous_told: true,
+        earlier_untold: false,
         warning: Text::EMPTY,
         errands: Errands { posted: 0, done: 0, errand: None, answer: Failure::NONE },
     };
@@ -242,23 +254,30 @@ impl Block {
     pub fn begin(
         &mut self,
         database: u32,
+        number: i64,
         requestor: ProcessId,
         terms: Terms,
         now: Moment,
     ) -> Result<u64, Refusal> {
         match self.state {
             State::Inactive => {
+                // Of another database it is nothing to this one.
+                let is_same = self.database == database;
                 *self = Self {
                     state: State::Starting,
                     generation: self.generation + 1,
+                    number,
                     database,
                     requestor: Some(requestor),
                     begun_at: now,
                     terms,
                     last_start: self.last_start,
+                    last_number: self.last_number,
                     previous_start: self.last_start,
+                    previous_number: self.last_number,
                     previous: self.failure,
-                    previous_told: self.told || !self.failure.is_some(),
+                    previous_told: !is_same || self.told || !self.failure.is_some(),
+                    earlier_untold: is_same && (!self.previous_told || self.earlier_untold),
                     ..Self::UNUSED
                 };
                 Ok(self.generation)
@@ -308,38 +327,63 @@ impl Block {
         match self.state {
             State::Inactive => Release::Nothing,
             State::Error => {
-                self.end(Failure::NONE);
+                // The status goes on to say it.
+                self.end(self.failure);
+                self.told = true;
                 Release::Cleared
             }
             // No worker has taken it, so nothing is held; one that comes now finds nothing to take.
             State::Starting if self.worker.is_none() => {
                 self.end(Failure::NONE);
-                Release::Asked(self.generation)
+                Release::Unstarted(self.generation)
             }
             State::Releasing if self.abandoned => Release::GivenUp(self.generation),
             State::Releasing if self.release_asked => Release::Joined(self.generation),
-            State::Starting | State::Active | State::Releasing => {
+            State::Starting => {
                 self.release_asked = true;
-                if self.state == State::Active {
-                    self.state = State::Releasing;
-                }
+                Release::Unstarted(self.generation)
+            }
+            State::Active | State::Releasing => {
+                self.release_asked = true;
+                self.state = State::Releasing;
                 Release::Asked(self.generation)
             }
         }
     }
 
-    /// The same, of one block only: the one whose status showed this start.  Whoever held that block must
-    /// not end another one that somebody has begun since.
-    pub fn ask_release_of(&mut self, start: Moment) -> Release {
+    /// The same, of one block only.  Whoever held that block must not end another one that somebody has begun
+    /// since.
+    pub fn ask_release_of(&mut self, named: Named) -> Release {
         let is_it = match self.state {
             State::Inactive => false,
-            // While it was being started, its status showed when it was asked for.
-            State::Starting | State::Active | State::Releasing => {
-                start == self.active_at || start == self.begun_at
-            }
-            State::Error => start == self.last_start,
+            State::Starting | State::Active | State::Releasing => self.is_called(named),
+            State::Error => self.last_is_called(named),
         };
-        if is_it { self.ask_release() } else { Release::Over }
+        if is_it || named == Named::Any { self.ask_release() } else { Release::Over }
+    }
+
+    /// Whether the live block is the one that is meant.
+    pub fn is_called(&self, named: Named) -> bool {
+        match named {
+            Named::Any => true,
+            // While it was being started, its status showed when it was asked for.
+            Named::Start(start) => start == self.active_at || start == self.begun_at,
+            Named::Number(number) => number == self.number,
+        }
+    }
+
+    /// Whether the block that has ended last is.
+    fn last_is_called(&self, named: Named) -> bool {
+        match named {
+            Named::Any => true,
+            Named::Start(start) => start == self.last_start,
+            Named::Number(number) => number == self.last_number,
+        }
+    }
+
+    /// The number of the block that there is, or of the last that there was.
+    pub fn latest_number(&self) -> i64 {
+        if self.number == 0 { self.last_number } else { self.number }
     }
 
     /// When it began, as its status shows it; 0 where there is none.
@@ -352,13 +396,18 @@ impl Block {
         }
     }
 
-    /// The reason why the block that began then ended, as far as it is known; it counts as told.
-    pub fn take_reason_of(&mut self, start: Moment) -> Failure {
+    /// The reason why that block ended, as far as it is known; it counts as told.
+    pub fn take_reason_of(&mut self, named: Named) -> Failure {
         let has_ended = matches!(self.state, State::Inactive | State::Error);
-        if has_ended && start == self.last_start {
+        let is_previous = match named {
+            Named::Any => false,
+            Named::Start(start) => start == self.previous_start,
+            Named::Number(number) => number == self.previous_number,
+        };
+        if has_ended && self.last_is_called(named) {
             self.told = true;
             self.failure
-        } else if start == self.previous_start {
+        } else if is_previous {
             self.previous_told = true;
             self.previous
         } else {
@@ -375,7 +424,7 @@ impl Block {
         match self.state {
             State::Starting | State::Active => {
                 let was_active = self.state == State::Active;
-                let wake = matches!(self.ask_release(), Release::Asked(_));
+                let wake = matches!(self.ask_release(), Release::Asked(_) | Release::Unstarted(_));
                 self.abandoned = was_active;
                 wake
             }
@@ -402,7 +451,8 @@ impl Block {
     ) -> Result<(), Refusal> {
         self.check_worker(generation, worker)?;
         let told = self.release_asked;
-        self.end(reason);
+        let given_up = self.abandoned && !reason.is_some();
+        self.end(if given_up { Failure::given_up() } else { reason });
         self.told = told;
         Ok(())
     }
@@ -517,14 +567,16 @@ impl Block {
         }
     }
 
-    /// The reason why the block before this one ended though nobody asked, for the first who asks: whoever
+    /// The reason why a block before this one ended though nobody asked, for the first who asks: whoever
     /// ends this block may take it for that one.
     pub fn take_previous_reason(&mut self) -> Failure {
-        if self.previous_told {
-            Failure::NONE
-        } else {
-            self.previous_told = true;
+        let earlier = std::mem::take(&mut self.earlier_untold);
+        if !std::mem::replace(&mut self.previous_told, true) {
             self.previous
+        } else if earlier {
+            Failure::forgotten()
+        } else {
+            Failure::NONE
         }
     }
 
@@ -536,7 +588,7 @@ impl Block {
         } else if self.generation == generation + 1 {
             Some(self.previous)
         } else {
-            Some(forgotten())
+            Some(Failure::forgotten())
         }
     }
 
@@ -549,9 +601,12 @@ impl Block {
             database: self.database,
             failure,
             last_start: self.started(),
+            last_number: self.latest_number(),
             previous_start: self.previous_start,
+            previous_number: self.previous_number,
             previous: self.previous,
             previous_told: self.previous_told,
+            earlier_untold: self.earlier_untold,
             errands: Errands {
                 posted: self.errands.posted,
                 done: self.errands.posted,

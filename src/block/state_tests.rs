@@ -95,7 +95,7 @@ proptest! {
             }
             match event {
                 Event::Begin => {
-                    let begun = slot.begin(DATABASE, REQUESTOR, terms(), now);
+                    let begun = slot.begin(DATABASE, now, REQUESTOR, terms(), now);
                     prop_assert_eq!(begun.is_ok(), before.state == State::Inactive);
                     if let Ok(generation) = begun {
                         prop_assert!(generation > before.generation);
@@ -130,7 +130,10 @@ proptest! {
                         State::Releasing if before.release_asked => {
                             prop_assert_eq!(release, Release::Joined(before.generation));
                         }
-                        State::Starting | State::Active | State::Releasing => {
+                        State::Starting => {
+                            prop_assert_eq!(release, Release::Unstarted(before.generation));
+                        }
+                        State::Active | State::Releasing => {
                             prop_assert_eq!(release, Release::Asked(before.generation));
                         }
                     }
@@ -208,7 +211,7 @@ proptest! {
 /// A slot whose first block could not be started.
 fn after_a_failed_start() -> (Block, u64) {
     let mut slot = Block::UNUSED;
-    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    let first = slot.begin(DATABASE, 1, REQUESTOR, terms(), 1).expect("free");
     slot.adopt(first, process(0)).expect("first");
     slot.fail(first, process(0), failure("no such host")).expect("own");
     (slot, first)
@@ -217,7 +220,7 @@ fn after_a_failed_start() -> (Block, u64) {
 /// A slot with an active block.
 fn active() -> (Block, u64) {
     let mut slot = Block::UNUSED;
-    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    let first = slot.begin(DATABASE, 1, REQUESTOR, terms(), 1).expect("free");
     slot.adopt(first, process(0)).expect("first");
     slot.activate(first, process(0), 1, 2).expect("all held");
     (slot, first)
@@ -226,7 +229,7 @@ fn active() -> (Block, u64) {
 #[test]
 fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
     let (mut slot, first) = after_a_failed_start();
-    slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
+    slot.begin(DATABASE, 2, REQUESTOR, terms(), 2).expect("free again");
     let outcome = slot.outcome(first).expect("it has ended");
     assert_eq!(outcome.message.as_str(), "no such host");
     assert!(slot.outcome(first + 1).is_none(), "the second one lives");
@@ -235,7 +238,7 @@ fn a_requestor_learns_how_its_block_ended_although_another_has_begun() {
 #[test]
 fn an_end_is_known_although_the_next_block_has_ended_too() {
     let (mut slot, first) = after_a_failed_start();
-    let second = slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
+    let second = slot.begin(DATABASE, 2, REQUESTOR, terms(), 2).expect("free again");
     slot.abandon(second);
     assert_eq!(slot.state, State::Inactive);
     let outcome = slot.outcome(first).expect("it has ended");
@@ -246,9 +249,9 @@ fn an_end_is_known_although_the_next_block_has_ended_too() {
 #[test]
 fn an_end_that_is_forgotten_does_not_pass_for_a_good_one() {
     let (mut slot, first) = after_a_failed_start();
-    let second = slot.begin(DATABASE, REQUESTOR, terms(), 2).expect("free again");
+    let second = slot.begin(DATABASE, 2, REQUESTOR, terms(), 2).expect("free again");
     slot.abandon(second);
-    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
     assert!(slot.outcome(first).expect("it has ended").is_some());
 }
 
@@ -268,10 +271,31 @@ fn a_requestor_that_left_is_no_other_session() {
     assert_eq!(slot.ask_release(), Release::GivenUp(first));
     // While it was being started, nothing was ever under it.
     let mut slot = Block::UNUSED;
-    let first = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    let first = slot.begin(DATABASE, 1, REQUESTOR, terms(), 1).expect("free");
     slot.adopt(first, process(0)).expect("first");
     slot.abandon(first);
-    assert_eq!(slot.ask_release(), Release::Asked(first));
+    assert_eq!(slot.ask_release(), Release::Unstarted(first));
+}
+
+/// The page tells scripts to believe the result alone, so what they have to know is in the reason of the status too.
+#[test]
+fn a_block_that_its_caller_gave_up_says_so_afterwards() {
+    let (mut slot, first) = active();
+    slot.abandon(first);
+    slot.finish(first, process(0), Failure::NONE).expect("own");
+    assert!(slot.failure.message.as_str().contains("given it up"), "{:?}", slot.failure);
+    // Nobody was told that it was active, so nobody takes the next one for it.
+    slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
+    assert!(!slot.take_previous_reason().is_some());
+}
+
+#[test]
+fn an_error_that_was_cleared_stays_in_the_status() {
+    let (mut slot, first) = active();
+    slot.fail(first, process(0), failure("lost")).expect("own");
+    assert_eq!(slot.ask_release(), Release::Cleared);
+    assert_eq!((slot.state, slot.failure.message.as_str()), (State::Inactive, "lost"));
+    assert!(!slot.take_end_reason().is_some(), "told");
 }
 
 /// Somebody else has unblocked mine, and begun another: that one is not mine to release.
@@ -281,24 +305,30 @@ fn who_names_a_block_releases_no_other() {
     let mine = slot.started();
     assert_eq!(slot.ask_release(), Release::Asked(first));
     slot.finish(first, process(0), Failure::NONE).expect("own");
-    let second = slot.begin(DATABASE, REQUESTOR, terms(), 7).expect("free again");
+    let second = slot.begin(DATABASE, 7, REQUESTOR, terms(), 7).expect("free again");
     slot.adopt(second, process(1)).expect("first");
-    assert_eq!(slot.ask_release_of(mine), Release::Over);
-    assert!(!slot.release_asked);
-    slot.activate(second, process(1), 1, 9).expect("all held");
-    assert_eq!(slot.ask_release_of(mine), Release::Over);
-    assert_eq!(slot.state, State::Active, "it goes on");
-    // As the status shows it now, and as it showed it while the block was being started.
-    for start in [9, 7] {
-        let mut copy = slot;
-        assert_eq!(copy.ask_release_of(start), Release::Asked(second));
+    for mine in [Named::Start(mine), Named::Number(1)] {
+        let mut slot = slot;
+        assert_eq!(slot.ask_release_of(mine), Release::Over);
+        assert!(!slot.release_asked);
+        slot.activate(second, process(1), 1, 9).expect("all held");
+        assert_eq!(slot.ask_release_of(mine), Release::Over);
+        assert_eq!(slot.state, State::Active, "it goes on");
+        // As the status shows it now, and as it showed it while the block was being started; its number stays.
+        for other in [Named::Start(9), Named::Start(7), Named::Number(7)] {
+            let mut copy = slot;
+            assert_eq!(copy.ask_release_of(other), Release::Asked(second));
+        }
+        // Nor is its error mine to clear.
+        slot.fail(second, process(1), failure("lost")).expect("own");
+        assert_eq!(slot.ask_release_of(mine), Release::Over);
+        assert_eq!(slot.state, State::Error);
+        for other in [Named::Start(9), Named::Number(7)] {
+            let mut slot = slot;
+            assert_eq!(slot.ask_release_of(other), Release::Cleared);
+            assert_eq!(slot.ask_release_of(other), Release::Over);
+        }
     }
-    // Nor is its error mine to clear.
-    slot.fail(second, process(1), failure("lost")).expect("own");
-    assert_eq!(slot.ask_release_of(mine), Release::Over);
-    assert_eq!(slot.state, State::Error);
-    assert_eq!(slot.ask_release_of(9), Release::Cleared);
-    assert_eq!(slot.ask_release_of(9), Release::Over);
 }
 
 #[test]
@@ -306,13 +336,15 @@ fn who_names_a_block_hears_why_that_one_ended() {
     let (mut slot, first) = active();
     let mine = slot.started();
     slot.finish(first, process(0), failure("expired")).expect("own");
-    let mut later = slot;
-    assert_eq!(slot.take_reason_of(mine).message.as_str(), "expired");
-    assert!(!slot.take_end_reason().is_some(), "told");
-    later.begin(DATABASE, REQUESTOR, terms(), 7).expect("free again");
-    assert_eq!(later.take_reason_of(mine).message.as_str(), "expired");
-    assert!(!later.take_previous_reason().is_some(), "told");
-    assert!(!later.take_reason_of(7).is_some(), "that one lives");
+    for mine in [Named::Start(mine), Named::Number(1)] {
+        let (mut slot, mut later) = (slot, slot);
+        assert_eq!(slot.take_reason_of(mine).message.as_str(), "expired");
+        assert!(!slot.take_end_reason().is_some(), "told");
+        later.begin(DATABASE, 7, REQUESTOR, terms(), 7).expect("free again");
+        assert_eq!(later.take_reason_of(mine).message.as_str(), "expired");
+        assert!(!later.take_previous_reason().is_some(), "told");
+        assert!(!later.take_reason_of(Named::Number(7)).is_some(), "that one lives");
+    }
 }
 
 /// Whose block expired unseen may unblock the next one and take it for the own.
@@ -320,9 +352,30 @@ fn who_names_a_block_hears_why_that_one_ended() {
 fn whoever_ends_a_block_hears_that_the_one_before_had_expired() {
     let (mut slot, first) = active();
     slot.finish(first, process(0), failure("expired")).expect("own");
-    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
     assert_eq!(slot.take_previous_reason().message.as_str(), "expired");
     assert!(!slot.take_previous_reason().is_some(), "told once");
+}
+
+/// A start that failed meanwhile does not make that unseen.
+#[test]
+fn an_end_that_nobody_heard_of_outlives_a_failed_start() {
+    let (mut slot, first) = active();
+    slot.finish(first, process(0), failure("expired")).expect("own");
+    let second = slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
+    slot.adopt(second, process(1)).expect("first");
+    slot.fail(second, process(1), failure("no such host")).expect("own");
+    slot.begin(DATABASE, 4, REQUESTOR, terms(), 4).expect("free again");
+    assert!(slot.take_previous_reason().is_some());
+    assert!(!slot.take_previous_reason().is_some(), "told once");
+}
+
+#[test]
+fn how_another_databases_block_ended_is_nothing_to_this_one() {
+    let (mut slot, first) = active();
+    slot.finish(first, process(0), failure("expired")).expect("own");
+    slot.begin(DATABASE + 1, 3, REQUESTOR, terms(), 3).expect("free again");
+    assert!(!slot.take_previous_reason().is_some());
 }
 
 #[test]
@@ -330,11 +383,11 @@ fn nobody_hears_twice_of_an_end() {
     let (mut slot, first) = active();
     slot.finish(first, process(0), failure("expired")).expect("own");
     assert_eq!(slot.take_end_reason().message.as_str(), "expired");
-    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
     assert!(!slot.take_previous_reason().is_some());
     // Nor of a failed start, which its requestor was told of.
     let (mut slot, _) = after_a_failed_start();
-    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
     assert!(!slot.take_previous_reason().is_some());
 }
 
@@ -345,7 +398,7 @@ fn a_reason_that_somebody_was_told_stays_for_those_who_wait() {
     slot.finish(first, process(0), failure("a node did not confirm")).expect("own");
     // Another session unblocks, and yet another begins, before the one that waits has looked.
     assert!(!slot.take_end_reason().is_some(), "it did not end by itself");
-    slot.begin(DATABASE, REQUESTOR, terms(), 3).expect("free again");
+    slot.begin(DATABASE, 3, REQUESTOR, terms(), 3).expect("free again");
     assert!(
         !slot.take_previous_reason().is_some(),
         "nor is the next block's end the place to say so"
@@ -357,7 +410,7 @@ fn a_reason_that_somebody_was_told_stays_for_those_who_wait() {
 #[test]
 fn a_block_given_up_before_it_has_a_worker_is_over_at_once() {
     let mut slot = Block::UNUSED;
-    let generation = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    let generation = slot.begin(DATABASE, 1, REQUESTOR, terms(), 1).expect("free");
     slot.abandon(generation);
     assert_eq!(slot.state, State::Inactive);
     assert_eq!(slot.adopt(generation, process(0)), Err(Refusal::Stale), "the worker comes late");
@@ -366,7 +419,7 @@ fn a_block_given_up_before_it_has_a_worker_is_over_at_once() {
 #[test]
 fn a_recycled_pid_in_another_place_is_another_process() {
     let mut slot = Block::UNUSED;
-    let generation = slot.begin(DATABASE, REQUESTOR, terms(), 1).expect("free");
+    let generation = slot.begin(DATABASE, 1, REQUESTOR, terms(), 1).expect("free");
     slot.adopt(generation, process(0)).expect("first");
     let recycled = ProcessId { place: 99, ..process(0) };
     assert_eq!(slot.activate(generation, recycled, 1, 2), Err(Refusal::Stale));
@@ -376,7 +429,7 @@ fn a_recycled_pid_in_another_place_is_another_process() {
 #[test]
 fn an_extension_moves_the_deadline() {
     let mut slot = Block::UNUSED;
-    let generation = slot.begin(DATABASE, REQUESTOR, terms(), 0).expect("free");
+    let generation = slot.begin(DATABASE, 0, REQUESTOR, terms(), 0).expect("free");
     slot.adopt(generation, process(0)).expect("first");
     slot.activate(generation, process(0), 1, 1_000_000).expect("all held");
     assert!(!slot.expired(1_999_999));

@@ -321,7 +321,7 @@ impl From<&CloneError> for Report {
                     .hint("See the page on the clone split, \"When something was ended by hand\".")
             }
             CloneError::WorkerVanished => {
-                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                Report::new(ERRCODE_SYSTEM_ERROR, message)
                     .detail("The server's log says why.")
                     .hint("The next call of citus_promote_clone_and_rebalance(), or the next start of the server, goes on from the step that citus_clone_status() shows.")
             }

@@ -6,7 +6,7 @@ use super::slot;
 use super::worker::{Phase, Worker};
 use super::world::{Size, WRITERS, World};
 use super::writers::Image;
-use crate::block::state::{Failure, Release, State};
+use crate::block::state::{Failure, Named, Release, State};
 
 /// Where a caller of `citus_block_writes_for_backup` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -163,9 +163,10 @@ impl World {
             return false;
         };
         let named = rules.has(Rule::OwnBlockIsNamed).then_some(own);
-        let Asked { release, failure, earlier } = self.ask_release(rules, named);
+        let Asked { release, earlier } = self.ask_release(rules, named);
         match release {
             Release::Asked(generation)
+            | Release::Unstarted(generation)
             | Release::Joined(generation)
             | Release::GivenUp(generation) => {
                 let generation = generation as u8;
@@ -174,8 +175,7 @@ impl World {
                     && (!earlier.is_some() || !rules.has(Rule::EarlierEndsAreTold));
                 self.operator.call = Call::Waits { generation, vouches };
             }
-            Release::Cleared => self.operator.hears(!failure.is_some()),
-            Release::Nothing | Release::Over => self.operator.hears(false),
+            Release::Cleared | Release::Nothing | Release::Over => self.operator.hears(false),
         }
         true
     }
@@ -210,27 +210,28 @@ impl World {
         self.slot.post_extension()
     }
 
-    /// `control::ask_release`, of any block or of the one with this index, named by its start.
+    /// `control::ask_release`, of any block or of the one with this index, named by its number.
     fn ask_release(&mut self, rules: Rules, named: Option<u8>) -> Asked {
         self.reap(rules);
+        let named = named.map_or(Named::Any, |own| Named::Number(slot::start_of(own)));
         if self.slot.generation == 0 {
-            let (failure, earlier) = (Failure::NONE, Failure::NONE);
-            let release = if named.is_some() { Release::Over } else { Release::Nothing };
-            return Asked { release, failure, earlier };
+            let release = if named == Named::Any { Release::Nothing } else { Release::Over };
+            return Asked { release, earlier: Failure::NONE };
         }
         let was_inactive = self.slot.state == State::Inactive;
         let asked = self.slot.act(|block| {
-            if let Some(start) = named.map(slot::start_of) {
-                let (failure, earlier) = (block.take_reason_of(start), Failure::NONE);
-                return Asked { release: block.ask_release_of(start), failure, earlier };
-            }
-            let (failure, earlier) = match block.state {
-                State::Inactive => (block.take_end_reason(), Failure::NONE),
-                State::Starting | State::Active | State::Releasing | State::Error => {
-                    (block.failure, block.take_previous_reason())
+            let earlier = match (named, block.state) {
+                (Named::Any, State::Inactive) => {
+                    block.take_end_reason();
+                    Failure::NONE
+                }
+                (Named::Any, _) => block.take_previous_reason(),
+                (Named::Start(_) | Named::Number(_), _) => {
+                    block.take_reason_of(named);
+                    Failure::NONE
                 }
             };
-            Asked { release: block.ask_release(), failure, earlier }
+            Asked { release: block.ask_release_of(named), earlier }
         });
         if was_inactive && !rules.has(Rule::ReasonsStay) {
             self.slot.failed = false;
@@ -279,6 +280,5 @@ impl World {
 /// What asking for the release found.
 struct Asked {
     release: Release,
-    failure: Failure,
     earlier: Failure,
 }

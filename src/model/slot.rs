@@ -21,7 +21,7 @@ const NOW: Moment = 1_000_000;
 /// Microseconds in a tick, which is the millisecond of [`Terms`].
 const TICK: Moment = 1_000;
 
-/// When the block with this index began, as its status shows it: no two at the same moment, and all within
+/// When the block with this index began, which is its number too: no two at the same moment, and all within
 /// one tick, so that time is no part of a state.
 pub fn start_of(index: u8) -> Moment {
     NOW + Moment::from(index)
@@ -92,7 +92,7 @@ impl Slot {
     pub fn begin(&mut self, index: u8) -> Option<u8> {
         self.forgotten = index - self.generation;
         let now = start_of(index);
-        let begun = self.act(|block| block.begin(DATABASE, caller(index), TERMS, now));
+        let begun = self.act(|block| block.begin(DATABASE, now, caller(index), TERMS, now));
         begun.ok().map(small)
     }
 
@@ -153,8 +153,11 @@ impl Slot {
             terms: TERMS,
             begun_at: if self.is_live() { start } else { 0 },
             active_at: if is_active { start } else { 0 },
+            number: if self.is_live() { start } else { 0 },
             last_start: if self.is_live() { start_before } else { start },
+            last_number: if self.is_live() { start_before } else { start },
             previous_start: start_before,
+            previous_number: start_before,
             failure: failure(self.failed),
             told: self.told,
             previous: failure(self.previous_failed),

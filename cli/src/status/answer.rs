@@ -76,6 +76,9 @@ pub struct Block {
     pub node_count: Option<i32>,
     pub expires_at: Option<DateTime<Utc>>,
     pub error: Option<String>,
+    /// Its number, or that of the last one, which `error` tells of.  None before 0.2.0.
+    pub block_id: Option<i64>,
+    pub mode: Option<String>,
 }
 
 /// A row of `citus_backup_block_nodes()`.

@@ -22,8 +22,13 @@ pub fn status(server: &mut Server<'_>) -> Result<Status, Failure> {
     let home: String = who.get("home")?;
     let call = |columns: &str, function: &str| format!("SELECT {columns} FROM {home}.{function}()");
 
+    let number_and_mode = if who.is_true("has_numbers")? {
+        "block_id, mode"
+    } else {
+        "NULL::bigint AS block_id, NULL::text AS mode"
+    };
     let columns = format!(
-        "state, worker_pid, requestor_pid, {}, timeout_ms, node_count, {}, error",
+        "state, worker_pid, requestor_pid, {}, timeout_ms, node_count, {}, error, {number_and_mode}",
         utc("block_start_time"),
         utc("expires_at")
     );
@@ -82,6 +87,8 @@ fn who_sql() -> String {
        to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL AS has_catalog,
        EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citus_fence') AS available,
        e.extversion AS citus_fence, quote_ident(n.nspname) AS home,
+       (SELECT 'block_id' = ANY (proargnames) FROM pg_proc
+         WHERE oid = to_regprocedure(quote_ident(n.nspname) || '.citus_backup_block_status()')) AS has_numbers,
        {}, {}
   FROM (VALUES (now())) AS one(asked_at)
        LEFT JOIN pg_extension e ON e.extname = 'citus_fence'
@@ -141,6 +148,8 @@ fn block(row: Row<'_>) -> Result<Block, RemoteError> {
         node_count: row.maybe("node_count")?,
         expires_at: time(row, "expires_at")?,
         error: row.maybe("error")?,
+        block_id: row.maybe("block_id")?,
+        mode: row.maybe("mode")?,
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::answer::{Node, State, Status, WaitingSession};
+use super::answer::{Block, Node, State, Status, WaitingSession};
 use crate::units::spell;
 
 /// How much of a waiter's statement is shown.
@@ -57,9 +57,13 @@ fn block(status: &Status) -> String {
     let what = match block.state {
         State::Inactive => "no block".to_owned(),
         State::Error => "no block; the last one failed".to_owned(),
-        State::Starting => format!("a block is being started{}", since(block.block_start_time)),
-        State::Releasing => format!("a block is being released{}", since(block.block_start_time)),
-        State::Active => format!("a block is active{}", since(block.block_start_time)),
+        State::Starting => {
+            format!("{} is being started{}", named(block), since(block.block_start_time))
+        }
+        State::Releasing => {
+            format!("{} is being released{}", named(block), since(block.block_start_time))
+        }
+        State::Active => format!("{} is active{}", named(block), since(block.block_start_time)),
     };
     match block.expires_at {
         Some(end) => format!(
@@ -68,6 +72,15 @@ fn block(status: &Status) -> String {
             spell(between(status.asked_at, end))
         ),
         None => format!("{what}: {place}"),
+    }
+}
+
+/// What it is called, and in which mode it is.
+fn named(block: &Block) -> String {
+    let mode = block.mode.as_deref().map_or(String::new(), |mode| format!(" (mode {mode})"));
+    match block.block_id {
+        Some(number) => format!("block {number}{mode}"),
+        None => "a block".to_owned(),
     }
 }
 

@@ -13,8 +13,8 @@ pub use heard::Heard;
 pub use load::Load;
 pub use spread::Spread;
 pub use stuck::StuckCommit;
-pub use test_cluster::postgres::Client;
 use test_cluster::postgres::error::DbError;
+pub use test_cluster::postgres::{Client, NoTls};
 pub use test_cluster::{Bank, Cluster, Engine, PATIENCE, Result, Server, wait_until};
 
 /// Begins a block, with the default timeout.
@@ -110,6 +110,20 @@ pub fn prove_usable(cluster: &Cluster) -> Result<()> {
     }
     assert!(call(&mut client, UNBLOCK), "its release");
     wait_until_free(cluster, Duration::from_secs(1))
+}
+
+/// Begins a block, and gives its number.
+pub fn start(client: &mut Client, arguments: &str) -> i64 {
+    let sql = format!("SELECT citus_backup_block_start({arguments})");
+    client.query_one(&sql, &[]).unwrap_or_else(|error| panic!("{sql}: {}", words(&error))).get(0)
+}
+
+/// Why the last block did not last, as the status says.
+pub fn reason(client: &mut Client) -> Option<String> {
+    client
+        .query_one("SELECT error FROM citus_backup_block_status()", &[])
+        .unwrap_or_else(|error| panic!("status: {}", words(&error)))
+        .get(0)
 }
 
 /// Runs one statement in a thread of its own; the handle gives its result.

@@ -1,10 +1,10 @@
 //! A backup role without superuser does the whole backup; nobody else does; the status is for all.
 
-use fence_tests::{BLOCK, Cluster, Engine, UNBLOCK, call, on_each_engine, refusal, state};
+use fence_tests::{BLOCK, Cluster, Engine, UNBLOCK, call, on_each_engine, refusal, start, state};
 
 /// The grants of the operations page.
-const GRANTS: &str = "GRANT EXECUTE ON FUNCTION citus_block_writes_for_backup(int), \
-    citus_unblock_writes_for_backup(), citus_extend_backup_block(int), citus_backup_block_nodes(), \
+const GRANTS: &str = "GRANT EXECUTE ON FUNCTION citus_backup_block_start(int, text), \
+    citus_backup_block_stop(bigint), citus_backup_block_extend(bigint, int), citus_backup_block_nodes(), \
     citus_backup_block_waiters(), citus_backup_restore_point(text) TO backup";
 
 #[test]
@@ -22,7 +22,7 @@ fn a_granted_role_does_the_whole_backup_and_others_do_nothing() {
             .expect("a role")
             .get(0);
         assert!(!is_superuser);
-        assert!(call(&mut backup, BLOCK));
+        let number = start(&mut backup, "");
         let nodes =
             backup.query("SELECT * FROM citus_backup_block_nodes()", &[]).expect("a manifest");
         assert_eq!(nodes.len(), 3);
@@ -31,7 +31,8 @@ fn a_granted_role_does_the_whole_backup_and_others_do_nothing() {
             .query("SELECT * FROM citus_backup_restore_point('nightly')", &[])
             .expect("points");
         assert_eq!(points.len(), 3);
-        backup.query("SELECT citus_extend_backup_block(60000)", &[]).expect("an extension");
+        let extend = format!("SELECT citus_backup_block_extend({number}, 60000)");
+        backup.query(&extend, &[]).expect("an extension");
         assert_eq!(state(&mut backup), "active");
 
         let mut other = cluster.coordinator().connect_as("nobody_special", None)?;
@@ -40,6 +41,10 @@ fn a_granted_role_does_the_whole_backup_and_others_do_nothing() {
             BLOCK,
             UNBLOCK,
             "SELECT citus_extend_backup_block(1000)",
+            "SELECT citus_backup_block_start()",
+            &format!("SELECT citus_backup_block_stop({number})"),
+            &format!("SELECT citus_backup_block_extend({number}, 1000)"),
+            "SELECT citus_unblock_backup_block(now())",
             "SELECT * FROM citus_backup_block_nodes()",
             "SELECT * FROM citus_backup_block_waiters()",
             "SELECT * FROM citus_backup_restore_point('x')",
@@ -48,7 +53,47 @@ fn a_granted_role_does_the_whole_backup_and_others_do_nothing() {
             assert_eq!(refusal(&mut other, sql).code().code(), "42501", "{sql}");
         }
         assert_eq!(state(&mut backup), "active", "a refused call changed something");
-        assert!(call(&mut backup, UNBLOCK));
+        assert!(call(&mut backup, &format!("SELECT citus_backup_block_stop({number})")));
+        Ok(())
+    });
+}
+
+/// Who may call them is what EXECUTE says, as with pg_promote().
+#[test]
+fn switching_to_read_only_can_be_granted() {
+    const SWITCHES: [&str; 4] = [
+        "SELECT alter_system_read_only()",
+        "SELECT alter_system_read_write()",
+        "SELECT citus_set_cluster_read_only()",
+        "SELECT citus_set_cluster_read_write()",
+    ];
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let coordinator = cluster.coordinator();
+        coordinator.execute("CREATE ROLE operator LOGIN; CREATE TABLE kept (n int)")?;
+        let mut operator = coordinator.connect_as("operator", None)?;
+        for sql in SWITCHES {
+            assert_eq!(refusal(&mut operator, sql).code().code(), "42501", "{sql}");
+        }
+        coordinator.execute(
+            "GRANT EXECUTE ON FUNCTION alter_system_read_only(boolean), alter_system_read_write(), \
+             citus_set_cluster_read_only(), citus_set_cluster_read_write() TO operator",
+        )?;
+        let state = "SELECT state FROM citus_fence.stat_gate";
+        for (sql, then) in SWITCHES.into_iter().zip(["read-only", "read-write"].into_iter().cycle())
+        {
+            // Whoever has it may end a superuser's session too.
+            let mut writer = cluster.connect(0)?;
+            if then == "read-only" && sql.contains("alter_system") {
+                writer.batch_execute("BEGIN; INSERT INTO kept VALUES (1)").expect("a writer");
+            }
+            operator
+                .batch_execute(sql)
+                .unwrap_or_else(|error| panic!("{sql}: {}", fence_tests::words(&error)));
+            for node in cluster.nodes().iter().take(if sql.contains("cluster") { 2 } else { 1 }) {
+                assert_eq!(node.query_value(state)?, then, "{sql} on {}", node.name());
+            }
+        }
         Ok(())
     });
 }

@@ -60,6 +60,33 @@ fn the_schema_of_a_release_works_with_this_library() {
     });
 }
 
+/// A function that has got more columns is the one that it was: to whom it was granted, and what is built on it.
+#[test]
+fn grants_and_views_outlive_the_update() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let coordinator = cluster.coordinator();
+        coordinator.execute("CREATE ROLE operator")?;
+        for from in released() {
+            recreate(&cluster, &from)?;
+            coordinator.execute(
+                "GRANT EXECUTE ON FUNCTION citus_backup_block_nodes() TO operator; \
+                 CREATE VIEW shown AS SELECT * FROM citus_backup_block_status()",
+            )?;
+            update(&cluster, current())?;
+            let may = "SELECT has_function_privilege('operator', 'citus_backup_block_nodes()', 'EXECUTE')";
+            assert_eq!(coordinator.query_value(may)?, "t");
+            assert_eq!(coordinator.query_value("SELECT state FROM shown")?, "inactive");
+            coordinator.execute("SELECT citus_backup_block_start()")?;
+            let both =
+                "SELECT (SELECT state FROM shown) || ' ' || mode FROM citus_backup_block_status()";
+            assert_eq!(coordinator.query_value(both)?, "active 2pc");
+            coordinator.execute("SELECT citus_unblock_writes_for_backup(); DROP VIEW shown")?;
+        }
+        Ok(())
+    });
+}
+
 /// What an upgrade script may forget or do wrongly, and the words that the comparison has for it.
 const WRONG: &[(&str, &str)] = &[
     (

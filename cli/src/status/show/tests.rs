@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::super::answer::{Answerer, Block};
+use super::super::answer::Answerer;
 use super::*;
 use crate::exit::Exit;
 
@@ -34,6 +34,8 @@ fn blocked() -> Status {
             node_count: Some(1),
             expires_at: Some(at(300)),
             error: None,
+            block_id: Some(825_681_600_000_000),
+            mode: Some("2pc".into()),
         },
         nodes: Some(vec![Node {
             nodeid: Some(1),
@@ -71,6 +73,8 @@ fn unblocked() -> Status {
         node_count: None,
         expires_at: None,
         error: None,
+        block_id: None,
+        mode: None,
     };
     status.nodes = None;
     status.waiters = None;
@@ -81,13 +85,20 @@ fn unblocked() -> Status {
 fn a_block_in_lines() {
     assert_eq!(
         lines(&blocked()),
-        "a block is active, since 2026-03-01 12:00:00 UTC (12 s ago), ends by itself at 12:05:00 UTC \
+        "block 825681600000000 (mode 2pc) is active, since 2026-03-01 12:00:00 UTC (12 s ago), ends by itself at 12:05:00 UTC \
          (in 4 min 48 s): database \"shop\" of c:5432\n\
          asked for by process 11, held by worker process 10, on 1 node\n\
          node c:5432 (group 0): held by process 10, WAL 0/3000060 on timeline 1\n  \
          process 99 (app) waits for 2.0 s: COMMIT \u{fffd}[2J\n"
     );
     assert_eq!(blocked().exit(), Exit::Done);
+}
+
+#[test]
+fn a_block_of_a_release_without_numbers_is_shown_too() {
+    let mut status = blocked();
+    (status.block.block_id, status.block.mode) = (None, None);
+    assert!(lines(&status).starts_with("a block is active, since"), "{}", lines(&status));
 }
 
 #[test]
@@ -136,7 +147,8 @@ fn the_shape_of_the_json() {
             "block": {
                 "state": "active", "worker_pid": 10, "requestor_pid": 11,
                 "block_start_time": "2026-03-01T12:00:00Z", "timeout_ms": 300_000, "node_count": 1,
-                "expires_at": "2026-03-01T12:05:00Z", "error": null
+                "expires_at": "2026-03-01T12:05:00Z", "error": null,
+                "block_id": 825_681_600_000_000_i64, "mode": "2pc"
             },
             "nodes": [{
                 "nodeid": 1, "groupid": 0, "nodename": "c", "nodeport": 5432, "backend_pid": 10,
