@@ -104,7 +104,7 @@ COMMENT ON FUNCTION citus_fence.reserved_for() IS
 COMMENT ON VIEW citus_fence.stat_gate IS
 'the gates of this node: state (read-write, closing, read-only; standby in recovery; reserved for a clone), which gates of this database are held closed, since when and at which position the node is read-only, since the server''s start: writes refused, transactions that waited, sessions ended, and commits that passed no gate, which must stay 0; and for which clone the node is reserved';
 COMMENT ON FUNCTION citus_cluster_read_only_status() IS
-'a row per node: its state (read-write, closing, read-only; standby in recovery; reserved for a clone, which citus_fence.stat_gate there names), the position that no commit is behind where it is read-only, or why it did not answer; coordinator only';
+'a row per node: its state (read-write, closing, read-only; standby in recovery; reserved for a clone, which citus_fence.stat_gate there names), the position that no commit is behind where it is read-only, or why it did not answer, or that it writes in a cluster that is read-only, and what to do; coordinator only';
 -- The plan of a clone split.
 CREATE FUNCTION @extschema@.get_snapshot_based_node_split_plan(
     primary_node_name text,

@@ -21,7 +21,7 @@ COMMENT ON FUNCTION citus_set_cluster_read_only() IS
 COMMENT ON FUNCTION citus_set_cluster_read_write() IS
 'let every node of the cluster write again; nodes that do not answer are named in the error, and the others write; coordinator only, for superusers, and whom they GRANT EXECUTE; errors: 25001, 55000 wrong node or not preloaded, 58000 not all nodes could be switched';
 COMMENT ON FUNCTION citus_cluster_read_only_status() IS
-'a row per node: its state (read-write, closing, read-only; standby in recovery; reserved for a clone, which citus_fence.stat_gate there names), the position that no commit is behind where it is read-only, or why it did not answer; coordinator only';
+'a row per node: its state (read-write, closing, read-only; standby in recovery; reserved for a clone, which citus_fence.stat_gate there names), the position that no commit is behind where it is read-only, or why it did not answer, or that it writes in a cluster that is read-only, and what to do; coordinator only';
 COMMENT ON FUNCTION citus_fence.node_read_only() IS
 'what citus_set_cluster_read_only() calls on each node, behind closed gates';
 COMMENT ON FUNCTION citus_fence.node_read_write() IS

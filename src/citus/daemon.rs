@@ -1,4 +1,4 @@
-//! Citus' maintenance daemon.
+//! Citus' maintenance daemon, and the worker that it starts for the metadata of other nodes.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -11,6 +11,10 @@ const INTERVALS: [&CStr; 3] = [
     c"citus.defer_shard_delete_interval",
     c"citus.recover_2pc_interval",
 ];
+
+/// What the worker runs that the daemon starts, every few seconds anew if need be, to bring the nodes' metadata up to
+/// date.  While one is there the daemon starts no other.
+pub const METADATA_SYNC: &CStr = c"SyncNodeMetadataToNodesMain";
 
 thread_local! {
     /// They are switched off here.

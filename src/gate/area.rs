@@ -7,7 +7,7 @@ use super::reserved_file::Token;
 use super::state_file::Stay;
 use crate::pg::exit::Undo;
 use crate::pg::shmem::{PerProcess, SharedArea, shareable};
-use crate::pg::{ident, process, wal};
+use crate::pg::{ident, interrupts, process, wal};
 
 /// What the node does with writers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub enum Activity {
     Process = 4,
     /// A statement that would leave something broken behind if it were ended in its middle.
     MustFinish = 8,
+    /// An apply worker, likewise; it may have to end what is prepared.
+    Apply = 32,
     /// A statement that commits on its way and, half done, leaves nodes that do not agree.
     InSteps = 16,
 }
@@ -62,6 +64,7 @@ pub struct Node {
     state: AtomicU32,
     lsn: AtomicU64,
     since: AtomicI64,
+    with_cluster: AtomicU32,
     counters: Counters,
     stay: SharedStay,
     reservation: Reservation,
@@ -109,6 +112,15 @@ struct Slot {
     pid: AtomicI32,
     /// The pid of the process that a switch to read-only has told to end.
     victim: AtomicI32,
+    /// The last transaction that has passed a gate: the process' pid, and the number among its own.
+    passed: AtomicU64,
+    /// The pid of the process if it is a background worker of another extension.
+    worker: AtomicI32,
+}
+
+/// A process and a number among its transactions in one word.
+fn transaction(pid: i32, local_xid: u32) -> u64 {
+    u64::from(pid.cast_unsigned()) << 32 | u64::from(local_xid)
 }
 
 shareable! { Node, Slot }
@@ -174,9 +186,11 @@ impl GateArea {
         }
     }
 
-    /// Sleeps until the node lets writers pass.  Serves interrupts.
+    /// Sleeps until the node lets writers pass.  Serves interrupts, and a termination whatever the process has made
+    /// of that signal; when the server stops, the process ends.
     pub fn wait_for_reopening(&self, node: &Node) {
-        self.0.sleep_until(|| node.state() == NodeState::ReadWrite);
+        let _served = interrupts::TerminationServed::begin();
+        self.0.sleep_until(|| node.state() == NodeState::ReadWrite, interrupts::end_with_server);
     }
 
     /// Processes that are marked: pid and place.
@@ -230,6 +244,33 @@ impl GateArea {
         }
     }
 
+    /// Notes that this process' transaction has passed a gate, and not only taken its lock.
+    pub fn note_passed(&self, local_xid: u32) {
+        if let Some(slot) = self.my_slot() {
+            slot.passed.store(transaction(process::me().pid, local_xid), Ordering::SeqCst);
+        }
+    }
+
+    /// Notes that this process is a background worker of another extension.
+    pub fn note_worker(&self) {
+        if let Some(slot) = self.my_slot() {
+            slot.worker.store(process::me().pid, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether that process is one.
+    pub fn is_worker(&self, process: process::ProcessId) -> bool {
+        self.slot(process.place)
+            .is_some_and(|slot| slot.worker.load(Ordering::SeqCst) == process.pid)
+    }
+
+    /// Whether that transaction has.
+    pub fn has_passed(&self, process: process::ProcessId, local_xid: u32) -> bool {
+        self.slot(process.place).is_some_and(|slot| {
+            slot.passed.load(Ordering::SeqCst) == transaction(process.pid, local_xid)
+        })
+    }
+
     /// Whether this process was told to end because of a switch to read-only.
     pub fn am_victim(&self) -> bool {
         let me = process::me();
@@ -256,9 +297,16 @@ impl GateArea {
         }
     }
 
+    /// Whether that process is an apply worker.
+    pub fn applies(&self, process: MarkedProcess) -> bool {
+        self.slot(process.place).is_some_and(|slot| {
+            slot.activities.load(Ordering::SeqCst) & Activity::Apply as u32 != 0
+        })
+    }
+
     /// Takes back the mark of a process.
     pub fn unmark_process(&self) {
-        self.unmark(Activity::Process as u32);
+        self.unmark(Activity::Process as u32 | Activity::Apply as u32);
     }
 
     /// Takes back the marks of statements.
@@ -405,6 +453,16 @@ impl Node {
     /// The position noted, 0 where it is unknown.
     pub fn lsn(&self) -> u64 {
         self.lsn.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether it is, or is about to be, read-only with its whole cluster.
+    pub fn set_with_cluster(&self, with_cluster: bool) {
+        self.with_cluster.store(u32::from(with_cluster), Ordering::SeqCst);
+    }
+
+    /// Whether it is read-only with its whole cluster.
+    pub fn is_with_cluster(&self) -> bool {
+        self.with_cluster.load(Ordering::SeqCst) != 0
     }
 
     /// Since when the node is read-only.

@@ -45,6 +45,14 @@ pub enum GateError {
     ReadOnly {
         /// What would have written.
         command: String,
+        /// All of the cluster is.
+        with_cluster: bool,
+    },
+    /// A session that has to be reset before it is used again, and cannot be.
+    #[error("terminating connection because it could not be reset: {why}")]
+    NotReset {
+        /// Why.
+        why: String,
     },
     /// A write on a node that is reserved.
     #[error("cannot execute {command}: this node is reserved for {}", Clone(*.clone))]
@@ -148,6 +156,15 @@ pub enum GateError {
 const IS_BEING_PROMOTED: &str = "It is a clone that is being promoted by citus_promote_clone_and_rebalance(). What is written \
      here before that is done would be lost.";
 
+/// What to do about a node that is read-only: opened by itself, it would write while its cluster does not.
+pub fn how_to_write(with_cluster: bool) -> &'static str {
+    if with_cluster {
+        "The whole cluster is read only. To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();"
+    } else {
+        "To let this node write again, as a superuser: SELECT alter_system_read_write();"
+    }
+}
+
 /// What to do about a reservation that is in the way.
 fn how_to_open(clone: i32) -> String {
     let proper = match clone {
@@ -194,8 +211,13 @@ impl From<&GateError> for Report {
             GateError::HasWritten { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
                 .detail("It deals with the transactions that have written, and its own is one of them.")
                 .hint("Commit or roll back first, and call it again."),
-            GateError::ReadOnly { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
-                .hint("To let this node write again, as a superuser: SELECT alter_system_read_write();"),
+            GateError::ReadOnly { with_cluster, .. } => {
+                Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
+                    .hint(how_to_write(*with_cluster))
+            }
+            GateError::NotReset { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
+                .detail("To drop the session's temporary tables is a write. What its client has left in it must not reach the next one.")
+                .hint("Connect again."),
             GateError::Reserved { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                 .detail(IS_BEING_PROMOTED)
                 .hint("Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is."),

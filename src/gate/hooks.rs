@@ -22,9 +22,14 @@ const VICTIM_MESSAGE: &CStr = c"system is now read only";
 const VICTIM_HINT: &CStr =
     c"Connect again to read.  To let this node write again, as a superuser: SELECT alter_system_read_write();";
 
+/// The same where the whole cluster is switched.
+const VICTIM_CLUSTER_HINT: &CStr = c"Connect again to read.  The whole cluster is read only.  To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
+
 /// What a client can do that was turned away.
 const HINT: &CStr =
     c"To let this node write again, as a superuser: SELECT alter_system_read_write();";
+/// The same where the whole cluster is read-only.
+const CLUSTER_HINT: &CStr = c"The whole cluster is read only. To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
 
 /// The same on a node that is reserved.
 const RESERVED_HINT: &CStr = c"Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is.";
@@ -40,6 +45,8 @@ pub const WATCH: Watch = Watch {
     after_utility: passing::end_with_transaction,
     // The client itself says what this transaction may do.
     before_set_read_only: session::leave_read_only_to_client,
+    before_set_default: session::leave_default_to_client,
+    before_discard: passing::note_reset,
     // Whoever has the session next is somebody else.
     before_reset: reservation::leave,
     minds_function: functions::may_write,
@@ -93,7 +100,9 @@ fn before_plan(plan: &Plan<'_>, statement: Statement) {
     match policy::of_plan(plan) {
         Verdict::Reads => keep_read_only(node),
         Verdict::MayWrite => passing::pass_or_read(node),
-        Verdict::Writes | Verdict::EndsPrepared => passing::pass(node, || statement.name()),
+        Verdict::Writes | Verdict::MovesNode | Verdict::EndsPrepared => {
+            passing::pass(node, || statement.name());
+        }
     }
 }
 
@@ -118,7 +127,7 @@ fn before_utility(utility: Utility<'_>, statement: Statement, stands_alone: bool
             passing::pass_or_read(node);
             false
         }
-        Verdict::Writes => {
+        Verdict::Writes | Verdict::MovesNode => {
             passing::pass(node, || statement.name());
             if stands_alone {
                 AREA.mark(Activity::Statement);
@@ -148,6 +157,7 @@ fn before_function(number: u32) {
     {
         match verdict {
             Verdict::Writes | Verdict::EndsPrepared => passing::pass(node, || name.to_owned()),
+            Verdict::MovesNode => passing::pass_moving_node(node, || name.to_owned()),
             Verdict::MayWrite | Verdict::Reads => passing::pass_or_read(node),
         }
     }
@@ -157,7 +167,9 @@ fn before_function(number: u32) {
 /// become ours, for on a read-only node every transaction is one.
 fn before_report(report: &mut Outgoing<'_>) {
     if report.is_fatal(ERRCODE_ADMIN_SHUTDOWN) && AREA.am_victim() {
-        report.replace(ERRCODE_READ_ONLY_SQL_TRANSACTION, VICTIM_MESSAGE, VICTIM_HINT);
+        let with_cluster = AREA.node().is_some_and(Node::is_with_cluster);
+        let hint = if with_cluster { VICTIM_CLUSTER_HINT } else { VICTIM_HINT };
+        report.replace(ERRCODE_READ_ONLY_SQL_TRANSACTION, VICTIM_MESSAGE, hint);
     }
     if report.is_error(ERRCODE_READ_ONLY_SQL_TRANSACTION)
         && let Some(node) = AREA.node()
@@ -168,7 +180,10 @@ fn before_report(report: &mut Outgoing<'_>) {
             NodeState::Reserved => {
                 report.replace_end(THEIRS, ": this node is reserved for a clone", RESERVED_HINT);
             }
-            _ => report.replace_end(THEIRS, ": system is now read only", HINT),
+            _ => {
+                let hint = if node.is_with_cluster() { CLUSTER_HINT } else { HINT };
+                report.replace_end(THEIRS, ": system is now read only", hint);
+            }
         }
     }
 }

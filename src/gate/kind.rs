@@ -3,14 +3,20 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
+use crate::citus::daemon::METADATA_SYNC;
 use crate::citus::library::LIBRARY as CITUS;
 use crate::pg::session::{self, Process};
 
 /// A kind of process that runs transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody's session, or a background worker of another extension that runs somebody's statements.
+    /// Somebody's session.
     Session,
+    /// A background worker of another extension: there is nobody whom it could tell of a refusal, and it would be
+    /// started anew to be refused again.
+    Worker,
+    /// Citus' worker that brings the nodes' metadata up to date: likewise.
+    MetadataSync,
     /// A background worker of Citus, or of this extension.
     Citus,
     /// An autovacuum worker: writes without statements, and is started anew by itself.
@@ -33,13 +39,20 @@ fn of(process: Process) -> Kind {
         Process::AutovacuumWorker => Kind::Autovacuum,
         Process::ApplyWorker => Kind::Apply,
         Process::ParallelWorker | Process::Launcher => Kind::Exempt,
-        Process::Worker { library } if is_ours_or_citus(library) => Kind::Citus,
-        Process::Worker { .. } => Kind::Session,
+        Process::Worker { library, function }
+            if is(library, CITUS) && function == METADATA_SYNC =>
+        {
+            Kind::MetadataSync
+        }
+        Process::Worker { library, .. } if is(library, CITUS) || is(library, OWN) => Kind::Citus,
+        Process::Worker { .. } => Kind::Worker,
     }
 }
 
-fn is_ours_or_citus(library: &CStr) -> bool {
-    [CITUS, env!("CARGO_PKG_NAME")].iter().any(|known| known.as_bytes() == library.to_bytes())
+const OWN: &str = env!("CARGO_PKG_NAME");
+
+fn is(library: &CStr, known: &str) -> bool {
+    known.as_bytes() == library.to_bytes()
 }
 
 #[cfg(test)]
@@ -49,8 +62,11 @@ mod tests {
 
     #[test]
     fn workers_are_known_by_their_library() {
-        assert_eq!(of(Process::Worker { library: c"citus" }), Kind::Citus);
-        assert_eq!(of(Process::Worker { library: c"citus_fence" }), Kind::Citus);
-        assert_eq!(of(Process::Worker { library: c"pg_cron" }), Kind::Session);
+        let of = |library, function| of(Process::Worker { library, function });
+        assert_eq!(of(c"citus", c"CitusMaintenanceDaemonMain"), Kind::Citus);
+        assert_eq!(of(c"citus", c"SyncNodeMetadataToNodesMain"), Kind::MetadataSync);
+        assert_eq!(of(c"citus_fence", c"citus_fence_worker"), Kind::Citus);
+        assert_eq!(of(c"pg_cron", c"PgCronLauncherMain"), Kind::Worker);
+        assert_eq!(of(c"pg_cron", c"SyncNodeMetadataToNodesMain"), Kind::Worker);
     }
 }

@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::area::{AREA, Activity, Node, NodeState};
 use super::closing::holds_closed;
@@ -16,10 +17,11 @@ use super::kind::{Kind, kind};
 use super::policy::{Gate, gate_of_session};
 use super::{lock, reservation};
 use crate::citus::{daemon, library};
+use crate::guc;
 use crate::pg::elog;
 use crate::pg::ident;
-use crate::pg::session;
 use crate::pg::xact_callbacks as xact;
+use crate::pg::{session, worker};
 use crate::report::Report;
 
 thread_local! {
@@ -30,6 +32,10 @@ thread_local! {
     static ENDING: Cell<u32> = const { Cell::new(0) };
     /// The transaction that has done something that Citus may have sent to other nodes.
     static DISTRIBUTED: Cell<u32> = const { Cell::new(0) };
+    /// The transaction that says on a read-only node where another node is found.
+    static MOVES_NODE: Cell<u32> = const { Cell::new(0) };
+    /// The transaction that is to free the session of what its client has left in it.
+    static RESETTING: Cell<u32> = const { Cell::new(0) };
     /// The statement that the process is marked for has done its work.
     static IS_DONE: Cell<bool> = const { Cell::new(false) };
 }
@@ -69,9 +75,11 @@ pub fn guarded_node() -> Option<&'static Node> {
 /// The gate that this session's transactions pass.
 fn gate() -> Gate {
     match kind() {
-        Kind::Session => session::with_application_name(gate_of_session),
+        Kind::Session | Kind::Worker => session::with_application_name(gate_of_session),
         // What these do was begun through the clients' gate somewhere, or by nobody.
-        Kind::Citus | Kind::Autovacuum | Kind::Apply | Kind::Exempt => Gate::Internal,
+        Kind::Citus | Kind::MetadataSync | Kind::Autovacuum | Kind::Apply | Kind::Exempt => {
+            Gate::Internal
+        }
     }
 }
 
@@ -84,18 +92,85 @@ pub fn pass(node: &Node, command: impl FnOnce() -> String) {
         raise(&GateError::ClosedBySelf { command: command() });
     }
     let gate = gate();
-    if !lock::try_pass(gate) {
-        if session::is_ending() {
-            // Temporary tables are being dropped.  Nobody waits in a process that ends: they are left to
-            // autovacuum, which looks for those whose session is gone.
-            session::end_quietly();
+    loop {
+        // Look first: those who are turned away would keep a switch waiting by turns, each for a moment.
+        if is_admitted(node) {
+            take(gate, node);
+            if go_on_behind(gate, node) {
+                return;
+            }
         }
-        node.counters().waited.fetch_add(1, Ordering::Relaxed);
+        if !awaits_reopening(node) {
+            refuse(node, command());
+        }
+    }
+}
+
+/// The same for a transaction that says where another node is found.  A node that is read-only lets that through, and
+/// nothing else of the transaction: it does not count as one that has passed before it commits.
+pub fn pass_moving_node(node: &Node, command: impl FnOnce() -> String) {
+    if has_passed() || node.state() != NodeState::ReadOnly || xact::has_written() && !moves_node() {
+        return pass(node, command);
+    }
+    if !moves_node() {
+        take(gate(), node);
+        MOVES_NODE.set(session::local_xid());
+    }
+}
+
+fn moves_node() -> bool {
+    MOVES_NODE.get() != 0 && MOVES_NODE.get() == session::local_xid()
+}
+
+/// Takes the gate's lock, and waits for it if need be.
+fn take(gate: Gate, node: &Node) {
+    if lock::try_pass(gate) {
+        return;
+    }
+    if session::is_ending() {
+        // Temporary tables are being dropped.  Nobody waits in a process that ends: they are left to
+        // autovacuum, which looks for those whose session is gone.
+        session::end_quietly();
+    }
+    node.counters().waited.fetch_add(1, Ordering::Relaxed);
+    if is_resetting() {
+        if let Err(report) = worker::catch(|| lock::pass(gate)) {
+            end_unreset(&report.message);
+        }
+    } else {
         lock::pass(gate);
     }
-    if !go_on_behind(gate, node) {
-        refuse(node, command());
+}
+
+/// A background worker of another extension that is turned away waits until the node writes again; whether it has.
+fn awaits_reopening(node: &Node) -> bool {
+    if kind() != Kind::Worker || session::is_ending() {
+        return false;
     }
+    thread_local!(static HAS_SAID: Cell<bool> = const { Cell::new(false) });
+    if !HAS_SAID.replace(true) {
+        elog::log(
+            "this background worker writes, and waits until the system is not read only any more",
+        );
+    }
+    node.counters().waited.fetch_add(1, Ordering::Relaxed);
+    AREA.wait_for_reopening(node);
+    true
+}
+
+/// The session asks, in this transaction, to be freed of what its client has left in it.
+pub fn note_reset() {
+    RESETTING.set(session::local_xid());
+}
+
+fn is_resetting() -> bool {
+    RESETTING.get() != 0 && RESETTING.get() == session::local_xid()
+}
+
+/// A session that could not be reset ends: whoever has it next would find what another has left in it, as poolers
+/// take no notice of the error.
+fn end_unreset(why: &str) -> ! {
+    elog::end(&Report::from(&GateError::NotReset { why: why.to_owned() }))
 }
 
 /// The same for a transaction of which nobody can tell whether it will write.  Whoever is about to close the
@@ -108,6 +183,9 @@ pub fn pass_or_read(node: &Node) {
     }
     let gate = gate();
     while !holds_closed() {
+        if !is_admitted(node) {
+            return session::force_read_only();
+        }
         if lock::try_pass(gate) {
             if !go_on_behind(gate, node) {
                 session::force_read_only();
@@ -137,7 +215,12 @@ fn go_on_behind(gate: Gate, node: &Node) -> bool {
         return false;
     }
     session::take_back_read_only();
-    PASSED.set(session::local_xid());
+    let number = session::local_xid();
+    PASSED.set(number);
+    if kind() == Kind::Worker {
+        AREA.note_worker();
+    }
+    AREA.note_passed(number);
     true
 }
 
@@ -148,12 +231,15 @@ pub fn refuse(node: &Node, command: String) -> ! {
         // An error would be written to the log again and again, and an apply worker might even disable
         // its subscription.
         Kind::Autovacuum | Kind::Apply => session::end_quietly(),
-        Kind::Session | Kind::Citus | Kind::Exempt => {
+        Kind::Session | Kind::Worker | Kind::Citus | Kind::MetadataSync | Kind::Exempt => {
             node.counters().refused.fetch_add(1, Ordering::Relaxed);
+            if is_resetting() {
+                end_unreset("system is now read only");
+            }
             raise(&match node.state() {
                 NodeState::Reserved => GateError::Reserved { command, clone: node.clone_id() },
                 NodeState::ReadWrite | NodeState::Closing | NodeState::ReadOnly => {
-                    GateError::ReadOnly { command }
+                    GateError::ReadOnly { command, with_cluster: node.is_with_cluster() }
                 }
             })
         }
@@ -173,7 +259,12 @@ pub fn before_commit() {
     match kind() {
         Kind::Autovacuum | Kind::Apply => before_commit_of_process(node),
         Kind::Citus => daemon::keep_from_writing(node.state() != NodeState::ReadWrite),
-        Kind::Session | Kind::Exempt => {}
+        Kind::MetadataSync => before_commit_of_metadata_sync(node),
+        Kind::Session => tell_client(node),
+        Kind::Worker | Kind::Exempt => {}
+    }
+    if moves_node() {
+        PASSED.set(session::local_xid());
     }
     if has_passed() {
         return;
@@ -193,15 +284,27 @@ pub fn before_commit() {
 /// connecting to the database, such a process is marked; a switch to read-only ends it.  One that starts
 /// on a read-only node: autovacuum's ends at once, to be started again at the next round, which leaves
 /// nothing in the log; apply's would be started every few seconds with a line each, and so it waits.
+///
+/// While the node is being closed an apply worker goes on for as long as something is prepared: nobody else ends what a
+/// subscription has prepared, and the switch waits for that.  Its end may come behind other transactions in what the
+/// publisher sends, so those pass too.
 fn before_commit_of_process(node: &Node) {
-    AREA.mark(Activity::Process);
+    let activity = if kind() == Kind::Apply { Activity::Apply } else { Activity::Process };
+    AREA.mark(activity);
     if node.state() == NodeState::ReadWrite {
+        CLOSING_SINCE.set(None);
+        return;
+    }
+    if may_finish_prepared(node) {
+        if xact::has_written() {
+            pass_while_closing();
+        }
         return;
     }
     if kind() == Kind::Apply && !xact::has_written() && !session::is_ending() {
         AREA.unmark_process();
         AREA.wait_for_reopening(node);
-        AREA.mark(Activity::Process);
+        AREA.mark(activity);
         if node.state() == NodeState::ReadWrite {
             return;
         }
@@ -209,10 +312,60 @@ fn before_commit_of_process(node: &Node) {
     session::end_quietly();
 }
 
+thread_local! {
+    /// Since when this apply worker finds the node being closed.
+    static CLOSING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Whether this is an apply worker that may go on.  Bounded: where one prepared transaction overlaps the next, there is
+/// no end of it.
+fn may_finish_prepared(node: &Node) -> bool {
+    if kind() != Kind::Apply || node.state() != NodeState::Closing || session::is_ending() {
+        return false;
+    }
+    let since = CLOSING_SINCE.get().unwrap_or_else(Instant::now);
+    CLOSING_SINCE.set(Some(since));
+    let bound = Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64);
+    since.elapsed() < bound && is_any_prepared()
+}
+
+/// Whether a transaction is prepared that has passed a gate.
+pub fn is_any_prepared() -> bool {
+    lock::holders().iter().any(|holder| holder.pid == 0)
+}
+
+/// The mark of this process keeps the switch waiting.
+fn pass_while_closing() {
+    if !has_passed() {
+        lock::pass(gate());
+        let number = session::local_xid();
+        PASSED.set(number);
+        AREA.note_passed(number);
+    }
+}
+
+/// Sessions between nodes are told by what they are refused, and are used again when the node is open.
+fn tell_client(node: &Node) {
+    let is_closed = !is_admitted(node);
+    if (is_closed || session::is_shown()) && gate() == Gate::Client {
+        session::show_read_only(is_closed);
+    }
+}
+
+/// It waits at its first commit, that of connecting, before it has anything to lose.
+fn before_commit_of_metadata_sync(node: &Node) {
+    if node.state() != NodeState::ReadWrite && !xact::has_written() && !session::is_ending() {
+        AREA.wait_for_reopening(node);
+    }
+}
+
 /// PREPARE TRANSACTION takes a number and writes a record whatever the transaction did.
 pub fn before_prepare() {
     if let Some(node) = guarded_node() {
         ENDING.set(session::local_xid());
+        if may_finish_prepared(node) {
+            return pass_while_closing();
+        }
         pass(node, || "PREPARE TRANSACTION".to_owned());
     }
 }
@@ -220,6 +373,7 @@ pub fn before_prepare() {
 /// A statement that failed is not there any more.
 pub fn aborted() {
     IS_DONE.set(false);
+    session::forget_default();
     AREA.unmark_statement();
 }
 
@@ -228,6 +382,7 @@ pub fn ended() {
     if IS_DONE.replace(false) {
         AREA.unmark_statement();
     }
+    session::settle_default();
     if let Some(node) = guarded_node()
         && xact::has_written()
         && PASSED.get() != ENDING.get()

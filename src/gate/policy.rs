@@ -16,6 +16,9 @@ pub enum Verdict {
     MayWrite,
     /// It passes the gate.
     Writes,
+    /// It passes the gate, and a read-only node does not refuse it: it says where another node is found that has failed
+    /// over, and managers repeat it until it is done.
+    MovesNode,
     /// It ends a prepared transaction, which has passed the gate long ago and keeps it until then.
     EndsPrepared,
 }
@@ -99,8 +102,12 @@ pub fn writing_function_of_citus(name: &str) -> Option<(&'static str, Verdict)> 
         let known = names.iter().copied().find(|known| known.strip_suffix("()") == Some(name));
         known.map(|known| (known, verdict))
     };
-    find(&CITUS, Verdict::Writes).or_else(|| find(&CITUS_RUNS_ANYTHING, Verdict::MayWrite))
+    find(&CITUS, Verdict::Writes)
+        .or_else(|| find(&CITUS_MOVES_NODE, Verdict::MovesNode))
+        .or_else(|| find(&CITUS_RUNS_ANYTHING, Verdict::MayWrite))
 }
+
+const CITUS_MOVES_NODE: [&str; 2] = ["citus_update_node()", "master_update_node()"];
 
 const CITUS_RUNS_ANYTHING: [&str; 8] = [
     "master_run_on_worker()",
@@ -113,7 +120,7 @@ const CITUS_RUNS_ANYTHING: [&str; 8] = [
     "run_command_on_workers()",
 ];
 
-const CITUS: [&str; 32] = [
+const CITUS: [&str; 30] = [
     "alter_distributed_table()",
     "alter_table_set_access_method()",
     "citus_activate_node()",
@@ -127,7 +134,6 @@ const CITUS: [&str; 32] = [
     "citus_schema_undistribute()",
     "citus_set_coordinator_host()",
     "citus_set_node_property()",
-    "citus_update_node()",
     "create_distributed_function()",
     "create_distributed_table()",
     "create_reference_table()",
@@ -139,7 +145,6 @@ const CITUS: [&str; 32] = [
     "master_get_new_shardid()",
     "master_remove_node()",
     "master_set_node_property()",
-    "master_update_node()",
     "remove_local_tables_from_metadata()",
     "start_metadata_sync_to_node()",
     "stop_metadata_sync_to_node()",

@@ -20,6 +20,8 @@ pub struct Record {
     pub lsn: u64,
     /// When, in microseconds as `timestamptz` counts them.
     pub since: i64,
+    /// It was switched together with all other nodes of its cluster.
+    pub with_cluster: bool,
     /// Where its own WAL ends, if it was stopped in order and starts as a standby since; 0 where nobody knows.
     pub own_end: u64,
     /// Where the file was written; the first version did not say.
@@ -105,6 +107,7 @@ impl Record {
                 ("timeline", &self.timeline),
                 ("lsn", &self.lsn),
                 ("since", &self.since),
+                ("with_cluster", &u8::from(self.with_cluster)),
                 ("own_end", &self.own_end),
                 ("device", &home.place.device),
                 ("inode", &home.place.inode),
@@ -124,10 +127,12 @@ impl Record {
             timeline: fields.number("timeline")?,
             lsn: fields.number("lsn")?,
             since: fields.number("since")?,
+            with_cluster: false,
             own_end: 0,
             home: None,
         };
         if !is_first {
+            record.with_cluster = fields.number::<u8>("with_cluster")? != 0;
             record.own_end = fields.number("own_end")?;
             record.home = Some(Home {
                 place: Place { device: fields.number("device")?, inode: fields.number("inode")? },
@@ -195,7 +200,15 @@ mod tests {
 
     fn record() -> Record {
         let home = Some(Home::new(PLACE, DIRECTORY));
-        Record { system_identifier: OWN, timeline: 3, lsn: 42, since: -5, own_end: 0, home }
+        Record {
+            system_identifier: OWN,
+            timeline: 3,
+            lsn: 42,
+            since: -5,
+            with_cluster: false,
+            own_end: 0,
+            home,
+        }
     }
 
     fn text() -> Vec<u8> {
@@ -344,12 +357,20 @@ mod tests {
     }
 
     fn any_record() -> impl Strategy<Value = (Record, Home)> {
-        (any::<(u64, u32, u64, i64, u64)>(), any::<(u64, u64)>(), ".*").prop_map(
-            |((system_identifier, timeline, lsn, since, own_end), (device, inode), directory)| {
+        (any::<(u64, u32, u64, i64, u64, bool)>(), any::<(u64, u64)>(), ".*").prop_map(
+            |(numbers, (device, inode), directory)| {
+                let (system_identifier, timeline, lsn, since, own_end, with_cluster) = numbers;
                 let home = Home::new(Place { device, inode }, &directory);
                 let kept = Some(home.clone());
-                let record =
-                    Record { system_identifier, timeline, lsn, since, own_end, home: kept };
+                let record = Record {
+                    system_identifier,
+                    timeline,
+                    lsn,
+                    since,
+                    with_cluster,
+                    own_end,
+                    home: kept,
+                };
                 (record, home)
             },
         )

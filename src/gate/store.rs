@@ -7,7 +7,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::alone::Alone;
 use super::area::{AREA, Node, NodeState};
-use super::error::GateError;
+use super::error::{GateError, how_to_write};
 use super::reservation::UNKNOWN;
 use super::reserved_file::{self, Token};
 use super::state_file::{Judgement, LastStop, Record, Surroundings, judge};
@@ -34,6 +34,7 @@ pub fn write(node: &Node, lsn: u64, since: i64) -> Result<(), GateError> {
         timeline: wal::timeline(),
         lsn,
         since,
+        with_cluster: node.is_with_cluster(),
         own_end: 0,
         home: None,
     })
@@ -213,11 +214,10 @@ fn apply_reservation(node: &Node, judgement: reserved_file::Judgement) {
 }
 
 fn apply(node: &Node, contents: &[u8], judgement: Judgement) {
-    const HINT: &str =
-        "To let this node write again, as a superuser: SELECT alter_system_read_write();";
     let file = FILE.name;
     match judgement {
         Judgement::ReadOnly { record, stay, doubt } => {
+            node.set_with_cluster(record.with_cluster);
             let until = match stay {
                 Some(stay) => {
                     node.set_staying(stay, record.lsn, record.since);
@@ -232,7 +232,7 @@ fn apply(node: &Node, contents: &[u8], judgement: Judgement) {
                 None => elog::log(&format!("system is now read only, as \"{file}\" says{until}")),
                 Some(why) => warn(
                     format!("system is now read only, as \"{file}\" says, although {why}{until}"),
-                    HINT.to_owned(),
+                    how_to_write(record.with_cluster).to_owned(),
                 ),
             }
             // What was decided is not doubted again.  Should it fail, the next start finds out the same.
@@ -247,7 +247,7 @@ fn apply(node: &Node, contents: &[u8], judgement: Judgement) {
             node.set_closed(0, crate::pg::clock::now());
             warn(
                 format!("system is now read only because \"{file}\" is damaged: {what}"),
-                HINT.to_owned(),
+                how_to_write(false).to_owned(),
             );
         }
         Judgement::Void(why) => void(FILE, why),

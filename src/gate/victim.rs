@@ -4,9 +4,16 @@ use super::area::{AREA, MarkedProcess};
 use crate::pg::numbered_lock::Holder;
 use crate::pg::process::{self, ProcessId};
 
-/// Ends the process of a transaction that has passed a gate, if it is still in that transaction.
-pub fn end_holder(holder: Holder) -> bool {
-    holder.pid != 0 && end(holder.pid, |_, local_xid| local_xid == holder.local_xid)
+/// Ends the process of a transaction that has passed a gate, if it is still in that transaction.  Who holds the lock
+/// and has not passed is about to see that the node is closed, and to give it back: he has not written, and stays.
+/// `spares_workers`: background workers of other extensions are not ended.
+pub fn end_holder(holder: Holder, spares_workers: bool) -> bool {
+    holder.pid != 0
+        && end(holder.pid, |process, local_xid| {
+            local_xid == holder.local_xid
+                && AREA.has_passed(process, local_xid)
+                && !(spares_workers && AREA.is_worker(process))
+        })
 }
 
 /// Ends a marked process, if it is still marked.

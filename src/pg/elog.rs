@@ -12,6 +12,12 @@ pub fn raise(report: &Report) -> ! {
     unreachable!("an ERROR does not return")
 }
 
+/// Raises the report as a FATAL error: the session ends.
+pub fn end(report: &Report) -> ! {
+    emit(PgLogLevel::FATAL, report);
+    unreachable!("a FATAL error does not return")
+}
+
 /// Sends the report to the client, or in a background worker to the log.
 pub fn emit(level: PgLogLevel, report: &Report) {
     let mut error =

@@ -35,6 +35,19 @@ pub fn set_over_files(name: &CStr, value: Option<&CStr>) {
     }
 }
 
+/// Sets a setting as the session's own SET would, to the end of the session; or takes that back.
+pub fn set_for_session(name: &CStr, value: Option<&CStr>) {
+    // SAFETY: a C string, and another or null, which stands for what it would be without; copied by the server.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.map_or(std::ptr::null(), CStr::as_ptr),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
+}
+
 static SHOWN: OnceLock<fn() -> bool> = OnceLock::new();
 
 /// Defines a setting that nobody can set, and whose value is what `value` says at the time of the look.

@@ -32,8 +32,12 @@ pub struct Watch {
     pub before_drop: fn(),
     /// When that statement has done its work; not after an error.
     pub after_utility: fn(),
-    /// Before SET TRANSACTION, or SET transaction_read_only.
+    /// Before SET TRANSACTION, SET transaction_read_only, or BEGIN with READ ONLY or READ WRITE.
     pub before_set_read_only: fn(),
+    /// Before the same is said of the transactions to come.
+    pub before_set_default: fn(),
+    /// Before DISCARD ALL and DISCARD TEMP.
+    pub before_discard: fn(),
     /// Before DISCARD ALL, RESET ALL, and whatever says whose the session is.
     pub before_reset: fn(),
     /// Whether one of the server's own functions is to be told of.  Asked for every function of every
@@ -203,6 +207,14 @@ extern "C-unwind" fn before_utility(
     // SAFETY: the server's own pointer.
     if unsafe { statement::sets_read_only(statement) } {
         (watch.before_set_read_only)();
+    }
+    // SAFETY: the server's own pointer.
+    if unsafe { statement::sets_default_read_only(statement) } {
+        (watch.before_set_default)();
+    }
+    // SAFETY: the server's own pointer.
+    if unsafe { statement::discards_tables(statement) } {
+        (watch.before_discard)();
     }
     // SAFETY: the server's own pointer.
     if unsafe { statement::resets_session(statement) } {

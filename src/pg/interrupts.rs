@@ -104,6 +104,69 @@ impl Drop for Cancellable {
     }
 }
 
+/// While it lives, SIGTERM ends this process at its next look for interrupts, as it does a session's, whatever
+/// handler the process has set up: a worker that only notes the signal would wait on.
+pub struct TerminationServed(libc::sigaction);
+
+impl TerminationServed {
+    /// Sets that up.
+    pub fn begin() -> Self {
+        // SAFETY: plain data, for which zeros are valid; the handler is made for signals, and what was there is
+        // put back by Drop.
+        unsafe {
+            let mut before: libc::sigaction = std::mem::zeroed();
+            let mut now: libc::sigaction = std::mem::zeroed();
+            now.sa_sigaction = on_termination as *const () as usize;
+            now.sa_flags = libc::SA_RESTART;
+            libc::sigemptyset(&mut now.sa_mask);
+            libc::sigaction(libc::SIGTERM, &now, &mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for TerminationServed {
+    fn drop(&mut self) {
+        // SAFETY: what was there before.
+        unsafe { libc::sigaction(libc::SIGTERM, &self.0, std::ptr::null_mut()) };
+    }
+}
+
+unsafe extern "C" fn on_termination(_signal: c_int) {
+    // SAFETY: this thread's own variable; flags and a latch that are made for signal handlers.
+    unsafe {
+        let errno = *errno_location();
+        terminate_me();
+        *errno_location() = errno;
+    }
+}
+
+/// Has this process end at its next look for interrupts.  For signal handlers too.
+fn terminate_me() {
+    // Without the boundary that pgrx puts around it: it raises nothing.
+    #[allow(improper_ctypes, reason = "the server's own structures")]
+    unsafe extern "C-unwind" {
+        fn SetLatch(latch: *mut pg_sys::Latch);
+    }
+    // SAFETY: flags of this process, and its latch, which is valid in every process that waits.
+    unsafe {
+        std::ptr::write_volatile(&raw mut pg_sys::ProcDiePending, 1);
+        std::ptr::write_volatile(&raw mut pg_sys::InterruptPending, 1);
+        SetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Ends this process if the server is stopping: it was told so once, and may have noted that just before it began to
+/// wait.
+pub fn end_with_server() {
+    /// The line of the postmaster's file that says what it does.
+    const STATUS: usize = 7;
+    let file = std::fs::read_to_string("postmaster.pid").unwrap_or_default();
+    if file.lines().nth(STATUS).is_some_and(|status| status.trim() == "stopping") {
+        terminate_me();
+    }
+}
+
 /// Whether this worker was told to end.
 pub fn terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)

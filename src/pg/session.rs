@@ -22,6 +22,8 @@ pub enum Process {
     Worker {
         /// The library that it comes from.
         library: &'static CStr,
+        /// What it runs of that.
+        function: &'static CStr,
     },
 }
 
@@ -46,13 +48,13 @@ pub fn process() -> Process {
     }
 }
 
-fn worker(library: &'static CStr, function: &CStr) -> Process {
+fn worker(library: &'static CStr, function: &'static CStr) -> Process {
     match (library.to_bytes(), function.to_bytes()) {
         (b"postgres", b"ParallelWorkerMain") => Process::ParallelWorker,
         (b"postgres", b"ApplyWorkerMain" | b"TablesyncWorkerMain" | b"ParallelApplyWorkerMain") => {
             Process::ApplyWorker
         }
-        _ => Process::Worker { library },
+        _ => Process::Worker { library, function },
     }
 }
 
@@ -103,13 +105,96 @@ pub fn local_xid() -> u32 {
 thread_local! {
     /// The transaction that was made read-only here and would not be otherwise.
     static FORCED: Cell<u32> = const { Cell::new(0) };
+    /// The transaction of which the client itself has said what it may do.
+    static CLAIMED: Cell<u32> = const { Cell::new(0) };
+    /// See [`show_read_only`].
+    static SHOWN: Cell<Shown> = const { Cell::new(Shown { is_on: false, by: 0, is_told: false }) };
+}
+
+/// What this session tells of itself because the node is read-only.
+#[derive(Clone, Copy)]
+struct Shown {
+    /// `default_transaction_read_only` was switched on here, and would be off otherwise.
+    is_on: bool,
+    /// The transaction that has last changed it here: should it fail, the server puts back what was there.
+    by: u32,
+    /// The client itself has set it in this transaction.
+    is_told: bool,
+}
+
+/// Has the session report that its transactions are read-only, or not any more: clients of libpq go by the
+/// `default_transaction_read_only` that a server reports when it is connected to, and when that changes.  Before a commit, the first of which
+/// is that of connecting.
+///
+/// It is set as the session's own SET would be, so it goes over what is set for the role and the database, and what
+/// those say is there again afterwards.
+pub fn show_read_only(on: bool) {
+    let shown = SHOWN.get();
+    // SAFETY: a variable of this process.
+    let is_default = unsafe { pg_sys::DefaultXactReadOnly };
+    let set = |value: Option<&CStr>| {
+        super::guc::set_for_session(c"default_transaction_read_only", value);
+    };
+    let by = local_xid();
+    if on && !is_default && is_of_client() {
+        set(Some(c"on"));
+        SHOWN.set(Shown { is_on: true, by, is_told: false });
+    } else if shown.is_told {
+        // As the client has it, from here on.
+    } else if !on && shown.is_on && is_default {
+        set(None);
+        // SAFETY: as above.
+        if unsafe { pg_sys::DefaultXactReadOnly } {
+            set(Some(c"off"));
+        }
+        SHOWN.set(Shown { by, ..shown });
+    } else if !on && shown.is_on && shown.by != by {
+        SHOWN.set(Shown { is_on: false, ..shown });
+    }
+}
+
+/// Whether it reports so, or did in the transaction before.
+pub fn is_shown() -> bool {
+    SHOWN.get().is_on
+}
+
+/// Whether this is a client's session that runs statements, and not one that serves another node or streams WAL.
+fn is_of_client() -> bool {
+    // SAFETY: variables of this process.
+    unsafe { !pg_sys::MyProcPort.is_null() && !pg_sys::am_walsender }
+}
+
+/// The client itself says what its transactions may do.
+pub fn leave_default_to_client() {
+    SHOWN.set(Shown { is_told: true, ..SHOWN.get() });
+}
+
+/// A transaction is committed: if the client has set it there, it is the client's.
+pub fn settle_default() {
+    let shown = SHOWN.get();
+    if shown.is_told {
+        SHOWN.set(Shown { is_on: false, is_told: false, ..shown });
+    }
+}
+
+/// A transaction is aborted: what the client has set there is not.
+pub fn forget_default() {
+    SHOWN.set(Shown { is_told: false, ..SHOWN.get() });
+}
+
+/// Whether this transaction is read-only because it has begun while the session's transactions were to be.
+fn is_shown_read_only() -> bool {
+    let shown = SHOWN.get();
+    let number = local_xid();
+    // SAFETY: a variable of this process.
+    shown.is_on && shown.by != number && CLAIMED.get() != number && unsafe { pg_sys::XactReadOnly }
 }
 
 /// Makes this transaction read-only.
 pub fn force_read_only() {
     // SAFETY: a variable of this process, put back by the server when the transaction ends.
     unsafe {
-        if !pg_sys::XactReadOnly {
+        if !pg_sys::XactReadOnly || is_shown_read_only() {
             FORCED.set(local_xid());
             pg_sys::XactReadOnly = true;
         }
@@ -118,12 +203,15 @@ pub fn force_read_only() {
 
 /// Whether this transaction, or one before that nobody looked at since, was made read-only here.
 pub fn is_forced_read_only() -> bool {
-    FORCED.get() != 0
+    FORCED.get() != 0 || SHOWN.get().is_on
 }
 
 /// What [`force_read_only`] did is not to be any more.  That is not forgotten before the transaction's end:
 /// where a savepoint ends, the server puts back what was there when it began.
 pub fn take_back_read_only() {
+    if is_shown_read_only() {
+        FORCED.set(local_xid());
+    }
     match FORCED.get() {
         0 => {}
         // SAFETY: as above; false is what it was.
@@ -135,6 +223,7 @@ pub fn take_back_read_only() {
 /// The client itself says what this transaction may do.
 pub fn leave_read_only_to_client() {
     FORCED.set(0);
+    CLAIMED.set(local_xid());
 }
 
 /// Whether the statement is part of a transaction that goes on after it, or of a savepoint.
@@ -162,6 +251,7 @@ mod tests {
     fn workers_are_known_by_their_entry_point() {
         assert_eq!(worker(c"postgres", c"ParallelWorkerMain"), Process::ParallelWorker);
         assert_eq!(worker(c"postgres", c"ApplyWorkerMain"), Process::ApplyWorker);
-        assert_eq!(worker(c"other", c"ApplyWorkerMain"), Process::Worker { library: c"other" });
+        let other = Process::Worker { library: c"other", function: c"ApplyWorkerMain" };
+        assert_eq!(worker(c"other", c"ApplyWorkerMain"), other);
     }
 }

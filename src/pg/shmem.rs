@@ -229,16 +229,21 @@ impl<S: Shareable + Default, P: Shareable + Default> PerProcess<S, P> {
         }
     }
 
-    /// Sleeps until that is so; whoever makes it so wakes the sleepers afterwards.  Serves interrupts.
+    /// Sleeps until that is so; whoever makes it so wakes the sleepers afterwards.  Serves interrupts, and calls
+    /// `now_and_then` once a second.
     #[allow(clippy::let_unit_value, reason = "it has returned a bool since PostgreSQL 16")]
-    pub fn sleep_until(&self, is_so: impl Fn() -> bool) {
+    pub fn sleep_until(&self, is_so: impl Fn() -> bool, now_and_then: impl Fn()) {
+        const MS: core::ffi::c_long = 1_000;
         let Some(memory) = self.memory() else { return };
         // SAFETY: as in wake(); this process sleeps on nothing else meanwhile.  An ERROR out of the sleep
         // cancels it in the abort.
         unsafe {
             pg_sys::ConditionVariablePrepareToSleep(memory.changed.get());
             while !is_so() {
-                pg_sys::ConditionVariableSleep(memory.changed.get(), pg_sys::PG_WAIT_EXTENSION);
+                let changed = memory.changed.get();
+                if pg_sys::ConditionVariableTimedSleep(changed, MS, pg_sys::PG_WAIT_EXTENSION) {
+                    now_and_then();
+                }
             }
             let _ = pg_sys::ConditionVariableCancelSleep();
         }

@@ -313,7 +313,7 @@ pub unsafe fn drops_own_extension(statement: *mut pg_sys::PlannedStmt) -> bool {
     }
 }
 
-/// Whether a statement sets what its transaction may do.
+/// Whether a statement sets what its transaction may do: SET, or BEGIN with READ ONLY or READ WRITE.
 ///
 /// # Safety
 /// As for [`utility`].
@@ -321,12 +321,36 @@ pub unsafe fn sets_read_only(statement: *mut pg_sys::PlannedStmt) -> bool {
     // SAFETY: the caller's pointer, and a node of the kind that its tag says; the name is a C string or null.
     unsafe {
         let node = (*statement).utilityStmt;
-        if (*node).type_ != NodeTag::T_VariableSetStmt {
-            return false;
+        match (*node).type_ {
+            NodeTag::T_VariableSetStmt => sets(node, &[c"TRANSACTION", c"transaction_read_only"]),
+            NodeTag::T_TransactionStmt => {
+                members::<pg_sys::DefElem>((*node.cast::<pg_sys::TransactionStmt>()).options)
+                    .any(|option| CStr::from_ptr((*option).defname) == c"transaction_read_only")
+            }
+            _ => false,
         }
+    }
+}
+
+/// Whether a statement sets what the session's transactions may do from now on.
+///
+/// # Safety
+/// As for [`utility`].
+pub unsafe fn sets_default_read_only(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's pointer.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        (*node).type_ == NodeTag::T_VariableSetStmt
+            && sets(node, &[c"SESSION CHARACTERISTICS", c"default_transaction_read_only"])
+    }
+}
+
+/// Whether a SET names one of these.
+unsafe fn sets(node: *mut pg_sys::Node, names: &[&CStr]) -> bool {
+    // SAFETY: the caller's node is a SET; the name is a C string or null.
+    unsafe {
         let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
-        !name.is_null()
-            && matches!(CStr::from_ptr(name).to_bytes(), b"TRANSACTION" | b"transaction_read_only")
+        !name.is_null() && names.contains(&CStr::from_ptr(name))
     }
 }
 
@@ -351,6 +375,21 @@ pub unsafe fn resets_session(statement: *mut pg_sys::PlannedStmt) -> bool {
             }
             _ => false,
         }
+    }
+}
+
+/// Whether a statement frees a session of its temporary tables: DISCARD ALL, DISCARD TEMP.  Poolers reset sessions with
+/// them.
+///
+/// # Safety
+/// As for [`utility`].
+pub unsafe fn discards_tables(statement: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::DiscardMode::{DISCARD_ALL, DISCARD_TEMP};
+    // SAFETY: the caller's pointer, and a node of the kind that its tag says.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        (*node).type_ == NodeTag::T_DiscardStmt
+            && matches!((*node.cast::<pg_sys::DiscardStmt>()).target, DISCARD_ALL | DISCARD_TEMP)
     }
 }
 

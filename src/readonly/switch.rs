@@ -48,14 +48,29 @@ pub fn require_switchable(function: &'static str) -> Result<&'static Node, Switc
     Ok(node)
 }
 
+/// Whom a switch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// This node.
+    Node,
+    /// The cluster, of which this is one node.
+    Cluster,
+}
+
 /// Makes the node read-only; the position that no commit is behind.
-pub fn read_only(terminate_writers: bool) -> Result<u64, SwitchError> {
+pub fn read_only(scope: Scope, terminate_writers: bool) -> Result<u64, SwitchError> {
     let node = require_switchable("alter_system_read_only()")?;
     let _one_at_a_time = take_turn();
     if node.state() == NodeState::ReadOnly && node.lsn() != 0 {
         notice("system is already read only", None);
+        // It was by itself, and is opened with all others from now on.
+        if scope == Scope::Cluster && !node.is_with_cluster() {
+            node.set_with_cluster(true);
+            store::write(node, node.lsn(), node.since())?;
+        }
         return Ok(node.lsn());
     }
+    node.set_with_cluster(scope == Scope::Cluster);
     if let Some(gid) = prepared()?.into_iter().find(|gid| gid.starts_with(OF_SPLITS)) {
         return Err(SwitchError::Split { gid });
     }
@@ -97,12 +112,20 @@ fn take_turn() -> SwitchLock {
 }
 
 /// Lets the node write.
-pub fn read_write() -> Result<(), SwitchError> {
+pub fn read_write(scope: Scope) -> Result<(), SwitchError> {
     let node = require_switchable("alter_system_read_write()")?;
     let _one_at_a_time = take_turn();
     if node.state() == NodeState::ReadWrite {
         notice("system is not read only", None);
         return Ok(());
+    }
+    if scope == Scope::Node && node.is_with_cluster() {
+        let report = Report::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            "this lets this node alone write, and the rest of the cluster is still read only",
+        )
+        .hint("To let the whole cluster write, on its coordinator: SELECT citus_set_cluster_read_write();");
+        elog::emit(PgLogLevel::WARNING, &report);
     }
     interrupts::ignore_cancels();
     store::remove(node)?;
@@ -164,9 +187,13 @@ impl Writer {
         }
     }
 
-    fn end(self) -> bool {
+    /// Ends it, if it may be ended.  `is_early`: a background worker of another extension is given time to end its
+    /// transaction: some take a termination for a wish of the operator's, and never come back (pg_cron 1.4).
+    /// `lets_apply`: an apply worker may not yet.
+    fn end(self, is_early: bool, lets_apply: bool) -> bool {
         match self {
-            Self::Holder(holder) => victim::end_holder(holder),
+            Self::Holder(holder) => victim::end_holder(holder, is_early),
+            Self::Marked(process) if lets_apply && AREA.applies(process) => false,
             // It is on its way out, and what it ends would be in the way for longer.
             Self::Marked(process) if AREA.only_ends_prepared(process) => false,
             Self::Marked(process) => victim::end_marked(process),
@@ -210,6 +237,7 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 /// and would keep its half of a transaction on a node that can do nothing about it.
 fn drain(terminate: bool) -> Result<u64, SwitchError> {
     let bound = Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64);
+    let began = Instant::now();
     let mut ended: Vec<Writer> = Vec::new();
     let mut pause = FIRST_PAUSE;
     let mut noticed = Instant::now();
@@ -230,8 +258,11 @@ fn drain(terminate: bool) -> Result<u64, SwitchError> {
             }
         }
         if terminate {
+            // What a subscription has prepared nobody else ends.  It stops by itself as soon as nothing is.
+            let is_early = began.elapsed() < bound;
+            let lets_apply = is_early && passing::is_any_prepared();
             for writer in &left {
-                if !ended.contains(writer) && writer.end() {
+                if !ended.contains(writer) && writer.end(is_early, lets_apply) {
                     ended.push(*writer);
                 }
             }

@@ -41,6 +41,8 @@ fn citus_cluster_read_only_status() -> TableIterator<
     let mut waiter = interruptible();
     or_raise(require_coordinator(&mut waiter).map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read(&mut waiter));
+    // Where that cannot be found out, the row of this node says why.
+    let is_to_be_read_only = switch::is_to_be_read_only(&mut waiter).unwrap_or(false);
     let by = switch::answer_by(&waiter);
     let replies = switch::ask_all(
         &mut waiter,
@@ -63,7 +65,9 @@ fn citus_cluster_read_only_status() -> TableIterator<
                     let value = |column| {
                         reply.sets.iter().find_map(|set| set.value(0, column)).map(str::to_owned)
                     };
-                    (value("state"), value("read_only_lsn"), None)
+                    let state = value("state");
+                    let is_open = is_to_be_read_only && state.as_deref() == Some("read-write");
+                    (state, value("read_only_lsn"), is_open.then(|| LEFT_OUT.to_owned()))
                 }
                 Err(error) => (None, None, Some(error.to_string())),
             };
@@ -81,23 +85,28 @@ fn citus_cluster_read_only_status() -> TableIterator<
     TableIterator::new(rows)
 }
 
+/// What there is to say of a node that takes writes in a cluster that is read-only.
+const LEFT_OUT: &str = "it takes writes although the cluster is read only: another server has taken its place, or it was \
+     opened by itself; to make it read only too, here: SELECT citus_set_cluster_read_only();";
+
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]
 mod citus_fence {
     use super::Lsn;
-    use crate::readonly::{api::or_raise, switch};
+    use crate::readonly::api::or_raise;
+    use crate::readonly::switch::{self, Scope};
     use pgrx::{pg_extern, search_path};
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn node_read_only() -> Lsn {
-        Lsn(or_raise(switch::read_only(true)))
+        Lsn(or_raise(switch::read_only(Scope::Cluster, true)))
     }
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn node_read_write() {
-        or_raise(switch::read_write());
+        or_raise(switch::read_write(Scope::Cluster));
     }
 }
 

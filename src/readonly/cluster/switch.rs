@@ -194,6 +194,11 @@ fn run<W: Waiter>(
     failed
 }
 
+/// Whether it is written down that the cluster is read-only, or is to be.
+pub fn is_to_be_read_only<W: Waiter>(waiter: &mut W) -> Result<bool, ClusterError> {
+    with_home(waiter, intent::is_written)
+}
+
 /// Lets every node of the cluster write.
 pub fn read_write() -> Result<(), ClusterError> {
     let mut waiter = interruptible();

@@ -103,7 +103,7 @@ impl Installation {
     }
 
     /// A command for one of its programs, ready to get its arguments.
-    pub(crate) fn command(&self, name: &str) -> Result<Command> {
+    pub fn command(&self, name: &str) -> Result<Command> {
         self.command_through(&[], name)
     }
 

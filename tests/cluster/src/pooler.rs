@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode, in front of servers.
+//! PgBouncer in front of servers.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -23,6 +23,16 @@ impl Pooler {
     /// Starts one in front of the servers: the database `node<n>` leads to the n-th of them, in one of
     /// whose few sessions each transaction runs.
     pub fn start(servers: &[&Server], database: &str) -> Result<Pooler> {
+        Pooler::start_in("transaction", 20, servers, database)
+    }
+
+    /// One that gives each client a session of its own, the one that the client before him has left; there is only
+    /// one for each database and role.
+    pub fn start_in_session_mode(servers: &[&Server], database: &str) -> Result<Pooler> {
+        Pooler::start_in("session", 1, servers, database)
+    }
+
+    fn start_in(mode: &str, size: u32, servers: &[&Server], database: &str) -> Result<Pooler> {
         let root = RootDir::create()?;
         let folder = root.private_folder("pooler")?;
         let port = PortLease::take()?;
@@ -35,8 +45,8 @@ impl Pooler {
         }
         ini.push_str(&format!(
             "[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {}\nunix_socket_dir =\n\
-             auth_type = trust\nauth_file = {users}\npool_mode = transaction\n\
-             default_pool_size = 20\nlogfile = {log}\npidfile = {pid}\n",
+             auth_type = trust\nauth_file = {users}\npool_mode = {mode}\n\
+             default_pool_size = {size}\nlogfile = {log}\npidfile = {pid}\n",
             port.port(),
             users = folder.join("users.txt").display(),
             log = folder.join("pooler.log").display(),

@@ -1,11 +1,13 @@
-//! What writes by itself: autovacuum, and the workers that apply what another server publishes. They
-//! stop on a read-only node without filling its log, and go on when it is open again.
+//! What writes by itself: autovacuum, the workers that apply what another server publishes, those of Citus and of other
+//! extensions. They stop on a read-only node without filling its log, and go on when it is open again.
+
+use std::io::Write as _;
 
 use readonly_tests::{
-    Engine, PATIENCE, Result, Server, assert_agrees, assert_untouched, close, on_each_engine, open,
-    serve, traces_of_writers, wait_until,
+    Engine, PATIENCE, Result, Server, StopMode, assert_agrees, assert_untouched, close,
+    on_each_engine, open, serve, traces_of_writers, wait_until,
 };
-use test_cluster::Cluster;
+use test_cluster::{Cluster, Installation};
 
 /// What a process says when it connects to its database, at the level that the tests switch on, and
 /// what kind of process says so, by the prefix that the tests set.
@@ -253,6 +255,177 @@ fn the_daemon_of_citus_leaves_its_recovery() {
 
         open(node)?;
         recovers()?;
+        assert_untouched(node)
+    });
+}
+
+/// pg_cron writes down each run of a job, and what was left undone when it starts.
+#[test]
+fn workers_of_other_extensions_wait_and_go_on() {
+    const WAITS: &str = "waits until the system is not read only any more";
+    const LAUNCHER: &str =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'";
+    if !Installation::current().expect("an installation").has_extension("pg_cron") {
+        // Past the capture of the test runner.
+        let _ = writeln!(std::io::stderr(), "skipped: pg_cron is not installed in this PostgreSQL");
+        return;
+    }
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .node_setting(0, "autovacuum_naptime", "1s")
+            .node_setting(0, LOUD[0].0, LOUD[0].1)
+            .node_setting(0, LOUD[1].0, LOUD[1].1)
+            .build()?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let libraries = node.query_value("SHOW shared_preload_libraries")?;
+        node.stop(StopMode::Fast)?;
+        node.set_while_stopped("shared_preload_libraries", &format!("{libraries},pg_cron"))?;
+        node.set_while_stopped("cron.database_name", cluster.database())?;
+        node.set_while_stopped("cron.host", test_cluster::HOST)?;
+        node.start()?;
+        // It is there on this node alone.
+        node.execute("SET citus.enable_ddl_propagation = off; CREATE EXTENSION pg_cron")?;
+        node.execute("CREATE TABLE ticks (n int)")?;
+        node.execute("SELECT cron.schedule('* * * * *', 'INSERT INTO ticks VALUES (1)')")?;
+        let launcher = || node.query_value(LAUNCHER);
+        wait_until("the launcher", PATIENCE, || launcher().ok())?;
+
+        let lsn = close(node)?;
+        let closed = node.log().len();
+        // It begins by writing.
+        node.restart()?;
+        wait_until("the launcher to wait", PATIENCE, || {
+            since(node, closed).contains(WAITS).then_some(())
+        })?;
+        let waiting = launcher()?;
+        await_launches(node, node.log().len(), LAUNCHES)?;
+        assert_eq!(launcher()?, waiting, "it was started anew");
+        let log = since(node, closed);
+        let lines = noise(&log);
+        assert!(lines.len() <= FEW_LINES, "{} lines: {lines:#?}", lines.len());
+        assert!(traces_of_writers(node, &lsn)?.is_empty());
+        // It can be ended where it waits, and does not keep the server from stopping.
+        node.execute(&format!("SELECT pg_terminate_backend({waiting})"))?;
+        wait_until("another launcher", PATIENCE, || launcher().ok().filter(|pid| *pid != waiting))?;
+        let restarted = node.log().len();
+        node.restart()?;
+        wait_until("the launcher to wait", PATIENCE, || {
+            since(node, restarted).contains(WAITS).then_some(())
+        })?;
+        let waiting = launcher()?;
+
+        open(node)?;
+        // Jobs begin with a minute.
+        wait_until("the job to run", 3 * PATIENCE, || {
+            (node.query_value("SELECT count(*) FROM ticks").ok()? != "0").then_some(())
+        })?;
+        assert_eq!(launcher()?, waiting, "it has not gone on where it was");
+        assert_untouched(node)
+    });
+}
+
+/// A node whose metadata is behind: Citus would try again every few seconds.
+#[test]
+fn the_metadata_of_other_nodes_is_left_until_later() {
+    on_each_engine(|engine: Engine| {
+        if engine != Engine::Citus {
+            return Ok(());
+        }
+        let cluster = Cluster::builder(engine)
+            .workers(2)
+            .node_setting(0, "autovacuum_naptime", "1s")
+            .node_setting(0, LOUD[0].0, LOUD[0].1)
+            .node_setting(0, LOUD[1].0, LOUD[1].1)
+            .node_setting(0, "citus.metadata_sync_interval", "1h")
+            .node_setting(0, "citus.metadata_sync_retry_interval", "500ms")
+            .build()?;
+        let node = cluster.coordinator();
+        let behind =
+            || node.query_value("SELECT count(*) FROM pg_dist_node WHERE NOT metadatasynced");
+        let set_behind =
+            || node.execute("UPDATE pg_dist_node SET metadatasynced = false WHERE groupid = 1");
+        let catches_up =
+            || wait_until("the metadata", PATIENCE, || (behind().ok()? == "0").then_some(()));
+        // The control: the daemon has it done when it starts.
+        set_behind()?;
+        node.restart()?;
+        catches_up()?;
+
+        set_behind()?;
+        node.execute("SELECT citus_set_cluster_read_only()")?;
+        assert_eq!(behind()?, "1");
+        let closed = node.log().len();
+        node.restart()?;
+        await_launches(node, closed, LAUNCHES)?;
+        let log = since(node, closed);
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| {
+                ["ERROR: ", "FATAL: ", "WARNING: ", "exit code 1"]
+                    .iter()
+                    .any(|word| line.contains(word))
+            })
+            .filter(|line| !line.contains("autovacuum"))
+            .collect();
+        assert!(lines.len() <= FEW_LINES, "{} lines: {lines:#?}", lines.len());
+        assert_eq!(behind()?, "1");
+        // It waits, and does not keep the server from stopping.
+        node.restart()?;
+        assert_eq!(behind()?, "1");
+        node.execute("SELECT citus_set_cluster_read_write()")?;
+        catches_up()?;
+        assert_untouched(node)
+    });
+}
+
+/// What a subscription has prepared its apply worker alone can end, and the switch waits for that.
+#[test]
+fn what_a_subscription_has_prepared_is_ended_first() {
+    const SWITCHES: usize = 7;
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .node_setting(0, "wal_retrieve_retry_interval", "500ms")
+            .build()?;
+        let node = cluster.coordinator();
+        let publisher = Server::builder("publisher").start()?;
+        for server in [&publisher, node] {
+            server.execute("CREATE TABLE news (n serial PRIMARY KEY, m int)")?;
+        }
+        publisher.execute("CREATE PUBLICATION p FOR TABLE news")?;
+        let conninfo = publisher.tcp_params().conninfo().replace('\'', "''");
+        node.execute(&format!(
+            "CREATE SUBSCRIPTION s CONNECTION '{conninfo}' PUBLICATION p WITH (two_phase = true)"
+        ))?;
+        let enabled = "SELECT subtwophasestate FROM pg_subscription";
+        wait_until("two phases", PATIENCE, || {
+            (node.query_value(enabled).ok()? == "e").then_some(())
+        })?;
+        let count = |server: &Server| -> Option<u64> {
+            server.query_value("SELECT count(*) FROM news").ok()?.parse().ok()
+        };
+        let script = "\\set gid random(1, 1000000000)\n\
+             BEGIN;\nINSERT INTO news (m) VALUES (1);\nPREPARE TRANSACTION 'p:gid';\nCOMMIT PREPARED 'p:gid';\n\
+             INSERT INTO news (m) VALUES (2);\n";
+        let mut load = publisher.pgbench(script, 1, &[])?;
+        for round in 0..SWITCHES {
+            let before = count(node).expect("a count");
+            wait_until("more rows", PATIENCE, || (count(node)? > before + 20).then_some(()))?;
+            let lsn = close(node).unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert!(traces_of_writers(node, &lsn)?.is_empty());
+            assert_eq!(node.query_value("SELECT count(*) FROM pg_prepared_xacts")?, "0");
+            open(node)?;
+        }
+        assert!(load.is_running(), "{}", load.output());
+        load.kill();
+        // What the load has left prepared is ended, and everything arrives.
+        for gid in publisher.query("SELECT gid FROM pg_prepared_xacts")? {
+            let gid = gid.into_iter().flatten().next().expect("a name");
+            publisher.execute(&format!("COMMIT PREPARED '{gid}'"))?;
+        }
+        wait_until("all rows", PATIENCE, || (count(node)? == count(&publisher)?).then_some(()))?;
         assert_untouched(node)
     });
 }

@@ -16,6 +16,8 @@ use test_cluster::Engine;
 pub enum Expected {
     /// Refused with 25006; nothing of it in the WAL, and the session lives on.
     Refused,
+    /// Refused with 25006, and the session ends: nobody else is to have it.
+    Ended,
     /// Refused too, in the words of whoever noticed first, and with this SQLSTATE.
     RefusedAs(&'static str),
     /// It does what it is asked, which writes nothing that a transaction writes.
@@ -73,6 +75,10 @@ impl Way {
 
 fn refused(name: &'static str, run: &'static [&'static str]) -> Way {
     Way::new(Expected::Refused, name, run)
+}
+
+fn ended(name: &'static str, run: &'static [&'static str]) -> Way {
+    Way::new(Expected::Ended, name, run)
 }
 
 fn allowed(name: &'static str, run: &'static [&'static str]) -> Way {

@@ -1,6 +1,6 @@
 //! Sequences, and temporary tables of all kinds.
 
-use super::{Expected, Way, allowed, refused};
+use super::{Expected, Way, allowed, ended, refused};
 
 pub(super) fn ways() -> Vec<Way> {
     let mut ways = sequences();
@@ -91,6 +91,7 @@ fn temporary_tables() -> Vec<Way> {
             .before(&["CREATE TEMP TABLE own (n int)"]),
         refused("nextval of a temporary sequence", &["SELECT nextval('own')"])
             .before(&["CREATE TEMP SEQUENCE own"]),
-        refused("DISCARD TEMP", &["DISCARD TEMP"]).before(&["CREATE TEMP TABLE own (n int)"]),
+        ended("DISCARD TEMP", &["DISCARD TEMP"]).before(&["CREATE TEMP TABLE own (n int)"]),
+        ended("DISCARD ALL", &["DISCARD ALL"]).before(&["CREATE TEMP TABLE own (n int)"]),
     ]
 }
