@@ -10,7 +10,7 @@ use crate::fence::under_way::UnderWay;
 use crate::report::Report;
 
 /// The files of the enums, each with one exhaustive match.
-const ENUMS: [&str; 10] = [
+const ENUMS: [&str; 11] = [
     include_str!("block/error.rs"),
     include_str!("citus/error.rs"),
     include_str!("citus/session_error.rs"),
@@ -21,6 +21,7 @@ const ENUMS: [&str; 10] = [
     include_str!("gate/error.rs"),
     include_str!("readonly/cluster/error.rs"),
     include_str!("readonly/error.rs"),
+    include_str!("snapshot/error.rs"),
 ];
 
 /// The page's table.

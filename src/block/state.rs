@@ -23,6 +23,7 @@
 
 pub use crate::fence::failure::Failure;
 pub use crate::fence::mode::Mode;
+use crate::fence::text::Text;
 pub use crate::pg::process::ProcessId;
 
 /// A moment, in microseconds as PostgreSQL's `timestamptz` counts them.

@@ -13,12 +13,11 @@ use crate::citus::{self, identity};
 use crate::fence::FenceError;
 use crate::fence::mode::Mode;
 use crate::fence::under_way::{self, UnderWay};
-use crate::gate::passing;
+use crate::gate;
 use crate::guc;
 use crate::pg::exit::{Armed, Undo};
 use crate::pg::wait::{interruptible, wait_latch_or_client_gone};
 use crate::pg::worker::{Handle, Status};
-use crate::pg::xact_callbacks as xact;
 use crate::pg::{elog, ident};
 use crate::report::Report;
 
@@ -94,7 +93,7 @@ pub fn export(
     }
     let bound = Duration::from_millis(guc::ACQUIRE_TIMEOUT.get() as u64);
     citus::require_coordinator(&mut interruptible(), bound)?;
-    if passing::has_passed() || xact::has_written() {
+    if gate::is_writing() {
         return Err(SnapshotError::HasWritten);
     }
     if let Some(other) = under_way::look_but(OPERATION) {

@@ -149,10 +149,10 @@ impl From<&SnapshotError> for Report {
             SnapshotError::NoWorkerSlot => Report::new(ERRCODE_INSUFFICIENT_RESOURCES, message)
                 .detail("All of max_worker_processes are in use.")
                 .hint("Raise max_worker_processes and restart the server, or wait until other background workers have ended."),
-            SnapshotError::WorkerVanished => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            SnapshotError::WorkerVanished => Report::new(ERRCODE_SYSTEM_ERROR, message)
                 .detail("Its background worker ended without a word; nothing is held any more.")
                 .hint("See the server's log for the reason, then try again."),
-            SnapshotError::WorkerSilent => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            SnapshotError::WorkerSilent => Report::new(ERRCODE_SYSTEM_ERROR, message)
                 .detail("It did not start, or stands still; the snapshot has been given up.")
                 .hint("See the server's log and whether the postmaster responds, then try again."),
             SnapshotError::GivenUp => Report::new(ERRCODE_QUERY_CANCELED, message)
