@@ -202,27 +202,24 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             }
         };
         let Lead { mut roster, connecting, proof, descriptors } = lead;
-        // Before anything is asked of another node; they make their sessions meanwhile.
-        if let Some(proof) = proof {
-            let by = Deadline::after(waiter, connect_timeout(self.terms)).earlier(deadline);
-            proof.finish(waiter, &roster, by)?;
-            self.is_proved = true;
-        }
         let bounds = Bounds {
             deadline,
             connect_timeout: connect_timeout(self.terms),
             lock_timeout: Duration::from_millis(self.terms.lock_timeout_ms as u64),
             silence: Silence::HoldMs(i64::from(self.terms.timeout_ms) + statements::IDLE_GRACE_MS),
         };
-        let mut home = ThisNode::new(self.owner, &roster);
+        let mut home = ThisNode::new(self.owner, &roster, proof);
         let others = Others {
             nodes: roster.others(),
             connecting,
+            extension: roster.extension(),
             is_citus: roster.is_citus(),
             in_doubt: &[],
         };
         let steps = self.terms.mode.steps();
-        let story = attempt(waiter, steps, &mut home, self.party, others, &bounds)?;
+        let story = attempt(waiter, steps, &mut home, self.party, others, &bounds);
+        self.is_proved |= home.is_proved();
+        let story = story?;
 
         let mut rows = vec![home.row()];
         let locked_at = home.locked_at();
@@ -242,6 +239,10 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
 
     /// Has all nodes, this one among them, finish what they left in doubt.
     fn recover(&mut self, waiter: &mut W) -> Result<(), Failed> {
+        // A copy of the coordinator would roll back what the original has prepared.
+        if !self.is_proved {
+            return Ok(());
+        }
         let connect_timeout = connect_timeout(self.terms);
         let dialer = || Dialer {
             role: pg_sys::Oid::from(self.terms.owner),

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use remote::{Deadline, Waiter};
+
 use super::control::{NodeRow, Owner};
 use crate::citus::identity::Who;
+use crate::citus::myself::Proof;
 use crate::citus::{self, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::Home;
@@ -22,15 +25,23 @@ use crate::report::Report;
 pub struct ThisNode<'a> {
     owner: &'a Owner,
     roster: &'a Roster,
+    /// Until it is proved that this server is the coordinator.
+    proof: Option<Proof>,
     local: Option<Transaction>,
     locked_at: i64,
     wal_lsn: u64,
+    is_proved: bool,
 }
 
 impl<'a> ThisNode<'a> {
     /// It holds nothing yet.
-    pub fn new(owner: &'a Owner, roster: &'a Roster) -> Self {
-        Self { owner, roster, local: None, locked_at: 0, wal_lsn: 0 }
+    pub fn new(owner: &'a Owner, roster: &'a Roster, proof: Option<Proof>) -> Self {
+        Self { owner, roster, proof, local: None, locked_at: 0, wal_lsn: 0, is_proved: false }
+    }
+
+    /// Whether this attempt has proved that this server is the coordinator.
+    pub fn is_proved(&self) -> bool {
+        self.is_proved
     }
 
     /// When it had its locks.
@@ -108,6 +119,14 @@ impl Home for ThisNode<'_> {
 
     fn who(&self) -> Option<(String, Who)> {
         Some((self.roster.nodes()[0].label().to_string(), Who::here()))
+    }
+
+    fn prove<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<(), Failed> {
+        if let Some(proof) = self.proof.take() {
+            proof.finish(waiter, self.roster, by)?;
+            self.is_proved = true;
+        }
+        Ok(())
     }
 
     fn let_go(&mut self) {

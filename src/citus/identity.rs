@@ -8,7 +8,7 @@ use pgrx::PgSqlErrorCode;
 use remote::{NodeLabel, RemoteError, Reply};
 
 use super::{COORDINATOR_GROUP, Node, own_role};
-use crate::pg::{guc, ident};
+use crate::pg::{guc, ident, lock, small_table};
 use crate::report::Report;
 
 /// Version of this extension.
@@ -99,10 +99,11 @@ impl Who {
         }
     }
 
-    /// An error if it is not that node, or does not run what this server runs.
-    pub fn must_fit(&self, node: &Node) -> Result<(), IdentityError> {
+    /// An error if it is not that node, or does not run what this server runs, where the extension has the version
+    /// `own`.
+    pub fn must_fit(&self, node: &Node, own: Option<&str>) -> Result<(), IdentityError> {
         self.must_be(node)?;
-        self.must_run_the_same(&node.label())
+        self.must_run_the_same(&node.label(), own)
     }
 
     /// An error if it is not that node, or not for these sessions.
@@ -129,28 +130,33 @@ impl Who {
         Ok(())
     }
 
-    /// An error if it has another version of this extension, or of its library.
-    fn must_run_the_same(&self, node: &NodeLabel) -> Result<(), IdentityError> {
+    /// An error if it has another version of this extension, or of its library.  The two may differ, for the library is
+    /// replaced first; the nodes may not.
+    fn must_run_the_same(&self, node: &NodeLabel, own: Option<&str>) -> Result<(), IdentityError> {
         let library = match (&self.library, self.preloads) {
             // It has told its version since 0.2.0.
             (None, true) => Some("before 0.2.0"),
             (library, _) => library.as_deref(),
         };
-        let differs = |theirs: &str| theirs != VERSION;
-        if let Some(theirs) = library.filter(|theirs| differs(theirs)) {
-            return Err(IdentityError::OtherLibrary {
-                node: node.to_string(),
-                theirs: theirs.to_owned(),
-            });
+        let node = node.to_string();
+        if let Some(theirs) = library.filter(|theirs| *theirs != VERSION) {
+            return Err(IdentityError::OtherLibrary { node, theirs: theirs.to_owned() });
         }
-        if let Some(theirs) = self.extension.as_deref().filter(|theirs| differs(theirs)) {
-            return Err(IdentityError::OtherVersion {
-                node: node.to_string(),
-                theirs: theirs.to_owned(),
-            });
+        match (self.extension.as_deref(), own) {
+            (Some(theirs), Some(own)) if theirs != own => {
+                let (theirs, own) = (theirs.to_owned(), own.to_owned());
+                Err(IdentityError::OtherVersion { node, theirs, own })
+            }
+            (_, _) => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Version of the extension in this database, if it is there, inside a transaction.
+pub fn own_extension_version() -> Option<String> {
+    let relation = lock::catalog_relation(c"pg_extension")?;
+    let rows = small_table::rows(relation, &[c"extname", c"extversion"]).into_iter();
+    rows.filter(|row| row[0].as_deref() == Some("citus_fence")).find_map(|mut row| row[1].take())
 }
 
 /// Whether a function of that definition, as `pg_get_functiondef` writes it, is this extension's.  Only a superuser
@@ -222,12 +228,14 @@ pub enum IdentityError {
         at: String,
     },
     /// The extension's SQL is of another version.
-    #[error("{node} has version {theirs} of the extension citus_fence, and this node {VERSION}")]
+    #[error("{node} has version {theirs} of the extension citus_fence, and this node {own}")]
     OtherVersion {
         /// Where.
         node: String,
         /// The other version.
         theirs: String,
+        /// The version here.
+        own: String,
     },
     /// The library is of another version.
     #[error("{node} runs the library of citus_fence {theirs}, and this node that of {VERSION}")]
@@ -345,7 +353,8 @@ mod tests {
 
     #[test]
     fn another_group_is_another_node() {
-        let is_fit = |group, node: Node| who(Some("a"), group).must_fit(&node).is_ok();
+        let is_fit =
+            |group, node: Node| who(Some("a"), group).must_fit(&node, Some(VERSION)).is_ok();
         assert!(is_fit(2, node(2, true, true)));
         assert!(!is_fit(3, node(2, true, true)));
         // Without metadata a node takes itself for a coordinator.
@@ -360,7 +369,7 @@ mod tests {
         let judge = |change: fn(&mut Who)| {
             let mut who = who(Some("a"), 2);
             change(&mut who);
-            who.must_fit(&node(2, true, true))
+            who.must_fit(&node(2, true, true), Some(VERSION))
         };
         let older = judge(|who| who.extension = Some("0.1.0".into()));
         assert!(
@@ -368,6 +377,10 @@ mod tests {
         );
         let older = judge(|who| who.library = None);
         assert!(matches!(older, Err(IdentityError::OtherLibrary { .. })));
+        // The library is replaced first, on all nodes; then the extension.
+        let mut all_older = who(Some("a"), 2);
+        all_older.extension = Some("0.1.0".into());
+        assert_eq!(all_older.must_fit(&node(2, true, true), Some("0.1.0")), Ok(()));
         // Where the library is not preloaded, and where the extension is not.
         assert_eq!(judge(|who| (who.library, who.preloads) = (None, false)), Ok(()));
         assert_eq!(judge(|who| who.extension = None), Ok(()));

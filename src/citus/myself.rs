@@ -25,7 +25,11 @@ use crate::guc;
 use crate::pg::ident;
 use crate::pg::wait::interruptible;
 
-/// Which server answers, and of which group it is.
+/// Which server answers.  A session that has just begun has nothing to look up for that.
+const ASK_NUMBER: &str =
+    "SELECT pg_catalog.current_setting('citus_fence.server_number', true) AS server_number";
+
+/// The same, and of which group it is.
 const ASK: &str = "SELECT pg_catalog.current_setting('citus_fence.server_number', true) AS server_number, \
                           (SELECT groupid FROM pg_catalog.pg_dist_local_group) AS local_group";
 
@@ -104,7 +108,7 @@ impl Proof {
         let mut why = self.why;
         let mut is_passing = false;
         if let Some((place, connecting)) = self.dialled {
-            let ask = Command::new("look for this server itself", ASK);
+            let ask = Command::new("look for this server itself", ASK_NUMBER);
             let answer = connecting.run(waiter, &ask, deadline).pop();
             match answer.map(|begun| begun.and_then(|(_, reply)| reply)) {
                 Some(Ok(reply)) if number(&reply) == own_number() => return Ok(()),
@@ -144,7 +148,8 @@ pub fn must_be_home<W: Waiter>(
     session: &mut Session,
     deadline: Deadline,
 ) -> Result<(), HomeError> {
-    let reply = session.run(waiter, Command::new("look for this server itself", ASK), deadline)?;
+    let ask = Command::new("look for this server itself", ASK_NUMBER);
+    let reply = session.run(waiter, ask, deadline)?;
     if number(&reply) == own_number() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use remote::{Session, Target};
 use serde::{Deserialize, Serialize};
 
+use super::identity::own_extension_version;
 use super::{Access, COORDINATOR_GROUP, CatalogError, Dialer, Node, is_citus, nodes, this_node};
 
 /// All primaries, the coordinator, which is this server, first.  There are passwords in it.
@@ -12,6 +13,8 @@ pub struct Roster {
     targets: Vec<Target>,
     /// Where the others reach this server, if it is registered.
     registered: Option<Target>,
+    /// Version of this extension here.
+    extension: Option<String>,
     is_citus: bool,
 }
 
@@ -25,7 +28,8 @@ impl Roster {
         targets.insert(0, access.loopback()?);
         let own = nodes.first().filter(|node| node.nodeid != 0);
         let registered = own.map(|node| access.target(node.label())).transpose()?;
-        Ok(Self { nodes, targets, registered, is_citus: is_citus() })
+        let extension = own_extension_version();
+        Ok(Self { nodes, targets, registered, extension, is_citus: is_citus() })
     }
 
     /// Rows of the catalog; this server's is made up where there is none.
@@ -41,6 +45,11 @@ impl Roster {
     /// Where this server is to be found as the catalog has it, if it does.
     pub fn registered(&self) -> Option<&Target> {
         self.registered.as_ref()
+    }
+
+    /// Version of this extension here, in SQL.
+    pub fn extension(&self) -> Option<&str> {
+        self.extension.as_deref()
     }
 
     /// Whether Citus itself is in this database, and not only its tables.
@@ -70,8 +79,8 @@ impl Roster {
                 inactive.push(target);
             }
         }
-        let (registered, is_citus) = (self.registered, self.is_citus);
-        (Self { nodes, targets, registered, is_citus }, inactive)
+        let (registered, extension, is_citus) = (self.registered, self.extension, self.is_citus);
+        (Self { nodes, targets, registered, extension, is_citus }, inactive)
     }
 
     /// Whether they are still all there are.
@@ -130,7 +139,8 @@ mod tests {
         };
         let targets: Vec<Target> = nodes.iter().map(target).collect();
         let registered = targets.first().cloned();
-        let roster = Roster { nodes, targets, registered, is_citus: true };
+        let extension = Some("0.2.0".into());
+        let roster = Roster { nodes, targets, registered, extension, is_citus: true };
         let bytes = serde_json::to_vec(&roster).expect("bytes");
         assert_eq!(serde_json::from_slice::<Roster>(&bytes).expect("the same"), roster);
     }

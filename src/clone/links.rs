@@ -141,7 +141,7 @@ impl Links {
         for (index, session) in self.lines.iter_mut().enumerate() {
             let node = &map.roster.nodes()[index];
             let who = Who::read(&ask(waiter, session, "look who answers", &sql, SHORT)?)?;
-            who.must_fit(node).map_err(FenceError::from)?;
+            who.must_fit(node, map.roster.extension()).map_err(FenceError::from)?;
             known.push((node.label().to_string(), who));
         }
         let all = known.iter().map(|(name, who)| (name.clone(), who));

@@ -33,6 +33,8 @@ pub trait Home {
     fn close(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed>;
     /// What this node is called and which server it is, where it takes part by itself and is not among the others.
     fn who(&self) -> Option<(String, Who)>;
+    /// Makes sure that this server is who it takes itself for, before it holds anybody back.
+    fn prove<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<(), Failed>;
     /// Lets go of what it holds.
     fn let_go(&mut self);
     /// Whether the list of nodes is still the one that the attempt began with.
@@ -49,6 +51,8 @@ pub struct Others<'a, C: Pq> {
     pub nodes: &'a [Node],
     /// Their connections, in the same order.
     pub connecting: Connecting<C>,
+    /// Version of this extension here.
+    pub extension: Option<&'a str>,
     /// Whether Citus itself is there, and not only its tables.
     pub is_citus: bool,
     /// Where those are reached that finish what is in doubt, if a step has them do so.
@@ -145,8 +149,12 @@ pub fn attempt<C: Pq, W: Waiter>(
         bounds.beginning_ms(waiter, begin_by),
         others.is_citus,
     );
-    party.begin(waiter, others.nodes, others.connecting, &begin, begin_by)?;
+    let who = (others.nodes, others.extension);
+    party.begin(waiter, who, others.connecting, &begin, begin_by)?;
     party.must_be_different(home.who().as_ref())?;
+    // A node that does not answer may have taken all of that time.
+    let prove_by = bounds.connect_by(waiter);
+    home.prove(waiter, prove_by)?;
     if close_gates(steps) {
         party.require_gates()?;
     }

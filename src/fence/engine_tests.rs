@@ -47,7 +47,8 @@ fn run(
     bounds: &Bounds,
 ) -> Result<Story, Failed> {
     let connecting = Connecting::start(waiter, targets, bounds.deadline);
-    let others = Others { nodes, connecting, is_citus: true, in_doubt: &[] };
+    let extension = Some(env!("CARGO_PKG_VERSION"));
+    let others = Others { nodes, connecting, extension, is_citus: true, in_doubt: &[] };
     super::attempt(waiter, steps, home, party, others, bounds)
 }
 
@@ -132,6 +133,7 @@ fn the_steps_come_in_order() {
     let done = sent();
     assert!(first(&done, "home: begin") < first(&done, WARM_UP), "while the others connect");
     assert!(last(&done, WARM_UP) < first(&done, "home: lock"), "nobody waits for a cold session");
+    assert!(first(&done, "home: prove") < first(&done, "home: lock"), "a copy holds nobody back");
     assert!(first(&done, "home: lock") < first(&done, LOCK), "no node comes or goes from here on");
     assert!(last(&done, LOCK) < first(&done, "home: read nodes"));
     assert!(last(&done, "home: read nodes") < first(&done, FLUSH));

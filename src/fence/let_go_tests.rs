@@ -19,7 +19,9 @@ fn party(scripts: impl IntoIterator<Item = Vec<Script>>) -> Party<ScriptPq> {
     let mut party = Party::default();
     let begin = statements::begin(1000, 1000, true);
     let connecting = Connecting::start(&waiter, &targets, deadline);
-    party.begin(&mut waiter, &nodes(targets.len()), connecting, &begin, deadline).unwrap();
+    let nodes = nodes(targets.len());
+    let who = (nodes.as_slice(), Some(env!("CARGO_PKG_VERSION")));
+    party.begin(&mut waiter, who, connecting, &begin, deadline).unwrap();
     party
 }
 

@@ -124,11 +124,11 @@ impl<C: Pq> Party<C> {
 
     /// Begins the transactions on all of the nodes as soon as they are connected.  An active node that does not
     /// answer, or where another answers than was meant, is an error; an inactive one, or one that cannot begin (it may
-    /// not even have the tables), is noted and left out.
+    /// not even have the tables), is noted and left out.  `extension` is the version of this extension here.
     pub fn begin<W: Waiter>(
         &mut self,
         waiter: &mut W,
-        nodes: &[Node],
+        (nodes, extension): (&[Node], Option<&str>),
         connecting: Connecting<C>,
         sql: &str,
         deadline: Deadline,
@@ -141,7 +141,7 @@ impl<C: Pq> Party<C> {
                     let mut member = Member::new(node.clone(), session);
                     let noted = reply.and_then(|reply| member.note_begin(&reply));
                     let noted = noted.map_err(FenceError::from);
-                    let noted = noted.and_then(|()| Ok(member.who.must_fit(node)?));
+                    let noted = noted.and_then(|()| Ok(member.who.must_fit(node, extension)?));
                     // What has no part in the fence holds no more than readers do: closing is enough.
                     if noted.is_ok() || node.active {
                         self.members.push(member);
@@ -161,6 +161,10 @@ impl<C: Pq> Party<C> {
                     if is_passing_remote(&error) =>
                 {
                     failed = worst(failed, Failed::for_now(error.to_string()));
+                }
+                // Citus may be kept waiting before the bounds of the session are set.
+                Some(error @ FenceError::Remote(RemoteError::Timeout { .. })) => {
+                    failed = worst(failed, Failed::Passing(error));
                 }
                 Some(FenceError::Remote(error)) => failed = worst(failed, Failed::of_node(error)),
                 Some(error) => failed = worst(failed, error.into()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use remote::{Connecting, RemoteError, Waiter};
+use remote::{Connecting, Deadline, RemoteError, Waiter};
 
 use super::ClusterError;
 use super::nodes::{Nodes, connect_timeout};
@@ -88,6 +88,7 @@ impl<W: Waiter> Trial<W> for Attempts {
         let all = Others {
             nodes: roster.nodes(),
             connecting: Connecting::start(waiter, roster.targets(), self.limit.deadline),
+            extension: roster.extension(),
             is_citus: roster.is_citus(),
             in_doubt: roster.targets(),
         };
@@ -124,6 +125,11 @@ impl Home for OverASession<'_> {
     /// It is among the others.
     fn who(&self) -> Option<(String, Who)> {
         None
+    }
+
+    /// The call has seen to that before it has written anything down.
+    fn prove<W: Waiter>(&mut self, _waiter: &mut W, _by: Deadline) -> Result<(), Failed> {
+        Ok(())
     }
 
     fn let_go(&mut self) {}
@@ -189,7 +195,14 @@ mod tests {
         let mut waiter = ScriptWaiter::default();
         let deadline = Deadline::after(&waiter, ms(30_000));
         let connecting = Connecting::start(&waiter, &targets, deadline);
-        let others = Others { nodes: &nodes(3), connecting, is_citus: true, in_doubt: &targets };
+        let nodes = nodes(3);
+        let others = Others {
+            nodes: &nodes,
+            connecting,
+            extension: None,
+            is_citus: true,
+            in_doubt: &targets,
+        };
         let bounds = Bounds {
             deadline,
             connect_timeout: ms(3000),

@@ -5,7 +5,7 @@ use std::thread;
 
 use fence_tests::{
     BLOCK, Client, Cluster, Engine, PATIENCE, Result, UNBLOCK, call, on_each_engine, prove_usable,
-    wait_until, words,
+    refusal, wait_until, words,
 };
 use test_cluster::{StopMode, wait_for_sql};
 
@@ -84,7 +84,11 @@ fn a_table_of_a_workers_catalog_that_somebody_keeps() {
     on_each_engine(|engine: Engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
         let mut client = cluster.connect(0)?;
-        client.batch_execute("SET citus_fence.lock_timeout = '500ms'").expect("a setting");
+        client
+            .batch_execute(
+                "SET citus_fence.lock_timeout = '500ms'; SET citus_fence.connect_timeout = '1s'",
+            )
+            .expect("settings");
         for table in ["pg_dist_local_group", "pg_dist_transaction"] {
             let mut keeper = cluster.connect(1)?;
             keeper
@@ -135,35 +139,45 @@ fn a_background_worker_that_others_use() {
     });
 }
 
+/// Has the vacuum of a worker's commit records take long, and begin: there is something to clean up.
+fn slow_vacuum(worker: &mut Client, engine: Engine) -> Result<()> {
+    let unhindered = match engine {
+        Engine::Citus => "SET citus.enable_ddl_propagation = off;",
+        Engine::Embedded => "",
+    };
+    worker
+        .batch_execute(&format!(
+            "{unhindered} SET allow_system_table_mods = on; \
+             ALTER TABLE pg_dist_transaction \
+                 SET (autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_cost_delay = 100)"
+        ))
+        .expect("a slow vacuum");
+    worker
+        .batch_execute(
+            "INSERT INTO pg_dist_transaction (groupid, gid) \
+             SELECT 0, 'not_of_citus_' || repeat('x', 90) || n FROM generate_series(1, 20000) AS n; \
+             DELETE FROM pg_dist_transaction WHERE gid LIKE 'not_of_citus%'",
+        )
+        .expect("something to clean up");
+    let at_it = "SELECT count(*) = 1 FROM pg_stat_activity \
+                  WHERE query LIKE 'autovacuum: VACUUM%pg_catalog.pg_dist_transaction%'";
+    wait_for_sql(worker, at_it, PATIENCE)
+}
+
 /// It is asked to leave by the session that waits for it, when that looks for deadlocks: long before it gives up,
 /// whatever the server's `deadlock_timeout`.
 #[test]
 fn an_autovacuum_that_may_be_cancelled() {
     on_each_engine(|engine: Engine| {
-        let mut builder = Cluster::builder(engine).workers(1);
-        for (name, value) in [
-            ("deadlock_timeout", "10s"),
-            ("autovacuum_naptime", "1s"),
-            ("autovacuum_vacuum_cost_limit", "1"),
-            ("autovacuum_vacuum_cost_delay", "100ms"),
-        ] {
-            builder = builder.node_setting(1, name, value);
-        }
-        let cluster = builder.build()?;
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .node_setting(1, "deadlock_timeout", "10s")
+            .node_setting(1, "autovacuum_naptime", "1s")
+            .build()?;
         let mut client = cluster.connect(0)?;
         client.batch_execute("SET citus_fence.acquire_timeout = '20s'").expect("a setting");
         for mode in ["2pc", "all"] {
-            let mut worker = cluster.connect(1)?;
-            worker
-                .batch_execute(
-                    "INSERT INTO pg_dist_transaction (groupid, gid) \
-                     SELECT 0, 'not_of_citus_' || repeat('x', 90) || n FROM generate_series(1, 20000) AS n; \
-                     DELETE FROM pg_dist_transaction WHERE gid LIKE 'not_of_citus%'",
-                )
-                .expect("something to clean up");
-            let at_it = "SELECT count(*) = 1 FROM pg_stat_activity \
-                          WHERE query LIKE 'autovacuum: VACUUM%pg_catalog.pg_dist_transaction%'";
-            wait_for_sql(&mut worker, at_it, PATIENCE)?;
+            slow_vacuum(&mut cluster.connect(1)?, engine)?;
             client
                 .batch_execute(&format!("SET citus_fence.block_mode = '{mode}'"))
                 .expect("a setting");
@@ -172,6 +186,36 @@ fn an_autovacuum_that_may_be_cancelled() {
         }
         let cancelled = cluster.worker(1).log().matches("canceling autovacuum task").count();
         assert!(cancelled >= 2, "{cancelled}: no autovacuum was in the way");
+        Ok(())
+    });
+}
+
+/// The control: one against a wraparound is asked by nobody.  It is named, and it is of no role.
+#[test]
+fn an_autovacuum_against_a_wraparound() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .node_setting(1, "autovacuum_naptime", "1s")
+            .node_setting(1, "autovacuum_freeze_max_age", "100000")
+            .build()?;
+        let mut worker = cluster.connect(1)?;
+        worker
+            .batch_execute(
+                "CREATE TABLE burnt (n int); \
+                 DO $$ BEGIN FOR n IN 1..110000 LOOP \
+                     BEGIN INSERT INTO burnt VALUES (n); EXCEPTION WHEN division_by_zero THEN NULL; END; \
+                 END LOOP; END $$",
+            )
+            .expect("transaction numbers");
+        slow_vacuum(&mut worker, engine)?;
+        let mut client = cluster.connect(0)?;
+        let sql = "SET citus_fence.acquire_timeout = '3s'; SELECT citus_block_writes_for_backup()";
+        let error = refusal(&mut client, sql);
+        let detail = error.detail().unwrap_or_default();
+        assert_eq!(error.code().code(), "55P03", "{error:?}");
+        assert!(detail.contains("pg_dist_transaction (to prevent wraparound)"), "{detail}");
+        assert!(!detail.contains(" of  for"), "{detail}");
         Ok(())
     });
 }
