@@ -18,8 +18,6 @@ mod pg;
 mod readonly;
 mod report;
 mod snapshot;
-#[cfg(test)]
-mod sqlstates_tests;
 
 use fence::under_way::{Excludes, Operation};
 use pg::xact_callbacks::Turn;

@@ -16,6 +16,8 @@ mod hold;
 mod home;
 mod of_citus;
 mod other_databases;
+#[cfg(test)]
+mod sqlstates_tests;
 pub mod state;
 mod statements;
 mod wait_graph;

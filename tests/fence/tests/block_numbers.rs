@@ -152,8 +152,8 @@ fn with_traffic<R>(pooler: &Pooler, body: impl FnOnce() -> R) -> R {
                     format!("host={HOST} port={} user={SUPERUSER} dbname=node0", pooler.port());
                 let mut client = Client::connect(&conninfo, fence_tests::NoTls).expect("a client");
                 while !stop.load(Ordering::Relaxed) {
-                    // wait: it keeps a session of the pooler busy for a moment.
-                    client.simple_query("SELECT pg_sleep(0.003)").expect("a turn");
+                    let turn = "SELECT pg_sleep(0.003)"; // wait: a session of the pooler is busy
+                    client.simple_query(turn).expect("a turn");
                 }
             });
         }

@@ -4,28 +4,29 @@ use std::collections::BTreeSet;
 
 use pgrx::PgSqlErrorCode;
 
-use crate::block::error::BlockError;
+use super::error::BlockError;
 use crate::fence::FenceError;
 use crate::fence::under_way::UnderWay;
 use crate::report::Report;
 
 /// The files of the enums, each with one exhaustive match.
-const ENUMS: [&str; 11] = [
-    include_str!("block/error.rs"),
-    include_str!("citus/error.rs"),
-    include_str!("citus/session_error.rs"),
-    include_str!("clone/error.rs"),
-    include_str!("clone/fault.rs"),
-    include_str!("clone/plan_error.rs"),
-    include_str!("fence/error.rs"),
-    include_str!("gate/error.rs"),
-    include_str!("readonly/cluster/error.rs"),
-    include_str!("readonly/error.rs"),
-    include_str!("snapshot/error.rs"),
+const ENUMS: [&str; 12] = [
+    include_str!("error.rs"),
+    include_str!("../citus/error.rs"),
+    include_str!("../citus/session_error.rs"),
+    include_str!("../clone/error.rs"),
+    include_str!("../clone/fault.rs"),
+    include_str!("../clone/plan_error.rs"),
+    include_str!("../fence/error.rs"),
+    include_str!("../gate/error.rs"),
+    include_str!("../readonly/cluster/error.rs"),
+    include_str!("../readonly/error.rs"),
+    include_str!("../citus/identity.rs"),
+    include_str!("../snapshot/error.rs"),
 ];
 
 /// The page's table.
-const PAGE: &str = include_str!("../docs/backup.md");
+const PAGE: &str = include_str!("../../docs/backup.md");
 
 fn text(code: PgSqlErrorCode) -> String {
     let packed = code as u32;
