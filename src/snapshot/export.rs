@@ -187,6 +187,10 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
 
     /// Has all nodes, this one among them, finish what they left in doubt.
     fn recover(&mut self, waiter: &mut W) -> Result<(), Failed> {
+        // A copy of the coordinator would recover what is the original's.
+        if !self.is_proved {
+            return Ok(());
+        }
         let roster = match self.read(waiter, HELPER_NAME) {
             Ok(roster) => roster,
             // Whoever keeps it from being read is in the way of the next attempt, too, which says so.
@@ -265,7 +269,7 @@ impl Attempts<'_> {
         for reply in run_all(waiter, &mut sessions(self.keepers), warm, by) {
             let reply = reply.map_err(Failed::of_node)?;
             let who = Who::read(&reply).map_err(Failed::of_node)?;
-            who.must_fit(&nodes[begin.len()])?;
+            who.must_fit(&nodes[begin.len()], roster.extension())?;
             let version = reply.sets.iter().find_map(|set| set.value(0, "server_version_num"));
             let Some(version) = version.and_then(|text| text.parse().ok()) else {
                 return Err(Failed::of_node(reply.unexpected("no version")));
@@ -295,6 +299,7 @@ impl Attempts<'_> {
         let others = Others {
             nodes: roster.nodes(),
             connecting,
+            extension: roster.extension(),
             is_citus: roster.is_citus(),
             in_doubt: &[],
         };
@@ -438,6 +443,11 @@ impl Home for NodeList<'_> {
     /// It is among the others.
     fn who(&self) -> Option<(String, Who)> {
         None
+    }
+
+    /// The attempt has seen to that before it asked the nodes for anything.
+    fn prove<W: Waiter>(&mut self, _waiter: &mut W, _by: Deadline) -> Result<(), Failed> {
+        Ok(())
     }
 
     fn let_go(&mut self) {
