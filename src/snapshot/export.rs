@@ -29,7 +29,7 @@ use super::error::SnapshotError;
 use super::state::Terms;
 use super::statements;
 use crate::citus::identity::Who;
-use crate::citus::myself::prove;
+use crate::citus::myself::Proof;
 use crate::citus::{self, Dialer, HELPER_NAME, Node, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::{Bounds, Home, Others, Silence, Story, attempt};
@@ -133,16 +133,17 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
         let count = 3 * count;
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
-        // Nothing is asked of the nodes of a cluster that this server only has a copy of.
-        if !self.is_proved {
-            let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
-            prove(waiter, &roster, by)?;
-            self.is_proved = true;
-        }
-        // The nodes make both sessions at the same time.
+        // The nodes make both sessions, and this one a session with itself, at the same time.
+        let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
+        let proof = (!self.is_proved).then(|| Proof::start(waiter, &roster, by));
         let connecting = Connecting::start(waiter, roster.targets(), self.limit.deadline);
         let mut absent = Vec::new();
         let nodes = self.connect_keepers(waiter, &roster, &mut absent)?;
+        // Nothing is held on the nodes of a cluster that this server only has a copy of.
+        if let Some(proof) = proof {
+            proof.finish(waiter, &roster, by)?;
+            self.is_proved = true;
+        }
 
         let mut rows = Vec::new();
         let (held, fenced_at) = match self.fence(waiter, &roster, connecting) {
@@ -354,7 +355,7 @@ impl Attempts<'_> {
         rows: &mut Vec<NodeRow>,
     ) -> Result<(), Failed> {
         let by = Deadline::after(waiter, EXCHANGE_BOUND);
-        let sql = statements::export();
+        let sql = statements::export(i64::from(self.terms.timeout_ms) + IDLE_GRACE_MS);
         let export = |_| Command::new("export of the snapshot", sql.as_str());
         let replies = run_all(waiter, &mut sessions(self.keepers), export, by);
         for (node, reply) in nodes.iter().zip(replies) {

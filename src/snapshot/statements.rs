@@ -4,6 +4,7 @@
 //! `SET LOCAL`, inside the transaction, for poolers in transaction mode.
 
 use crate::citus::identity::QUESTION;
+use crate::fence::statements::set_idle_timeout;
 use crate::pg::quote::literal;
 
 /// Warms a keeper's session up, in a transaction that is over afterwards: whatever is looked up for the first time is
@@ -64,9 +65,13 @@ pub fn committed(gids: &[String]) -> String {
     )
 }
 
-/// Takes the snapshot; then the position, so that it is no earlier.
-pub fn export() -> String {
-    format!("SELECT pg_export_snapshot() AS snapshot_id; SELECT {WHERE}")
+/// Takes the snapshot; then the position, so that it is no earlier. From here on a node that hears nothing more keeps
+/// it for so long.
+pub fn export(idle_timeout_ms: i64) -> String {
+    format!(
+        "SELECT pg_export_snapshot() AS snapshot_id; SELECT {WHERE}; {}",
+        set_idle_timeout(idle_timeout_ms)
+    )
 }
 
 /// A sign of life for links that forget whoever is silent.
