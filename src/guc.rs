@@ -64,7 +64,7 @@ pub fn define(preloading: bool, is_read_only: fn() -> bool) {
     GucRegistry::define_int_guc(
         c"citus_fence.connect_timeout",
         c"Longest time to connect to the nodes of the cluster, all at once.",
-        c"A node that has not answered by then counts as unreachable.",
+        c"A node that has not answered by then counts as unreachable for this attempt.",
         &CONNECT_TIMEOUT,
         1,
         i32::MAX,

@@ -32,8 +32,9 @@ impl From<&RemoteError> for Report {
                  operating system user, and let this host in through the node's pg_hba.conf.",
             ),
             RemoteError::ConnectTimeout { .. } => {
-                Report::new(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION, message)
-                    .hint(format!("{look} citus_fence.connect_timeout is the bound."))
+                Report::new(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION, message).hint(
+                    format!("{look} citus_fence.connect_timeout is the bound of each attempt."),
+                )
             }
             RemoteError::Query { error: server, .. } => Report {
                 sqlstate: theirs.unwrap_or(ERRCODE_CONNECTION_EXCEPTION),

@@ -21,6 +21,7 @@ use super::state::Step;
 use super::statements::{self, query};
 use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::{GaveUp, Limit, until_held};
+use crate::fence::under_way;
 use crate::pg::elog;
 use crate::pg::quote::literal;
 use crate::pg::worker;
@@ -68,6 +69,10 @@ impl<W: Waiter> Drive<'_, W> {
         )?
         .parse_single()?;
         self.advance(links, Step::Near, "")?;
+        // From here on others see this one; who has begun since the call looked is seen here.
+        if let Some(other) = under_way::look_but(super::OPERATION) {
+            return Err(CloneError::UnderWay(other));
+        }
         let Links { home, clone: session, .. } = links;
         harmless::make_harmless(self.waiter, self.map, home, session, self.clone)?;
         let catch_up = Duration::from_secs(u64::from(self.clone.terms.catchup_timeout_s));

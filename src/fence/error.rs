@@ -124,13 +124,22 @@ impl From<Unproved> for Failed {
     }
 }
 
+/// What libpq says, without a code, of what stays as it is.
+const STAYS: [&str; 3] = ["certificate", "does not support SSL", "Name or service not known"];
+
 /// What passes by itself: a server that is being restarted, does not answer for a moment, or is out of connections or
 /// memory.  One that lets nobody in, or has no such database, stays so.
 pub fn may_pass(error: &RemoteError) -> bool {
     let code_may_pass =
         |code: &str| ["08", "53", "57P0"].iter().any(|class| code.starts_with(class));
     match error {
-        RemoteError::Connect { .. } => error.sqlstate().is_none_or(code_may_pass),
+        RemoteError::Connect { message, .. } => match error.sqlstate() {
+            // libpq's own words; in another language than English they are waited for, too.
+            None => !STAYS.iter().any(|words| message.contains(words)),
+            // A pooler that has no such database or user.
+            Some("08P01") => false,
+            Some(code) => code_may_pass(code),
+        },
         RemoteError::ConnectTimeout { .. } | RemoteError::Lost { .. } => true,
         RemoteError::Query { .. } => error.sqlstate().is_some_and(code_may_pass),
         RemoteError::BadConnInfo { .. }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use remote::Deadline;
 
-use super::control::{self, EXPORTS, NodeRow, Token};
+use super::control::{self, EXPORTS, Extension, NodeRow, Token};
 use super::error::SnapshotError;
 use super::state::{Export, Moment, Release, State, Terms};
 use super::{MAX_TIMEOUT_MS, worker};
@@ -123,6 +123,10 @@ pub fn export(
         match export.state {
             State::Held => {
                 let rows = control::rows(token);
+                if rows.is_empty() {
+                    // It has ended since.
+                    continue;
+                }
                 pending.done();
                 tell(&export, &terms);
                 return Ok((token.id, rows));
@@ -158,6 +162,10 @@ fn begin_with_worker(terms: Terms) -> Result<(Token, Armed<Token>, Handle), Snap
     loop {
         let token = control::begin(database(), terms)?;
         let pending = PENDING.arm(token);
+        // Whoever looks from here on sees this one; who has begun before is seen here.
+        if let Some(other) = under_way::look_but(OPERATION) {
+            return Err(SnapshotError::UnderWay(other));
+        }
         if let Some(handle) = worker::start(token) {
             return Ok((token, pending, handle));
         }
@@ -200,8 +208,9 @@ pub fn release(id: Option<i64>) -> Result<bool, SnapshotError> {
     loop {
         let _listening = control::listen(token);
         let Some(export) = control::read(token) else {
-            // Its slot has been needed already: it ended as it was asked to, or whoever ended it was told.
-            return Ok(release == Release::Asked);
+            // Its slot has been needed already, and how it ended is not known any more.
+            warn_of_over(id, None);
+            return Ok(false);
         };
         if !export.is_live() {
             let lasted = release == Release::Asked && !export.failure.is_some();
@@ -246,12 +255,14 @@ pub fn extend(id: Option<i64>, timeout_ms: Option<i32>) -> Result<Moment, Snapsh
         let export = control::read(token).filter(|export| export.state == State::Held);
         let export = export.ok_or_else(not_there)?;
         match asked_at {
-            None => {
-                if control::ask_extension(token, timeout_ms).ok_or_else(not_there)? {
-                    asked_at = Some(export.extended);
+            None => match control::ask_extension(token, timeout_ms) {
+                Extension::Asked(before) => {
+                    asked_at = Some(before);
                     continue;
                 }
-            }
+                Extension::Later => {}
+                Extension::Over => return Err(not_there()),
+            },
             Some(before) if export.extended > before => return Ok(export.expires_at),
             Some(_) => {}
         }

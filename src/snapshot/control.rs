@@ -203,10 +203,24 @@ pub fn ask_release(token: Token) -> Release {
     }
 }
 
-/// Asks for a new life. False while another's wish is being seen to; none where it is over.
-pub fn ask_extension(token: Token, timeout_ms: i32) -> Option<bool> {
-    step(token, |export| (export.state == State::Held).then(|| export.ask_extension(timeout_ms)))
-        .flatten()
+/// What came of asking for a new life.
+#[derive(Clone, Copy, Debug)]
+pub enum Extension {
+    /// It is asked for; so many have been answered before.
+    Asked(u64),
+    /// Another's wish is being seen to.
+    Later,
+    /// It is over.
+    Over,
+}
+
+/// Asks for a new life.
+pub fn ask_extension(token: Token, timeout_ms: i32) -> Extension {
+    let asked = step(token, |export| match export.state {
+        State::Held => export.ask_extension(timeout_ms).map_or(Extension::Later, Extension::Asked),
+        State::Unused | State::Starting | State::Over => Extension::Over,
+    });
+    asked.unwrap_or(Extension::Over)
 }
 
 /// The worker's side.

@@ -19,9 +19,7 @@
 use std::time::Duration;
 
 use pgrx::pg_sys;
-use remote::{
-    Command, Connecting, Deadline, RemoteError, Reply, Session, Waiter, connect_all, run_all,
-};
+use remote::{Command, Connecting, Deadline, RemoteError, Reply, Session, Waiter, run_all};
 
 use super::KEEPER_NAME;
 use super::control::{NodeRow, Owner};
@@ -33,7 +31,7 @@ use crate::citus::myself::Proof;
 use crate::citus::{self, Dialer, HELPER_NAME, Node, Roster};
 use crate::fence::blockers;
 use crate::fence::engine::{Bounds, Home, Others, Silence, Story, attempt};
-use crate::fence::error::{Failed, FenceError, Reason, is_passing};
+use crate::fence::error::{Failed, FenceError, Reason, is_passing, is_passing_remote};
 use crate::fence::let_go::{let_go, roll_back_all};
 use crate::fence::mode::Mode;
 use crate::fence::party::Party;
@@ -138,9 +136,11 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
         let proof = (!self.is_proved).then(|| Proof::start(waiter, &roster, by));
         let connecting = Connecting::start(waiter, roster.targets(), self.limit.deadline);
         let mut absent = Vec::new();
-        let nodes = self.connect_keepers(waiter, &roster, &mut absent)?;
+        let mut nodes = self.connect_keepers(waiter, &roster, &mut absent)?;
         // Nothing is held on the nodes of a cluster that this server only has a copy of.
         if let Some(proof) = proof {
+            // A silent node may have taken all of that time.
+            let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
             proof.finish(waiter, &roster, by)?;
             self.is_proved = true;
         }
@@ -157,17 +157,18 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             fenced => {
                 let (story, mut home) = fenced?;
                 let fenced_at = waiter.now();
+                self.only_fenced(&mut nodes, &mut absent);
                 self.nothing_in_doubt(waiter)?;
                 self.take(waiter, &nodes, &mut rows)?;
                 home.let_go();
                 (story.locking + story.finishing, fenced_at)
             }
         };
-        // Writers go on from here.
-        for error in let_go(&mut BackendWaiter::new(|| false), &mut self.party) {
-            elog::log(&format!(
-                "citus_fence: a node did not confirm the end of the fence: {error}"
-            ));
+        // Writers go on from here. Whoever does not end the fence now may have lost it before the last snapshot was
+        // taken, and then its writers went on by themselves.
+        let silent = let_go(&mut BackendWaiter::new(|| false), &mut self.party);
+        if let Some(error) = silent.into_iter().next() {
+            return Err(of_exchange(error));
         }
         let held = held + waiter.now().saturating_sub(fenced_at);
         elog::log(&format!(
@@ -240,48 +241,69 @@ impl Attempts<'_> {
     }
 
     /// Sessions that are warm, each with its transaction begun, and no snapshot taken; for which nodes. An inactive
-    /// node that does not answer is left out, and named.
+    /// node that does not answer, or cannot take part, is left out, and named.
     fn connect_keepers<W: Waiter>(
         &mut self,
         waiter: &mut W,
         roster: &Roster,
         absent: &mut Vec<String>,
     ) -> Result<Vec<Node>, Failed> {
+        let warm_up = statements::warm_up(roster.is_citus(), self.terms.lock_timeout_ms);
+        let warm = Command::new("warm-up of the snapshot", warm_up.as_str());
         let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
-        let mut nodes = Vec::new();
-        let connected = connect_all(waiter, roster.targets(), by);
-        for (node, session) in roster.nodes().iter().zip(connected) {
-            match session {
-                Ok(session) => {
-                    self.keepers.push(session);
-                    nodes.push(node.clone());
-                }
-                Err(RemoteError::Stopped { .. }) => return Err(Failed::Stopped),
-                Err(error) if !node.active => absent.push(error.to_string()),
-                Err(error) => return Err(Failed::of_node(error)),
-            }
-        }
-        let warm_up = statements::warm_up(roster.is_citus());
-        let warm = |_| Command::new("warm-up of the snapshot", warm_up.as_str());
+        // The quick do not wait for the slow, nor does their time end with that of a silent one.
+        let begun = Connecting::start(waiter, roster.targets(), by).run(waiter, &warm, by);
         let idle_ms = i64::from(self.terms.timeout_ms)
             + self.limit.deadline.remaining(waiter).as_millis() as i64
             + IDLE_GRACE_MS;
-        let mut begin = Vec::new();
-        for reply in run_all(waiter, &mut sessions(self.keepers), warm, by) {
-            let reply = reply.map_err(Failed::of_node)?;
-            let who = Who::read(&reply).map_err(Failed::of_node)?;
-            who.must_fit(&nodes[begin.len()], roster.extension())?;
-            let version = reply.sets.iter().find_map(|set| set.value(0, "server_version_num"));
-            let Some(version) = version.and_then(|text| text.parse().ok()) else {
-                return Err(Failed::of_node(reply.unexpected("no version")));
-            };
-            begin.push(statements::begin(version, idle_ms, roster.is_citus()));
+        let (mut nodes, mut begin) = (Vec::new(), Vec::new());
+        for (node, begun) in roster.nodes().iter().zip(begun) {
+            let fit = begun.map_err(of_exchange).and_then(|(session, reply)| {
+                let reply = reply.map_err(of_exchange)?;
+                Who::read(&reply).map_err(of_exchange)?.must_fit(node, roster.extension())?;
+                let version = reply.sets.iter().find_map(|set| set.value(0, "server_version_num"));
+                let version = version.and_then(|text| text.parse().ok());
+                let version = version.ok_or_else(|| of_exchange(reply.unexpected("no version")))?;
+                Ok((session, version))
+            });
+            match fit {
+                Ok((session, version)) => {
+                    self.keepers.push(session);
+                    nodes.push(node.clone());
+                    begin.push(statements::begin(version, idle_ms, roster.is_citus()));
+                }
+                Err(Failed::Stopped) => return Err(Failed::Stopped),
+                Err(Failed::ForGood(error) | Failed::Passing(error)) if !node.active => {
+                    absent.push(error.to_string());
+                }
+                Err(Failed::ForNow(reason)) if !node.active => absent.push(reason.what),
+                Err(failed) => return Err(failed),
+            }
         }
+        let by = Deadline::after(waiter, EXCHANGE_BOUND);
         let begin = |index: usize| Command::new("begin of the snapshot", begin[index].as_str());
         for reply in run_all(waiter, &mut sessions(self.keepers), begin, by) {
-            reply.map_err(Failed::of_node)?;
+            reply.map_err(of_exchange)?;
         }
         Ok(nodes)
+    }
+
+    /// Leaves out whom the fence has left out: an inactive node that had no place for its session, say.
+    fn only_fenced(&mut self, nodes: &mut Vec<Node>, absent: &mut Vec<String>) {
+        let fenced: Vec<Node> = self.party.parts().map(|part| part.node.clone()).collect();
+        let mut keepers = Keepers::new();
+        let all = std::mem::take(self.keepers).into_iter().zip(std::mem::take(nodes));
+        for (session, node) in all {
+            // Dropping the session ends its transaction, which has no snapshot yet.
+            if fenced.contains(&node) {
+                keepers.push(session);
+                nodes.push(node);
+            }
+        }
+        *self.keepers = keepers;
+        absent.extend(self.party.absent().iter().cloned());
+        absent.sort();
+        absent.dedup();
     }
 
     /// Holds writers back on all nodes.
@@ -317,7 +339,7 @@ impl Attempts<'_> {
         let replies = run_all(waiter, &mut self.party.sessions(), look, by);
         let mut prepared: Vec<(String, String)> = Vec::new();
         for reply in replies {
-            let reply = reply.map_err(Failed::of_node)?;
+            let reply = reply.map_err(of_exchange)?;
             let node = reply.node.to_string();
             prepared.extend(texts(&reply, "prepared")?.into_iter().map(|gid| (gid, node.clone())));
         }
@@ -328,7 +350,7 @@ impl Attempts<'_> {
         let sql = statements::committed(&gids);
         let look = |_| Command::new("look for what is decided", sql.as_str());
         for reply in run_all(waiter, &mut self.party.sessions(), look, by) {
-            let reply = reply.map_err(Failed::of_node)?;
+            let reply = reply.map_err(of_exchange)?;
             let decided = texts(&reply, "committed")?;
             let Some(gid) = decided.first() else { continue };
             let places = prepared.iter().filter(|(known, _)| known == gid);
@@ -359,11 +381,11 @@ impl Attempts<'_> {
         let export = |_| Command::new("export of the snapshot", sql.as_str());
         let replies = run_all(waiter, &mut sessions(self.keepers), export, by);
         for (node, reply) in nodes.iter().zip(replies) {
-            let reply = reply.map_err(Failed::of_node)?;
+            let reply = reply.map_err(of_exchange)?;
             let value = |column| reply.sets.iter().find_map(|set| set.value(0, column));
             let lsn = value("wal_lsn").and_then(Lsn::parse);
             let (Some(snapshot_id), Some(lsn)) = (value("snapshot_id"), lsn) else {
-                return Err(Failed::of_node(reply.unexpected("no snapshot or WAL position")));
+                return Err(of_exchange(reply.unexpected("no snapshot or WAL position")));
             };
             rows.push(NodeRow {
                 nodeid: node.nodeid,
@@ -378,11 +400,23 @@ impl Attempts<'_> {
     }
 }
 
+/// What a failed exchange with a node is to the attempt.
+fn of_exchange(error: RemoteError) -> Failed {
+    if is_passing_remote(&error) {
+        Failed::for_now(error.to_string())
+    } else {
+        Failed::of_node(error)
+    }
+}
+
 /// Whether it says that a node has no gate: the extension is not there, or its library is not preloaded.
 fn has_no_gate(error: &FenceError) -> bool {
     match error {
         FenceError::NoGate { .. } => true,
-        FenceError::Remote(error) => error.sqlstate() == Some("55000"),
+        FenceError::Remote(error) => {
+            error.sqlstate() == Some("55000")
+                && error.to_string().contains("shared_preload_libraries")
+        }
         FenceError::Catalog(_)
         | FenceError::Identity(_)
         | FenceError::NoDescriptors { .. }
@@ -394,7 +428,7 @@ fn has_no_gate(error: &FenceError) -> bool {
 fn texts(reply: &Reply, column: &str) -> Result<Vec<String>, Failed> {
     let list = reply.sets.iter().find_map(|set| set.value(0, column));
     list.and_then(|list| serde_json::from_str(list).ok())
-        .ok_or_else(|| Failed::of_node(reply.unexpected("no list of transactions")))
+        .ok_or_else(|| of_exchange(reply.unexpected("no list of transactions")))
 }
 
 /// For exchanges with all of them.

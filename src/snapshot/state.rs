@@ -190,23 +190,29 @@ impl Export {
 
     /// Somebody wants it to end. Whoever is the first to say so of one that is held, and in its time, ends it.
     pub fn ask_release(&mut self, now: Moment) -> Release {
-        if !self.is_live() || self.expired(now) {
+        if !self.is_live() {
             return Release::Over;
         }
-        if self.release_asked {
-            return Release::Joined;
-        }
+        let is_first = !self.release_asked;
+        // Also where its time is over: no extension that is under way may bring it back.
         self.release_asked = true;
-        if self.state == State::Held { Release::Asked } else { Release::Joined }
+        if self.expired(now) {
+            return Release::Over;
+        }
+        if self.state == State::Starting && self.worker.is_none() {
+            // Nobody is there to end it, and nobody will come.
+            self.end(Failure::NONE);
+        }
+        if self.state == State::Held && is_first { Release::Asked } else { Release::Joined }
     }
 
-    /// Somebody asks for a new life. False while another's wish is being seen to.
-    pub fn ask_extension(&mut self, timeout_ms: i32) -> bool {
-        let free = self.extend_ms == 0;
-        if free {
-            self.extend_ms = timeout_ms;
+    /// Somebody asks for a new life: how many have been answered before. None while another's wish is being seen to.
+    pub fn ask_extension(&mut self, timeout_ms: i32) -> Option<u64> {
+        if self.extend_ms != 0 {
+            return None;
         }
-        free
+        self.extend_ms = timeout_ms;
+        Some(self.extended)
     }
 
     /// The nodes have been told of it.
@@ -296,10 +302,10 @@ mod tests {
     #[test]
     fn a_new_life_counts_from_when_the_nodes_know_of_it() {
         let mut export = held();
-        assert!(export.ask_extension(500) && !export.ask_extension(600));
+        assert_eq!((export.ask_extension(500), export.ask_extension(600)), (Some(0), None));
         export.extend(7, 3_000);
         assert_eq!((export.expires_at, export.extended, export.extend_ms), (503_000, 1, 0));
-        assert!(export.ask_extension(600));
+        assert_eq!(export.ask_extension(600), Some(1));
     }
 
     #[test]

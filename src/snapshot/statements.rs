@@ -9,9 +9,11 @@ use crate::pg::quote::literal;
 
 /// Warms a keeper's session up, in a transaction that is over afterwards: whatever is looked up for the first time is
 /// looked up here, and not while writers are held back.
-pub fn warm_up(is_citus: bool) -> String {
+pub fn warm_up(is_citus: bool, lock_timeout_ms: i32) -> String {
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path = pg_catalog;{}\
+         SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = '10s';\
+         SET LOCAL client_connection_check_interval = '1s';\
          SHOW server_version_num;SELECT pg_current_snapshot(), {WHERE}, {QUESTION};\
          COMMIT",
         unchecked(is_citus)
@@ -73,6 +75,3 @@ pub fn export(idle_timeout_ms: i64) -> String {
         set_idle_timeout(idle_timeout_ms)
     )
 }
-
-/// A sign of life for links that forget whoever is silent.
-pub const STILL_THERE: &str = "SELECT";

@@ -11,7 +11,6 @@ use super::control::{Owner, Token};
 use super::error::SnapshotError;
 use super::export::{self, Keepers, sessions};
 use super::state::Export;
-use super::statements::STILL_THERE;
 use crate::fence::FenceError;
 use crate::fence::failure::Failure;
 use crate::fence::statements::{IDLE_GRACE_MS, STATEMENT_GRACE_MS, set_idle_timeout};
@@ -128,7 +127,9 @@ fn hold(owner: &Owner, keepers: &mut Keepers) -> Result<(), SnapshotError> {
             continue;
         }
         if silent_until.expired(&waiter) {
-            tell(keepers, STILL_THERE)?;
+            // With what is left of its life: a node that hears nothing more ends it in time.
+            let left_ms = (export.expires_at - now).max(0) / 1000;
+            tell(keepers, &set_idle_timeout(left_ms + IDLE_GRACE_MS))?;
             silent_until = Deadline::after(&waiter, SIGN_OF_LIFE);
         }
         let left = Duration::from_micros((export.expires_at - now).max(0) as u64);

@@ -297,6 +297,29 @@ fn what_was_lost_before_the_release_did_not_last() {
     });
 }
 
+/// Its host is gone: nothing is refused, and nothing answers.
+#[test]
+fn an_inactive_node_that_is_silent_is_left_out_and_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).proxies(true).fsync(false).build()?;
+        let port = cluster.catalog_port(2);
+        let mut client = cluster.connect(0)?;
+        client
+            .batch_execute(&format!(
+                "UPDATE pg_dist_node SET isactive = false WHERE nodeport = {port}; \
+                 SET citus_fence.connect_timeout = '2s'"
+            ))
+            .expect("an inactive node");
+        cluster.link(2).freeze()?;
+        let sql = "SELECT export_id, nodeport FROM citus_export_cluster_snapshot()";
+        let rows = client.query(sql, &[]).unwrap_or_else(|error| panic!("{}", words(&error)));
+        assert_eq!(rows.len(), 2, "the coordinator and the other worker");
+        assert!(rows.iter().all(|row| row.get::<_, i32>(1) != i32::from(port)));
+        assert!(release(&mut client, rows[0].get(0)));
+        cluster.link(2).heal()
+    });
+}
+
 #[test]
 fn a_read_only_cluster_is_read_like_any_other() {
     on_each_engine(|engine: Engine| {

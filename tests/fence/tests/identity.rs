@@ -261,6 +261,25 @@ fn nothing_of_the_servers_environment_reaches_a_session() {
     });
 }
 
+/// Packets to its own address are swallowed, as behind an address translation that does not turn around.
+#[test]
+fn a_coordinator_whose_own_address_is_silent_asks_a_worker() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).proxies(true).build()?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SET citus_fence.connect_timeout = '3s'").expect("a setting");
+        // The worker goes by an address of its own that answers.
+        let port = cluster.coordinator().port();
+        cluster
+            .worker(1)
+            .execute(&format!("UPDATE pg_dist_node SET nodeport = {port} WHERE groupid = 0"))?;
+        cluster.link(0).freeze()?;
+        assert!(call(&mut client, BLOCK));
+        assert!(call(&mut client, UNBLOCK));
+        cluster.link(0).heal()
+    });
+}
+
 /// Its owner is who the extension acts as on every node.
 #[test]
 fn an_owner_who_is_no_superuser_any_more_is_named() {
