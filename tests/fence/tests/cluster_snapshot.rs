@@ -237,8 +237,10 @@ fn a_release_says_whether_it_lasted_and_every_end_leaves_nothing() {
             assert!(!release(&mut client, lost.id));
             wait_until_free(&cluster, Duration::from_secs(5))?;
             if stop {
+                client.batch_execute("SET citus_fence.acquire_timeout = '1s'").expect("a setting");
                 let error = refusal(&mut client, "SELECT citus_export_cluster_snapshot()");
                 assert!(error.code().code().starts_with("08"), "{error:?}");
+                client.batch_execute("RESET citus_fence.acquire_timeout").expect("a setting");
                 node.start()?;
             }
         }
