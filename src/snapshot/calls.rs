@@ -155,7 +155,7 @@ pub fn export(
 
 /// Begins an export and starts its worker. All background workers may be in use for a moment, so that is tried again
 /// for as long as the start may take.
-fn begin_with_worker(terms: Terms) -> Result<(Token, Armed<Token>, Handle), SnapshotError> {
+fn begin_with_worker(mut terms: Terms) -> Result<(Token, Armed<Token>, Handle), SnapshotError> {
     const AGAIN: Duration = Duration::from_millis(50);
     let time = Duration::from_millis(terms.acquire_timeout_ms as u64);
     let by = Deadline::after(&interruptible(), time);
@@ -171,9 +171,12 @@ fn begin_with_worker(terms: Terms) -> Result<(Token, Armed<Token>, Handle), Snap
         }
         control::forget(token);
         pending.done();
-        if by.expired(&interruptible()) {
+        let left = by.remaining(&interruptible());
+        if left < AGAIN {
             return Err(SnapshotError::NoWorkerSlot);
         }
+        // What is left of the call's time is all that the worker has.
+        terms.acquire_timeout_ms = (left - AGAIN).as_millis().max(1) as i32;
         if wait_latch_or_client_gone(AGAIN) {
             return Err(SnapshotError::ClientGone);
         }

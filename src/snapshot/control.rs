@@ -71,7 +71,7 @@ fn lock() -> Guard<'static, Export, NodeRow> {
 fn reap(exports: &mut Guard<'_, Export, NodeRow>) {
     // Made of constants: making it cannot fail.
     let reason = Failure {
-        sqlstate: pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE as i32,
+        sqlstate: pgrx::PgSqlErrorCode::ERRCODE_SYSTEM_ERROR as i32,
         message: Text::new("its background worker is gone"),
         ..Failure::NONE
     };
