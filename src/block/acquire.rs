@@ -28,10 +28,11 @@ use remote::{Connecting, Deadline, RemoteError, Waiter};
 use super::control::{NodeRow, Owner};
 use super::error::BlockError;
 use super::handover;
-use super::home::{ThisNode, blocked_here};
+use super::home::ThisNode;
 use super::state::{Block, Mode, Terms, Token};
 use crate::citus::myself::Proof;
 use crate::citus::{Dialer, HELPER_NAME, Roster};
+use crate::fence::blockers::blocked_here;
 use crate::fence::engine::{Bounds, Others, Silence, Story, attempt};
 use crate::fence::error::{Failed, FenceError, Reason};
 use crate::fence::let_go::let_go;
@@ -284,7 +285,7 @@ impl Attempts<'_> {
         drop(reading);
         match result {
             Ok(read) => Ok(read?),
-            Err(report) => Err(blocked_here(self.owner, report)),
+            Err(report) => Err(blocked_here(|| self.owner.release_asked(), report)),
         }
     }
 }

@@ -8,9 +8,9 @@ use super::control::{NodeRow, Owner};
 use crate::citus::identity::Who;
 use crate::citus::myself::Proof;
 use crate::citus::{self, Roster};
-use crate::fence::blockers;
+use crate::fence::blockers::blocked_here;
 use crate::fence::engine::Home;
-use crate::fence::error::{Failed, FenceError, NODES_CHANGED, Reason, is_passing};
+use crate::fence::error::{Failed, FenceError, NODES_CHANGED};
 use crate::fence::party::Part;
 use crate::fence::statements;
 use crate::fence::steps::Barrier;
@@ -18,7 +18,7 @@ use crate::fence::text::Text;
 use crate::gate::{Gate, close_gate, stay_closed};
 use crate::pg::clock::now;
 use crate::pg::worker::{self, Transaction};
-use crate::pg::{elog, guc, ident, interrupts, lock, process, wal};
+use crate::pg::{elog, guc, ident, lock, process, wal};
 use crate::report::Report;
 
 /// This node, in one attempt.  Dropping it lets go.
@@ -96,7 +96,7 @@ impl Home for ThisNode<'_> {
             Ok(false) => return Err(Failed::because(NODES_CHANGED)),
             Err(error) => {
                 drop(local);
-                return Err(blocked_here(self.owner, error));
+                return Err(blocked_here(|| self.owner.release_asked(), error));
             }
         }
         // The nodes may take their time, and vacuum does not wait for them.
@@ -111,7 +111,7 @@ impl Home for ThisNode<'_> {
         };
         if let Err(error) = lock_here(self.owner, local, barrier, bound) {
             self.local = None;
-            return Err(blocked_here(self.owner, error));
+            return Err(blocked_here(|| self.owner.release_asked(), error));
         }
         self.locked_at = now();
         Ok(())
@@ -207,36 +207,4 @@ fn local_deadlock_timeout(bound: Duration) -> String {
     let server = guc::read_number("deadlock_timeout").unwrap_or(1000.0);
     let own = statements::own_deadlock_timeout(server as i64, bound.as_millis() as i64);
     format!("{own}ms")
-}
-
-/// What it means that this server did not let something be done.
-pub fn blocked_here(owner: &Owner, error: Report) -> Failed {
-    if interrupts::terminated() || owner.release_asked() {
-        return Failed::Stopped;
-    }
-    if !is_passing(error.sqlstate) {
-        return FenceError::from(error).into();
-    }
-    let mut blockers = look_here(owner);
-    if blockers.is_empty() {
-        // The look needs Citus' catalog itself where Citus plans it.
-        let look = Transaction::begin();
-        blockers = worker::catch(citus::keepers).unwrap_or_default();
-        drop(look);
-    }
-    if let (Some(detail), true) = (&error.detail, blockers.is_empty()) {
-        blockers.push(format!("on this node: {}", detail.trim_end_matches('.')));
-    }
-    let tells = !blockers.is_empty();
-    Failed::ForNow(Reason { what: error.message, blockers, tells })
-}
-
-/// Longest time for a look at who is in the way.
-const LOOK_BOUND: Duration = Duration::from_millis(200);
-
-/// Who is in the way of this node's own locks.
-fn look_here(owner: &Owner) -> Vec<String> {
-    let look = Transaction::begin();
-    let find = || look.with_latest_snapshot(|| blockers::look_here("this node"));
-    look.bounded(LOOK_BOUND, || owner.release_asked(), find).unwrap_or_default()
 }

@@ -1,9 +1,16 @@
 //! Who is in the way: by node, process, age and query.
 
+use std::time::Duration;
+
 use remote::ResultSet;
 
+use super::error::{Failed, FenceError, Reason, is_passing};
 use super::statements::{HELPER_IDLE_MS, begin_helper};
+use crate::citus;
 use crate::gate::lock::numbers;
+use crate::pg::interrupts;
+use crate::pg::worker::{self, Transaction};
+use crate::report::Report;
 
 /// Looks for them in a transaction of its own, in place of the one that failed.
 pub fn look() -> String {
@@ -50,8 +57,36 @@ const BLOCKERS: &str = concat!(
       LIMIT 3"
 );
 
-/// The same on this node, in a transaction whose search_path is safe.
-pub fn look_here(node: &str) -> Vec<String> {
+/// What it means that this server did not let a worker do something here; `stop` tells whether it is to stop anyway.
+pub fn blocked_here(stop: impl Fn() -> bool, error: Report) -> Failed {
+    if interrupts::terminated() || stop() {
+        return Failed::Stopped;
+    }
+    if !is_passing(error.sqlstate) {
+        return FenceError::from(error).into();
+    }
+    let look = Transaction::begin();
+    let find = || look.with_latest_snapshot(|| look_here("this node"));
+    let mut blockers = look.bounded(LOOK_HERE_BOUND, &stop, find).unwrap_or_default();
+    drop(look);
+    if blockers.is_empty() {
+        // The look needs Citus' catalog itself where Citus plans it.
+        let look = Transaction::begin();
+        blockers = worker::catch(citus::keepers).unwrap_or_default();
+        drop(look);
+    }
+    if let (Some(detail), true) = (&error.detail, blockers.is_empty()) {
+        blockers.push(format!("on this node: {}", detail.trim_end_matches('.')));
+    }
+    let tells = !blockers.is_empty();
+    Failed::ForNow(Reason { what: error.message, blockers, tells })
+}
+
+/// Longest time for a look at who is in the way here.
+const LOOK_HERE_BOUND: Duration = Duration::from_millis(200);
+
+/// Who is in the way on this node, in a transaction whose search_path is safe.
+fn look_here(node: &str) -> Vec<String> {
     let look = || {
         pgrx::Spi::connect(|client| {
             let mut blockers = Vec::new();

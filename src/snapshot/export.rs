@@ -29,9 +29,9 @@ use super::statements;
 use crate::citus::identity::Who;
 use crate::citus::myself::Proof;
 use crate::citus::{self, Dialer, HELPER_NAME, Node, Roster};
-use crate::fence::blockers;
+use crate::fence::blockers::blocked_here;
 use crate::fence::engine::{Bounds, Home, Others, Silence, Story, attempt};
-use crate::fence::error::{Failed, FenceError, Reason, is_passing, is_passing_remote};
+use crate::fence::error::{Failed, FenceError, Reason, is_passing_remote};
 use crate::fence::let_go::{let_go, roll_back_all};
 use crate::fence::mode::Mode;
 use crate::fence::party::Party;
@@ -44,7 +44,7 @@ use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
 use crate::pg::types::Lsn;
 use crate::pg::wait::BackendWaiter;
-use crate::pg::worker::{self, Transaction};
+use crate::pg::worker::Transaction;
 use crate::pg::{elog, interrupts, lock};
 use crate::report::Report;
 
@@ -236,7 +236,7 @@ impl Attempts<'_> {
         drop(reading);
         match read {
             Ok(roster) => Ok(roster?),
-            Err(report) => Err(blocked_here(self.owner, report)),
+            Err(report) => Err(blocked_here(|| self.owner.release_asked(), report)),
         }
     }
 
@@ -470,7 +470,7 @@ impl Home for NodeList<'_> {
         );
         if let Err(report) = locked.flatten() {
             self.local = None;
-            return Err(blocked_here(&self.owner, report));
+            return Err(blocked_here(|| self.owner.release_asked(), report));
         }
         Ok(())
     }
@@ -499,27 +499,3 @@ impl Home for NodeList<'_> {
         elog::log(line);
     }
 }
-
-/// What it means that this server did not let something be done.
-fn blocked_here(owner: &Owner, error: Report) -> Failed {
-    if interrupts::terminated() || owner.release_asked() {
-        return Failed::Stopped;
-    }
-    if !is_passing(error.sqlstate) {
-        return FenceError::from(error).into();
-    }
-    let look = Transaction::begin();
-    let find = || look.with_latest_snapshot(|| blockers::look_here("this node"));
-    let mut blockers = look.bounded(LOOK_BOUND, || owner.release_asked(), find).unwrap_or_default();
-    drop(look);
-    if blockers.is_empty() {
-        let look = Transaction::begin();
-        blockers = worker::catch(citus::keepers).unwrap_or_default();
-        drop(look);
-    }
-    let tells = !blockers.is_empty();
-    Failed::ForNow(Reason { what: error.message, blockers, tells })
-}
-
-/// Longest time for a look at who is in the way.
-const LOOK_BOUND: Duration = Duration::from_millis(200);
