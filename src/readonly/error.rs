@@ -57,9 +57,10 @@ impl From<&SwitchError> for Report {
             SwitchError::Deadlock { pid } => Report::new(ERRCODE_T_R_DEADLOCK_DETECTED, message)
                 .detail(format!(
                     "It is waited for until it ends, but process {pid} needs a lock that this \
-                     transaction holds."
+                     transaction holds, or, as CREATE INDEX CONCURRENTLY does, waits for this \
+                     transaction's snapshot."
                 ))
-                .hint("Call the function in a transaction of its own."),
+                .hint("Call the function again, in a transaction of its own. Such sessions are terminated by: SELECT alter_system_read_only();"),
         }
     }
 }
