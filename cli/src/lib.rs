@@ -29,6 +29,8 @@ mod args;
 mod connection;
 mod exit;
 mod failure;
+#[allow(dead_code)]
+mod manifest;
 mod output;
 mod rows;
 mod server;

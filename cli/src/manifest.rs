@@ -1,0 +1,115 @@
+//! The manifest of a physical backup: `manifest.json` in its directory, written last and put in place whole. A
+//! directory without one holds no backup.
+//!
+//! ```text
+//! DIR/manifest.json                     this, readable by its owner alone
+//! DIR/nodes/GROUP/data/                 a node's data directory, as pg_basebackup wrote it (plain format)
+//! DIR/nodes/GROUP/tablespaces/OID/      its tablespaces; the links in data/pg_tblspc lead here
+//! DIR/nodes/GROUP/config/               its configuration files, which may lie outside of the data directory
+//! ```
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Its file's name.
+pub const FILE: &str = "manifest.json";
+/// What `format` says in a physical backup.
+pub const BACKUP: &str = "citus-fence backup";
+/// The newest version of that format, which is the only one so far.
+pub const VERSION: u32 = 1;
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// [`BACKUP`].
+    pub format: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// The version of this program.
+    pub citus_fence: String,
+    /// The database whose block it was.
+    pub database: String,
+    /// Every database that has Citus' catalog: each of them has to be brought to one mind after a restore.
+    pub citus_databases: Vec<String>,
+    /// The version of Citus; none on the embedded catalog.
+    pub citus: Option<String>,
+    /// The block that all copies ended under.
+    pub block: Block,
+    /// The nodes, by group.
+    pub nodes: Vec<Node>,
+    /// Nodes that the catalog knows and this backup has no copy of, with the reason.
+    pub missing: Vec<Missing>,
+}
+
+/// The block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// Its number.
+    pub id: i64,
+    /// `2pc` or `all`.
+    pub mode: String,
+    /// When all nodes were held, and when they were let go.
+    pub began_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
+    /// For how long writers were held, in milliseconds.
+    pub held_ms: u64,
+}
+
+/// One node's copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its row of `pg_dist_node`.
+    pub nodeid: Option<i32>,
+    pub groupid: i32,
+    pub name: String,
+    pub port: i32,
+    /// As text: JSON's numbers are not that long everywhere.
+    pub system_identifier: String,
+    /// The timeline, and where each one before it was left. Number and identifier are the same for two promoted
+    /// replicas of one source; the points are not.
+    pub timeline: i32,
+    pub forks: Vec<Fork>,
+    /// What the copy has to reach.
+    pub wal_lsn: String,
+    /// `server_version` of the node.
+    pub postgresql: String,
+    /// The size of the copy.
+    pub bytes: u64,
+    /// Where the copy is, below the manifest's directory; none where a tool keeps it elsewhere.
+    pub data: Option<PathBuf>,
+    /// Where its configuration files are, below the manifest's directory.
+    pub config: Option<PathBuf>,
+    /// Its tablespaces.
+    pub tablespaces: Vec<Tablespace>,
+    /// What made the copy: `pg_basebackup`, or the command that was given.
+    pub tool: String,
+}
+
+/// Where a timeline was left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    pub timeline: i32,
+    pub lsn: String,
+}
+
+/// A tablespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    pub oid: u32,
+    /// Where it is on the node.
+    pub location: PathBuf,
+    /// Where its copy is, below the manifest's directory.
+    pub copy: Option<PathBuf>,
+}
+
+/// A node without a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub nodeid: Option<i32>,
+    pub groupid: i32,
+    pub name: String,
+    pub port: i32,
+    pub why: String,
+}
