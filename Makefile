@@ -2,10 +2,13 @@
 # the second time.  PG_CONFIG chooses the PostgreSQL; where nobody sets it, it is the pg_config in the path
 # and stays unset, so that make and cargo build the same things.
 
-.PHONY: help deps build install test test-all quick lint demo bench clean
+.PHONY: help all deps build install test test-all quick lint demo bench package clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+# What PGXN's client calls first.
+all: build
 
 deps: ## install the packages and tools that are missing
 	@ci/deps
@@ -35,6 +38,9 @@ bench: deps ## measure, ratios side by side
 
 lint: deps ## format, clippy, licences, structure, other releases of PostgreSQL
 	@ci/lint
+
+package: deps ## Debian packages of the extension and of the command, and the archive for PGXN
+	@ci/package
 
 clean: ## forget what was built
 	cargo clean

@@ -68,6 +68,11 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
     }
 }
 
+/// What can be typed, for those who write pages and completions of it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Does what was asked for.
 fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let stop = Stop::listen().map_err(Failure::Signals)?;
