@@ -105,3 +105,67 @@ impl Drop for Running {
         }
     }
 }
+
+/// `citus-fence dump` of a port into a directory, with more words, and not yet run.
+pub fn dump_command(port: u16, dir: &std::path::Path, more: &[&str]) -> Command {
+    let mut command = command(&["dump", "-h", test_cluster::HOST, "-p", &port.to_string()]);
+    command.args(["-U", test_cluster::SUPERUSER, "-d", "postgres"]).args(more);
+    let installation = test_cluster::Installation::current().expect("PostgreSQL");
+    let pg_dump = installation.program("pg_dump");
+    command.arg("--bindir").arg(pg_dump.parent().expect("a directory")).arg(dir);
+    command
+}
+
+/// The manifest of a dump.
+pub fn manifest(dir: &std::path::Path) -> serde_json::Value {
+    let text = std::fs::read(dir.join("manifest.json")).expect("a manifest");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+/// A database of its own on a server, to load what was dumped into.
+pub fn fresh_database(server: &Server, name: &str) -> Result<test_cluster::postgres::Client> {
+    server.execute(&format!("DROP DATABASE IF EXISTS {name}"))?;
+    server.execute(&format!("CREATE DATABASE {name}"))?;
+    server.connect_params().database(name).connect()
+}
+
+/// Loads a table's files by hand, as docs/dump.md shows it: `zstd -dc FILE | psql -c '\copy …'`. The table is
+/// there already, and plain.
+pub fn load(server: &Server, database: &str, dir: &std::path::Path, table: &str) -> Result<()> {
+    let installation = test_cluster::Installation::current()?;
+    let conninfo = server.connect_params().database(database).conninfo();
+    let mut loaded = 0;
+    let manifest = manifest(dir);
+    for file in manifest["files"].as_array().expect("files") {
+        if file["table"] != table {
+            continue;
+        }
+        let columns: Vec<&str> = file["columns"]
+            .as_array()
+            .expect("columns")
+            .iter()
+            .filter_map(|c| c.as_str())
+            .collect();
+        let path = dir.join(file["path"].as_str().expect("a path"));
+        let mut psql = installation.command("psql")?;
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &conninfo, "-c"]);
+        psql.arg(format!("\\copy {table} ({}) FROM STDIN", columns.join(", ")));
+        match path.extension().is_some_and(|ending| ending == "zst") {
+            true => {
+                let zstd =
+                    Command::new("zstd").arg("-dc").arg(&path).stdout(Stdio::piped()).spawn();
+                let mut zstd = zstd.expect("zstd is installed");
+                psql.stdin(zstd.stdout.take().expect("its output"));
+                let status = psql.status().expect("psql");
+                assert!(status.success() && zstd.wait().expect("zstd").success(), "{path:?}");
+            }
+            false => {
+                psql.stdin(std::fs::File::open(&path).expect("the file"));
+                assert!(psql.status().expect("psql").success(), "{path:?}");
+            }
+        }
+        loaded += 1;
+    }
+    assert!(loaded > 0, "no file of {table}, so this shows nothing");
+    Ok(())
+}
