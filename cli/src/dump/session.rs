@@ -115,7 +115,13 @@ impl NodeSession {
             return Err(DumpError::WrongNode { node, group: reach.group, found }.into());
         }
         this.session.set_server_pid(pid);
-        Ok(this)
+        // A session that waits for a lock does not look at its socket: with this it sees that a program that was
+        // killed is gone, and holds neither snapshot nor lock any longer. Not every system can.
+        let check = "SET client_connection_check_interval = '2s'";
+        match this.ask("have the connection checked", check) {
+            Ok(_) | Err(RemoteError::Query { .. }) => Ok(this),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where it is.

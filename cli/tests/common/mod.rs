@@ -110,10 +110,54 @@ impl Drop for Running {
 pub fn dump_command(port: u16, dir: &std::path::Path, more: &[&str]) -> Command {
     let mut command = command(&["dump", "-h", test_cluster::HOST, "-p", &port.to_string()]);
     command.args(["-U", test_cluster::SUPERUSER, "-d", "postgres"]).args(more);
-    let installation = test_cluster::Installation::current().expect("PostgreSQL");
-    let pg_dump = installation.program("pg_dump");
-    command.arg("--bindir").arg(pg_dump.parent().expect("a directory")).arg(dir);
+    if !more.contains(&"--bindir") {
+        let installation = test_cluster::Installation::current().expect("PostgreSQL");
+        command.arg("--bindir").arg(installation.bindir());
+    }
+    command.arg(dir);
     command
+}
+
+/// A pg_dump that waits until it is let go, and so a dump that has its snapshot and has copied nothing yet. A lock
+/// that a test took before would hold up the snapshot itself, whose fence waits for every writer.
+pub struct Gate(tempfile::TempDir);
+
+impl Gate {
+    pub fn new() -> Gate {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let real = test_cluster::Installation::current().expect("PostgreSQL").program("pg_dump");
+        let script = format!(
+            "#!/bin/sh\n: > '{0}/reached'\nuntil [ -e '{0}/open' ]; do sleep 0.02; done\nexec '{1}' \"$@\"\n",
+            folder.path().display(),
+            real.display()
+        );
+        let program = folder.path().join("pg_dump");
+        std::fs::write(&program, script).expect("a script");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("a program");
+        Gate(folder)
+    }
+
+    /// What `--bindir` is given.
+    pub fn bindir(&self) -> &str {
+        self.0.path().to_str().expect("a path")
+    }
+
+    /// Waits until the dump has come to it.
+    pub fn wait(&self, running: &mut Running) -> Result<()> {
+        let reached = self.0.path().join("reached");
+        wait_until("the snapshot to be there", PATIENCE, || {
+            let over = running.child().try_wait().expect("its state");
+            assert!(over.is_none() || reached.exists(), "it has ended: {over:?}");
+            reached.exists().then_some(())
+        })
+    }
+
+    /// Lets it go.
+    pub fn open(&self) {
+        std::fs::write(self.0.path().join("open"), "").expect("a file");
+    }
 }
 
 /// The manifest of a dump.
