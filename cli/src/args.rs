@@ -55,6 +55,9 @@ pub enum Task {
     /// Print the backup block of a database: its state, its nodes, and who waits for it
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Dump a cluster as it was at one moment, from all nodes side by side
+    #[command(after_help = crate::dump::EXAMPLES)]
+    Dump(crate::dump::DumpArgs),
 }
 
 /// What `status` takes.
@@ -155,8 +158,8 @@ mod tests {
 
     #[test]
     fn connection_options_are_psqls() {
-        let Task::Status(args) =
-            parse("citus-fence status -h /run -p 5433 -U me -d db -w").unwrap().task;
+        let cli = parse("citus-fence status -h /run -p 5433 -U me -d db -w").unwrap();
+        let Task::Status(args) = cli.task else { panic!("another task") };
         assert_eq!(args.connection.host.as_deref(), Some("/run"));
         assert_eq!(args.connection.port.as_deref(), Some("5433"));
         assert_eq!(args.connection.username.as_deref(), Some("me"));

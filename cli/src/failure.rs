@@ -5,6 +5,7 @@ use std::io;
 use remote::{ConnInfoError, RemoteError};
 use serde::Serialize;
 
+use crate::dump::DumpError;
 use crate::exit::Exit;
 
 /// Why the program ends without having done what was asked for.
@@ -56,6 +57,9 @@ pub enum Failure {
         /// Where.
         server: String,
     },
+    /// A dump.
+    #[error("{0}")]
+    Dump(#[from] DumpError),
     /// Standard output takes nothing.
     #[error("could not write to standard output: {0}")]
     Output(io::Error),
@@ -84,6 +88,7 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Failure::BadConnInfo(_) => Exit::WrongUse,
+            Failure::Dump(error) => error.exit(),
             Failure::Remote(_)
             | Failure::ToldToStop { .. }
             | Failure::NoExtension { .. }
@@ -99,10 +104,14 @@ impl Failure {
     pub fn report(&self) -> Report {
         let server = match self {
             Failure::Remote(error) => error.server_error(),
+            Failure::Dump(error) => error.remote().and_then(RemoteError::server_error),
             _ => None,
         };
         let sqlstate = match self {
             Failure::Remote(error) => error.sqlstate().map(str::to_owned),
+            Failure::Dump(error) => {
+                error.remote().and_then(RemoteError::sqlstate).map(str::to_owned)
+            }
             _ => None,
         };
         Report {
@@ -123,6 +132,7 @@ impl Failure {
                  the same quotes apply."
             }
             Failure::Remote(error) => return remote_hint(error).map(str::to_owned),
+            Failure::Dump(error) => return error.hint(),
             Failure::NoExtension { available: true, .. } => {
                 "Name the distributed database with -d, or, if it is this one, run there on the \
                  coordinator: CREATE EXTENSION citus_fence;"

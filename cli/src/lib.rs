@@ -20,6 +20,7 @@
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
 //! | `rows` | from an answer's text to values |
+//! | `dump` | the subcommand of that name: plan, workers, files, manifest |
 //! | `status` | the subcommand of that name |
 //!
 //! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
@@ -27,6 +28,7 @@
 
 mod args;
 mod connection;
+mod dump;
 mod exit;
 mod failure;
 #[allow(dead_code)]
@@ -41,6 +43,7 @@ mod usage;
 
 use std::ffi::OsString;
 
+pub use crate::dump::{Dump, DumpError, Verified, list as list_dump, verify as verify_dump};
 pub use crate::exit::Exit;
 
 use crate::args::{Cli, Task};
@@ -78,5 +81,6 @@ fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let stop = Stop::listen().map_err(Failure::Signals)?;
     match &cli.task {
         Task::Status(args) => status::run(args, &stop, output),
+        Task::Dump(args) => dump::run(args, &stop, output),
     }
 }

@@ -100,7 +100,7 @@ impl<C: Pq> Session<C> {
 
     /// The pid in the connection's own startup data: the truth if the server was reached directly,
     /// an invented number behind a pooler.
-    pub(super) fn startup_pid(&self) -> Option<i32> {
+    pub fn startup_pid(&self) -> Option<i32> {
         match &self.link {
             Link::Idle(conn) | Link::Busy(conn, _) => {
                 Some(conn.backend_pid()).filter(|pid| *pid > 0)
@@ -179,6 +179,13 @@ impl<C: Pq> Session<C> {
         }
     }
 
+    /// Says that the command under way may be a COPY that sends rows.
+    pub(super) fn expect_rows(&mut self) {
+        if let Link::Busy(_, exchange) = &mut self.link {
+            exchange.copies = true;
+        }
+    }
+
     /// What a wait for this session is for; none if it has nothing to wait with.
     pub(super) fn interest(&self) -> Option<Interest> {
         let (conn, write) = match &self.link {
@@ -195,12 +202,23 @@ impl<C: Pq> Session<C> {
     }
 
     /// Goes on with the command that is under way, without waiting. Gives its end once it has one.
+    ///
+    /// Rows of a COPY that nobody takes any more, as after a cancel, are thrown away.
     pub(super) fn advance(&mut self, read: bool) -> Option<Result<Reply, RemoteError>> {
+        self.advance_into(read, &mut |_| ())
+    }
+
+    /// The same, with somebody who takes the rows of a COPY.
+    pub(super) fn advance_into(
+        &mut self,
+        read: bool,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Option<Result<Reply, RemoteError>> {
         let Link::Busy(conn, exchange) = &mut self.link else {
             return None;
         };
         let command = exchange.command;
-        let outcome = exchange.advance(conn, read)?;
+        let outcome = exchange.advance(conn, read, sink)?;
         let node = self.node.clone();
         Some(match outcome {
             Outcome::Done(sets) => {

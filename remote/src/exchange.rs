@@ -1,6 +1,6 @@
 //! One command under way on one connection: sending it, and collecting all of its results.
 
-use crate::pq::{ConnStatus, Flush, Pq, PqFailure, PqResult, ServerError, Severity};
+use crate::pq::{ConnStatus, CopyStep, Flush, Pq, PqFailure, PqResult, ServerError, Severity};
 use crate::reply::ResultSet;
 use crate::text;
 
@@ -11,6 +11,10 @@ pub(super) struct Exchange {
     pub(super) command: &'static str,
     /// Whether part of it still has to be sent.
     sending: bool,
+    /// Whether it may be a COPY that sends rows.
+    pub(super) copies: bool,
+    /// Whether rows of a COPY are coming.
+    in_copy: bool,
     /// Results of its statements so far.
     sets: Vec<ResultSet>,
     /// The first error among them.
@@ -33,7 +37,14 @@ pub(super) enum Outcome {
 impl Exchange {
     /// A command that libpq has just accepted.
     pub(super) fn new(command: &'static str) -> Self {
-        Self { command, sending: true, sets: Vec::new(), error: None }
+        Self {
+            command,
+            sending: true,
+            copies: false,
+            in_copy: false,
+            sets: Vec::new(),
+            error: None,
+        }
     }
 
     /// Whether part of the command still has to be sent.
@@ -51,7 +62,14 @@ impl Exchange {
 
     /// Sends and receives what can be sent and received without waiting. `read` says that there
     /// may be something to read; asking without reason is allowed.
-    pub(super) fn advance<C: Pq>(&mut self, conn: &mut C, read: bool) -> Option<Outcome> {
+    ///
+    /// Rows of a COPY go to `sink` as they come, so that none is kept here.
+    pub(super) fn advance<C: Pq>(
+        &mut self,
+        conn: &mut C,
+        read: bool,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Option<Outcome> {
         // Read before writing: a server that is itself blocked writing to us takes no more.
         let mut lost = read && conn.consume_input() == Err(PqFailure);
         if self.sending && !lost {
@@ -62,8 +80,19 @@ impl Exchange {
             }
         }
         // Even on a lost connection: the server's reason may have been read before the end of file.
-        while !conn.is_busy() {
+        loop {
+            if self.in_copy {
+                match conn.get_copy_data(sink) {
+                    CopyStep::Row => continue,
+                    CopyStep::Pending => break,
+                    CopyStep::End => self.in_copy = false,
+                }
+            }
+            if conn.is_busy() {
+                break;
+            }
             match conn.get_result() {
+                Some(PqResult::CopyOut) if self.copies => self.in_copy = true,
                 Some(PqResult::Set(set)) => self.sets.push(set),
                 Some(PqResult::Error(error)) if error.severity != Severity::Error => {
                     return Some(Outcome::Lost(Some(error)));
@@ -71,7 +100,7 @@ impl Exchange {
                 Some(PqResult::Error(error)) => {
                     self.error.get_or_insert(error);
                 }
-                Some(PqResult::Copy) => return Some(Outcome::Unusable("it began a COPY")),
+                Some(PqResult::CopyOut | PqResult::Copy) => return Some(Outcome::Unusable("it began a COPY")),
                 Some(PqResult::Unexpected) => {
                     return Some(Outcome::Unusable("a result of a kind that was not asked for"));
                 }

@@ -20,7 +20,7 @@ use libpq_sys as pq;
 
 use crate::conninfo::ConnParams;
 use crate::pq::{
-    ConnStatus, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, CopyStep, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 use crate::reply::ResultSet;
@@ -251,6 +251,31 @@ impl Pq for LibPq {
         NonNull::new(result).map(|result| OwnedResult(result).to_plain())
     }
 
+    fn get_copy_data(&mut self, sink: &mut dyn FnMut(&[u8])) -> CopyStep {
+        /// A row of libpq's, freed when dropped, also where the sink unwinds.
+        struct Row(NonNull<c_char>);
+        impl Drop for Row {
+            fn drop(&mut self) {
+                // SAFETY: from PQgetCopyData, and not used again.
+                unsafe { pq::PQfreemem(self.0.as_ptr().cast()) };
+            }
+        }
+        let mut buffer: *mut c_char = ptr::null_mut();
+        // SAFETY: see the head of the file; a place for the row, which is ours to free.
+        let length = unsafe { pq::PQgetCopyData(self.conn.as_ptr(), &raw mut buffer, 1) };
+        let row = NonNull::new(buffer).map(Row);
+        match (usize::try_from(length), row) {
+            (Ok(0), _) => CopyStep::Pending,
+            (Ok(length), Some(row)) => {
+                // SAFETY: libpq's memory of that length, alive until `row` is dropped.
+                sink(unsafe { std::slice::from_raw_parts(row.0.as_ptr().cast::<u8>(), length) });
+                CopyStep::Row
+            }
+            // -1 is the end, -2 an error: either way the result that follows tells.
+            _ => CopyStep::End,
+        }
+    }
+
     fn take_last_words(&mut self) -> Option<ServerError> {
         // SAFETY: the box lives as long as `self`, and libpq only uses it during a call.
         unsafe { self.last_words.as_ref() }.take()
@@ -406,7 +431,8 @@ impl OwnedResult {
             RESULT_EMPTY_QUERY | RESULT_COMMAND_OK | RESULT_TUPLES_OK => {
                 PqResult::Set(self.to_set())
             }
-            RESULT_COPY_OUT | RESULT_COPY_IN | RESULT_COPY_BOTH => PqResult::Copy,
+            RESULT_COPY_OUT => PqResult::CopyOut,
+            RESULT_COPY_IN | RESULT_COPY_BOTH => PqResult::Copy,
             RESULT_FATAL_ERROR | RESULT_BAD_RESPONSE => PqResult::Error(self.to_error()),
             _ => PqResult::Unexpected,
         }

@@ -50,6 +50,7 @@
 mod cancel;
 mod connection;
 mod conninfo;
+mod copy;
 mod deadline;
 mod drive;
 mod error;
@@ -72,6 +73,7 @@ mod tests;
 pub use cancel::{DrainEnd, cancel_and_drain};
 pub use connection::{Session, SessionState};
 pub use conninfo::{ConnInfoError, ConnParams, base_params, program_params};
+pub use copy::{CopyEnd, CopyError};
 pub use deadline::{Deadline, Pause, pause};
 pub use error::RemoteError;
 pub use fanout::{Begun, Connecting, Target, connect_all, run_all};
@@ -79,7 +81,7 @@ pub use ffi::{LibPq, LoadedLibPq, loaded_libpq};
 pub use node::NodeLabel;
 pub use poll::{PollWaiter, ready_now};
 pub use pq::{
-    ConnStatus, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
+    ConnStatus, CopyStep, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
     StartError, TransactionStatus,
 };
 pub use reply::{Command, Reply, ResultSet};

@@ -146,10 +146,23 @@ pub enum PqResult {
     Set(ResultSet),
     /// It failed.
     Error(ServerError),
-    /// It began a COPY, which nothing here can go on with.
+    /// It began to send the rows of a COPY: [`Pq::get_copy_data`] has them.
+    CopyOut,
+    /// It began a COPY of another kind, which nothing here can go on with.
     Copy,
     /// libpq reports something it has no business to report in the modes used here.
     Unexpected,
+}
+
+/// What `PQgetCopyData` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyStep {
+    /// A row, which the sink has been given.
+    Row,
+    /// Nothing yet: more has to be read.
+    Pending,
+    /// No more rows: the next result says how the COPY ended, which may be an error.
+    End,
 }
 
 /// A libpq call failed; [`Pq::error_message`] says why.
@@ -207,6 +220,8 @@ pub trait Pq: Sized {
     fn is_busy(&mut self) -> bool;
     /// `PQgetResult`; none when the command is done.
     fn get_result(&mut self) -> Option<PqResult>;
+    /// `PQgetCopyData`, asynchronous, after [`PqResult::CopyOut`]: gives the next row to `sink`.
+    fn get_copy_data(&mut self, sink: &mut dyn FnMut(&[u8])) -> CopyStep;
     /// What the server said, unasked, before it closed an idle session. libpq hands such an error
     /// to the notice receiver; it is kept there until taken.
     fn take_last_words(&mut self) -> Option<ServerError>;

@@ -27,6 +27,10 @@ pub fn ms(count: u64) -> Duration {
 pub enum Incoming {
     /// A result of the command.
     Result(PqResult),
+    /// A row of a COPY.
+    Row(&'static [u8]),
+    /// No more rows of it.
+    CopyDone,
     /// ReadyForQuery.
     Ready,
     /// The connection closes, and libpq says this of it.
@@ -608,6 +612,24 @@ impl Pq for ScriptPq {
                 }))
             }
             None => None,
+        }
+    }
+
+    fn get_copy_data(&mut self, sink: &mut dyn FnMut(&[u8])) -> CopyStep {
+        let next = self.0.borrow_mut().read.pop_front();
+        match next {
+            Some(Incoming::Row(row)) => {
+                sink(row);
+                CopyStep::Row
+            }
+            Some(Incoming::CopyDone) => CopyStep::End,
+            // An error in the middle, which `get_result` has.
+            Some(other) => {
+                self.0.borrow_mut().read.push_front(other);
+                CopyStep::End
+            }
+            None if self.0.borrow().status == ConnStatus::Bad => CopyStep::End,
+            None => CopyStep::Pending,
         }
     }
 

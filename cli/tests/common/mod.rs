@@ -105,3 +105,111 @@ impl Drop for Running {
         }
     }
 }
+
+/// `citus-fence dump` of a port into a directory, with more words, and not yet run.
+pub fn dump_command(port: u16, dir: &std::path::Path, more: &[&str]) -> Command {
+    let mut command = command(&["dump", "-h", test_cluster::HOST, "-p", &port.to_string()]);
+    command.args(["-U", test_cluster::SUPERUSER, "-d", "postgres"]).args(more);
+    if !more.contains(&"--bindir") {
+        let installation = test_cluster::Installation::current().expect("PostgreSQL");
+        command.arg("--bindir").arg(installation.bindir());
+    }
+    command.arg(dir);
+    command
+}
+
+/// A pg_dump that waits until it is let go, and so a dump that has its snapshot and has copied nothing yet. A lock
+/// that a test took before would hold up the snapshot itself, whose fence waits for every writer.
+pub struct Gate(tempfile::TempDir);
+
+impl Gate {
+    pub fn new() -> Gate {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let real = test_cluster::Installation::current().expect("PostgreSQL").program("pg_dump");
+        let script = format!(
+            "#!/bin/sh\n: > '{0}/reached'\nuntil [ -e '{0}/open' ]; do sleep 0.02; done\nexec '{1}' \"$@\"\n",
+            folder.path().display(),
+            real.display()
+        );
+        let program = folder.path().join("pg_dump");
+        std::fs::write(&program, script).expect("a script");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("a program");
+        Gate(folder)
+    }
+
+    /// What `--bindir` is given.
+    pub fn bindir(&self) -> &str {
+        self.0.path().to_str().expect("a path")
+    }
+
+    /// Waits until the dump has come to it.
+    pub fn wait(&self, running: &mut Running) -> Result<()> {
+        let reached = self.0.path().join("reached");
+        wait_until("the snapshot to be there", PATIENCE, || {
+            let over = running.child().try_wait().expect("its state");
+            assert!(over.is_none() || reached.exists(), "it has ended: {over:?}");
+            reached.exists().then_some(())
+        })
+    }
+
+    /// Lets it go.
+    pub fn open(&self) {
+        std::fs::write(self.0.path().join("open"), "").expect("a file");
+    }
+}
+
+/// The manifest of a dump.
+pub fn manifest(dir: &std::path::Path) -> serde_json::Value {
+    let text = std::fs::read(dir.join("manifest.json")).expect("a manifest");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+/// A database of its own on a server, to load what was dumped into.
+pub fn fresh_database(server: &Server, name: &str) -> Result<test_cluster::postgres::Client> {
+    server.execute(&format!("DROP DATABASE IF EXISTS {name}"))?;
+    server.execute(&format!("CREATE DATABASE {name}"))?;
+    server.connect_params().database(name).connect()
+}
+
+/// Loads a table's files by hand, as docs/dump.md shows it: `zstd -dc FILE | psql -c '\copy …'`. The table is
+/// there already, and plain.
+pub fn load(server: &Server, database: &str, dir: &std::path::Path, table: &str) -> Result<()> {
+    let installation = test_cluster::Installation::current()?;
+    let conninfo = server.connect_params().database(database).conninfo();
+    let mut loaded = 0;
+    let manifest = manifest(dir);
+    for file in manifest["files"].as_array().expect("files") {
+        if file["table"] != table {
+            continue;
+        }
+        let columns: Vec<&str> = file["columns"]
+            .as_array()
+            .expect("columns")
+            .iter()
+            .filter_map(|c| c.as_str())
+            .collect();
+        let path = dir.join(file["path"].as_str().expect("a path"));
+        let mut psql = installation.command("psql")?;
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &conninfo, "-c"]);
+        psql.arg(format!("\\copy {table} ({}) FROM STDIN", columns.join(", ")));
+        match path.extension().is_some_and(|ending| ending == "zst") {
+            true => {
+                let zstd =
+                    Command::new("zstd").arg("-dc").arg(&path).stdout(Stdio::piped()).spawn();
+                let mut zstd = zstd.expect("zstd is installed");
+                psql.stdin(zstd.stdout.take().expect("its output"));
+                let status = psql.status().expect("psql");
+                assert!(status.success() && zstd.wait().expect("zstd").success(), "{path:?}");
+            }
+            false => {
+                psql.stdin(std::fs::File::open(&path).expect("the file"));
+                assert!(psql.status().expect("psql").success(), "{path:?}");
+            }
+        }
+        loaded += 1;
+    }
+    assert!(loaded > 0, "no file of {table}, so this shows nothing");
+    Ok(())
+}

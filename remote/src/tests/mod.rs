@@ -3,6 +3,7 @@
 
 mod cancel;
 mod connect;
+mod copy;
 mod environment;
 mod pure;
 mod run;

@@ -1,0 +1,141 @@
+//! What `dump` takes.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::args::ConnectionArgs;
+use crate::units;
+
+/// What `dump` takes.
+#[derive(Args, Clone, Debug)]
+pub struct DumpArgs {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// How many tables or parts of tables are copied at the same time, over all nodes together
+    #[arg(long, short = 'j', value_name = "N", default_value = "2")]
+    pub jobs: NonZeroUsize,
+    /// How the files are compressed: none, zstd, or zstd:LEVEL with a level from 1 to 19
+    #[arg(long, value_name = "METHOD", default_value = "zstd")]
+    pub compress: Compress,
+    /// The format of COPY; binary is quicker, and for the same release of PostgreSQL
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Copy tables of more than that many blocks of 8 kB in parts [default: a share of all, 64 MB at least]
+    #[arg(long, value_name = "BLOCKS")]
+    pub part_blocks: Option<u64>,
+    /// How long the lock of a table is waited for that somebody else keeps
+    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = units::limit)]
+    pub lock_wait: Duration,
+    /// Reach the node of a group by this connection string, not by its address in pg_dist_node
+    #[arg(long, value_name = "GROUP=CONNINFO")]
+    pub node: Vec<NodeAddress>,
+    /// Dump the roles too, without their passwords (pg_dumpall --roles-only)
+    #[arg(long)]
+    pub roles: bool,
+    /// Where pg_dump is [default: PATH]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub bindir: Option<PathBuf>,
+    /// The directory to make; it may exist if it is empty
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// What is at the end of `dump --help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  citus-fence dump -h coordinator -U backup -d shop --jobs 8 /backup/shop-monday
+  citus-fence dump -d 'service=shop' --compress zstd:9 --roles /backup/shop-monday
+  citus-fence dump -h coordinator -d shop --node 1='host=10.0.0.1' --node 2='host=10.0.0.2' /backup/shop
+
+All nodes are read as they were at one moment, for which writers were held back some milliseconds. A
+table that somebody alters or truncates meanwhile makes the dump fail and is named: a dump that ends with
+0 is whole, and one without manifest.json is none. It ends with 3 where something is not in it, and says what.";
+
+/// How the files are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compress {
+    /// Not at all.
+    None,
+    /// zstd, with its level.
+    Zstd(i32),
+}
+
+impl FromStr for Compress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Compress, Self::Err> {
+        let level = |text: &str| text.parse().ok().filter(|level| (1..=19).contains(level));
+        match text.split_once(':') {
+            None if text == "none" => Ok(Compress::None),
+            None if text == "zstd" => Ok(Compress::Zstd(1)),
+            Some(("zstd", text)) => {
+                level(text).map(Compress::Zstd).ok_or("the level is a number from 1 to 19")
+            }
+            _ => Err("it is none, zstd, or zstd:LEVEL"),
+        }
+    }
+}
+
+/// The format of COPY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For every release.
+    Text,
+    /// Quicker.
+    Binary,
+}
+
+/// Another address of a node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// Its group.
+    pub group: i32,
+    /// A connection string, which may have a password.
+    pub conninfo: String,
+}
+
+impl std::fmt::Debug for NodeAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=****", self.group)
+    }
+}
+
+impl FromStr for NodeAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<NodeAddress, Self::Err> {
+        let (group, conninfo) = text.split_once('=').ok_or("it is GROUP=CONNINFO")?;
+        let group =
+            group.trim().parse().map_err(|_| "the group is a number, as in pg_dist_node")?;
+        Ok(NodeAddress { group, conninfo: conninfo.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compression_is_none_or_zstd_with_a_level() {
+        assert_eq!("none".parse(), Ok(Compress::None));
+        assert_eq!("zstd".parse(), Ok(Compress::Zstd(1)));
+        assert_eq!("zstd:9".parse(), Ok(Compress::Zstd(9)));
+        for bad in ["", "gzip", "zstd:", "zstd:0", "zstd:20", "zstd:x", "none:1"] {
+            assert!(bad.parse::<Compress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_node_keeps_its_secret() {
+        let node: NodeAddress = "2=host=a password=hunter2".parse().expect("an address");
+        assert_eq!((node.group, node.conninfo.as_str()), (2, "host=a password=hunter2"));
+        assert!(!format!("{node:?}").contains("hunter2"));
+        assert!("host=a".parse::<NodeAddress>().is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! A dump that is there: what is in it, and whether it is whole.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::DumpError;
+use super::file::{at, measure};
+use super::manifest::{DUMP, Dump, VERSION};
+
+/// The manifest of a dump. An error where there is none, or one of another format or version.
+pub fn list(dir: &Path) -> Result<Dump, DumpError> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: String,
+        version: u32,
+    }
+    let no_dump = |why: String| DumpError::NoDump { dir: dir.to_owned(), why };
+    let path = dir.join(crate::manifest::FILE);
+    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => no_dump(
+            "no dump is here, or one that was never completed: it has no manifest.json".to_owned(),
+        ),
+        _ => at(&path)(error),
+    })?;
+    let head: Head = serde_json::from_str(&text)
+        .map_err(|error| no_dump(format!("its manifest.json cannot be read: {error}")))?;
+    if head.format != DUMP || head.version != VERSION {
+        return Err(no_dump(format!(
+            "it is a \"{}\" of version {}, and this program reads a \"{DUMP}\" of version {VERSION}",
+            head.format, head.version
+        )));
+    }
+    serde_json::from_str(&text)
+        .map_err(|error| no_dump(format!("its manifest.json cannot be read: {error}")))
+}
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// How many files were read, and how large they are.
+    pub files: usize,
+    pub bytes: u64,
+    /// A sentence for each file that is missing or not what was written.
+    pub damaged: Vec<String>,
+}
+
+/// Reads every file of a dump, and compares size and hash with the manifest's.
+pub fn verify(dir: &Path) -> Result<Verified, DumpError> {
+    let dump = list(dir)?;
+    let schema = dump.schema.iter().map(|file| (&file.path, file.bytes, &file.sha256));
+    let data = dump.files.iter().map(|file| (&file.path, file.stored_bytes, &file.sha256));
+    let mut found = Verified { files: 0, bytes: 0, damaged: Vec::new() };
+    for (path, bytes, sha256) in schema.chain(data) {
+        let name = path.display();
+        match measure(&dir.join(path)) {
+            Ok((size, _)) if size != bytes => {
+                found.damaged.push(format!("{name} has {size} bytes, and {bytes} were written"));
+            }
+            Ok((_, hash)) if hash != *sha256 => {
+                found
+                    .damaged
+                    .push(format!("{name} has its size, and another content than was written"));
+            }
+            Ok((size, _)) => {
+                found.files += 1;
+                found.bytes += size;
+            }
+            Err(error) => found.damaged.push(format!("{name}: {error}")),
+        }
+    }
+    Ok(found)
+}

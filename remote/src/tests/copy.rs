@@ -1,0 +1,115 @@
+//! Rows of a COPY: given on as they come, and whole only when the server has said so.
+
+use std::io;
+
+use crate::*;
+use crate::script::*;
+
+fn copied() -> PqResult {
+    PqResult::Set(ResultSet { command_tag: "COPY 2".into(), affected: 2, ..ResultSet::default() })
+}
+
+fn copy(
+    answer: Vec<(u64, Incoming)>,
+    taken: &mut Vec<u8>,
+) -> (Session<ScriptPq>, Result<CopyEnd, CopyError>) {
+    let mut session = session("a", [Script::connects(0).answers([answer])]);
+    let mut waiter = ScriptWaiter::default();
+    let command = Command::new("copy", "COPY t TO STDOUT");
+    let end = session.copy_out(&mut waiter, &command, ms(1_000), &mut |row| {
+        taken.extend_from_slice(row);
+        Ok(())
+    });
+    (session, end)
+}
+
+#[test]
+fn rows_come_in_order_and_the_end_counts_them() {
+    let mut taken = Vec::new();
+    let answer = vec![
+        (1, Incoming::Result(PqResult::CopyOut)),
+        (2, Incoming::Row(b"1\n")),
+        // Longer in all than the silence that is allowed.
+        (900, Incoming::Row(b"2\n")),
+        (1_800, Incoming::CopyDone),
+        (1_801, Incoming::Result(copied())),
+        (1_802, Incoming::Ready),
+    ];
+    let (session, end) = copy(answer, &mut taken);
+    assert_eq!(end.expect("a whole COPY"), CopyEnd { rows: 2 });
+    assert_eq!(taken, b"1\n2\n");
+    assert_eq!(session.state(), SessionState::Idle);
+}
+
+#[test]
+fn what_is_cut_is_not_whole_wherever_it_is_cut() {
+    let whole = [
+        Incoming::Result(PqResult::CopyOut),
+        Incoming::Row(b"1\n"),
+        Incoming::Row(b"2\n"),
+        Incoming::CopyDone,
+        Incoming::Result(copied()),
+    ];
+    for length in 0..=whole.len() {
+        let mut answer: Vec<_> = whole[..length].iter().map(|what| (1, what.clone())).collect();
+        answer.push((2, Incoming::Eof(EOF)));
+        let (session, end) = copy(answer, &mut Vec::new());
+        assert!(matches!(end, Err(CopyError::Remote(RemoteError::Lost { .. }))), "{length} {end:?}");
+        assert_eq!(session.state(), SessionState::Broken);
+    }
+}
+
+#[test]
+fn an_error_in_the_middle_leaves_the_session_usable() {
+    let error = error(Severity::Error, "22012", "division by zero");
+    let answer = vec![
+        (1, Incoming::Result(PqResult::CopyOut)),
+        (1, Incoming::Row(b"1\n")),
+        (1, Incoming::Result(PqResult::Error(error))),
+        (1, Incoming::Ready),
+    ];
+    let (session, end) = copy(answer, &mut Vec::new());
+    assert!(matches!(end, Err(CopyError::Remote(RemoteError::Query { .. }))), "{end:?}");
+    assert_eq!(session.state(), SessionState::Idle);
+}
+
+#[test]
+fn silence_is_bounded_and_a_cancel_brings_the_session_back() {
+    let answer =
+        vec![(1, Incoming::Result(PqResult::CopyOut)), (2, Incoming::Row(b"1\n"))];
+    let script = Script::connects(0).answers([answer]).cancellable(5);
+    let mut session = sessions(&[node("a", [script, Script::connects(0)])]).remove(0);
+    session.set_server_pid(1);
+    let mut waiter = ScriptWaiter::default();
+    let command = Command::new("copy", "COPY t TO STDOUT");
+    let end = session.copy_out(&mut waiter, &command, ms(500), &mut |_| Ok(()));
+    assert!(matches!(end, Err(CopyError::Remote(RemoteError::Timeout { .. }))), "{end:?}");
+    assert_eq!(session.state(), SessionState::Busy);
+    let deadline = Deadline::after(&waiter, ms(1_000));
+    let ends = cancel_and_drain(&mut waiter, &mut [&mut session], deadline);
+    assert!(matches!(ends[0], DrainEnd::Answered(Err(RemoteError::Query { .. }))), "{ends:?}");
+    assert_eq!(session.state(), SessionState::Idle);
+}
+
+#[test]
+fn a_sink_that_fails_closes_the_session() {
+    let answer = vec![(1, Incoming::Result(PqResult::CopyOut)), (1, Incoming::Row(b"1\n"))];
+    let mut session = session("a", [Script::connects(0).answers([answer])]);
+    let mut waiter = ScriptWaiter::default();
+    let command = Command::new("copy", "COPY t TO STDOUT");
+    let end = session.copy_out(&mut waiter, &command, ms(500), &mut |_| {
+        Err(io::ErrorKind::StorageFull.into())
+    });
+    assert!(matches!(end, Err(CopyError::Sink(_))), "{end:?}");
+    assert_eq!(session.state(), SessionState::Broken);
+}
+
+#[test]
+fn a_copy_that_nobody_asked_for_is_refused_as_ever() {
+    let answer = vec![(1, Incoming::Result(PqResult::CopyOut)), (1, Incoming::Row(b"1\n"))];
+    let mut session = session("a", [Script::connects(0).answers([answer])]);
+    let mut waiter = ScriptWaiter::default();
+    let deadline = Deadline::after(&waiter, ms(500));
+    let end = session.run(&mut waiter, Command::new("c", "COPY t TO STDOUT"), deadline);
+    assert!(matches!(end, Err(RemoteError::Unexpected { .. })), "{end:?}");
+}
