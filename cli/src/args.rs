@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::check;
 use crate::exit::Exit;
+use crate::restore::args::RestoreArgs;
 use crate::units;
 
 /// How long connecting may take where nobody says.
@@ -55,6 +57,11 @@ pub enum Task {
     /// Print the backup block of a database: its state, its nodes, and who waits for it
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Bring a backup of all nodes up as a cluster of its own
+    Restore(RestoreArgs),
+    /// Find out whether all nodes of a cluster are of one mind
+    #[command(after_help = check::args::EXAMPLES)]
+    Check(check::args::CheckArgs),
 }
 
 /// What `status` takes.
@@ -156,7 +163,10 @@ mod tests {
     #[test]
     fn connection_options_are_psqls() {
         let Task::Status(args) =
-            parse("citus-fence status -h /run -p 5433 -U me -d db -w").unwrap().task;
+            parse("citus-fence status -h /run -p 5433 -U me -d db -w").unwrap().task
+        else {
+            panic!("another subcommand");
+        };
         assert_eq!(args.connection.host.as_deref(), Some("/run"));
         assert_eq!(args.connection.port.as_deref(), Some("5433"));
         assert_eq!(args.connection.username.as_deref(), Some("me"));

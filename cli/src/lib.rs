@@ -20,22 +20,27 @@
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
 //! | `rows` | from an answer's text to values |
-//! | `status` | the subcommand of that name |
+//! | `talk` | one session outside of a transaction, for what has to be changed |
+//! | `manifest` | what a physical backup says of itself |
+//! | `status`, `restore`, `check` | the subcommands of that name |
 //!
 //! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
 //! a section of docs/command.md. Only what works is offered.
 
 mod args;
+mod check;
 mod connection;
 mod exit;
 mod failure;
 #[allow(dead_code)]
 mod manifest;
 mod output;
+mod restore;
 mod rows;
 mod server;
 mod signals;
 mod status;
+mod talk;
 mod units;
 mod usage;
 
@@ -73,5 +78,7 @@ fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let stop = Stop::listen().map_err(Failure::Signals)?;
     match &cli.task {
         Task::Status(args) => status::run(args, &stop, output),
+        Task::Restore(args) => restore::run(args, &stop, output),
+        Task::Check(args) => check::run(args, &stop, output),
     }
 }
