@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use remote::{
-    Command, ConnParams, Deadline, LibPq, NodeLabel, PollWaiter, RemoteError, Reply, Session, Target,
-    cancel_and_drain, connect_all,
+    Command, ConnParams, Deadline, LibPq, NodeLabel, PollWaiter, RemoteError, Reply, Session,
+    Target, cancel_and_drain, connect_all,
 };
 use tracing::debug;
 

@@ -61,7 +61,9 @@ fn prepared(cluster: &mut Cluster<'_>, age: Age, report: &mut Report) -> Result<
                 Some(group) => format!(
                     "{gid} is still prepared: SELECT recover_prepared_transactions(); on node {group} finishes it"
                 ),
-                None => format!("{gid} is prepared, by somebody else than Citus: whoever began it has to finish it"),
+                None => format!(
+                    "{gid} is prepared, by somebody else than Citus: whoever began it has to finish it"
+                ),
             };
             push(report, "prepared transactions", &member.talk, what);
         }
@@ -73,9 +75,11 @@ fn prepared(cluster: &mut Cluster<'_>, age: Age, report: &mut Report) -> Result<
 fn placements(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Failure> {
     let name = match cluster.citus {
         // Which shortens names that would be too long.
-        true => "CASE WHEN strpos(shard_name(s.logicalrelid, s.shardid), '.') > 0
+        true => {
+            "CASE WHEN strpos(shard_name(s.logicalrelid, s.shardid), '.') > 0
                       THEN shard_name(s.logicalrelid, s.shardid)
-                      ELSE 'public.' || shard_name(s.logicalrelid, s.shardid) END",
+                      ELSE 'public.' || shard_name(s.logicalrelid, s.shardid) END"
+        }
         false => "format('%I.%I', n.nspname, c.relname || '_' || s.shardid)",
     };
     let Some(coordinator) = cluster.members.iter_mut().find(|member| member.group == 0) else {
@@ -114,7 +118,12 @@ fn placements(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Fail
         }
         for (name, shard) in there.iter().filter(|(name, _)| !own.contains(*name)) {
             if shards.contains(shard) {
-                push(report, "placements", &member.talk, format!("{name} is a shard that has no placement here"));
+                push(
+                    report,
+                    "placements",
+                    &member.talk,
+                    format!("{name} is a shard that has no placement here"),
+                );
             }
         }
     }
@@ -170,7 +179,12 @@ fn unfinished(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Fail
         )?;
         for row in rows(&reply)? {
             let name: String = row.get("name")?;
-            push(report, "moves", &member.talk, format!("{name} is left of a move that was under way"));
+            push(
+                report,
+                "moves",
+                &member.talk,
+                format!("{name} is left of a move that was under way"),
+            );
         }
         if member.group != 0 {
             continue;

@@ -116,10 +116,9 @@ impl<'a> Cluster<'a> {
             }
             let talk = open(&place, &params, destination, stop)?;
             let (host, port) = (place.host, place.port);
-            cluster.members.insert(
-                0,
-                Member { nodeid: 0, group: 0, host, port, has_metadata: true, talk },
-            );
+            cluster
+                .members
+                .insert(0, Member { nodeid: 0, group: 0, host, port, has_metadata: true, talk });
         }
         Ok(cluster)
     }
@@ -135,7 +134,11 @@ pub fn params(
     database: &str,
 ) -> Result<ConnParams, Failure> {
     let mut params = destination.target.params.clone();
-    params.set("host", host).set("port", port.to_string()).set("hostaddr", "").set("dbname", database);
+    params
+        .set("host", host)
+        .set("port", port.to_string())
+        .set("hostaddr", "")
+        .set("dbname", database);
     if let Some(at) = at.iter().find(|at| at.group == group) {
         params.merge_conninfo(&at.conninfo).map_err(Failure::BadConnInfo)?;
         params.set("dbname", database);

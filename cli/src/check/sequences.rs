@@ -106,7 +106,9 @@ fn largest_stored(
 ) -> Result<Option<i64>, Failure> {
     let Fed { low, high, table, column, .. } = fed;
     let largest = |table: &str| {
-        format!("SELECT max({column})::bigint AS largest FROM {table} WHERE {column} BETWEEN {low} AND {high}")
+        format!(
+            "SELECT max({column})::bigint AS largest FROM {table} WHERE {column} BETWEEN {low} AND {high}"
+        )
     };
     if cluster.citus || !fed.distributed {
         // Citus reads all shards by itself. The name is the whole one, and Citus knows it by that.
@@ -127,7 +129,8 @@ fn largest_stored(
             quoted(table)
         );
         let reply = ask(&mut member.talk, "shards", &sql)?;
-        let shards: Vec<String> = rows(&reply)?.map(|row| row.get("shard")).collect::<Result<_, _>>()?;
+        let shards: Vec<String> =
+            rows(&reply)?.map(|row| row.get("shard")).collect::<Result<_, _>>()?;
         for shard in shards {
             let reply = ask(&mut member.talk, "largest number", &largest(&shard))?;
             found = found.max(only_row(&reply)?.maybe("largest")?);
@@ -166,8 +169,13 @@ fn raise(
         push(report, "sequences", &member.talk, what);
         return Ok(());
     }
-    let raised = format!("SELECT setval({}::regclass, {largest}, true) FROM {sequence} WHERE {behind}", quoted(sequence));
+    let raised = format!(
+        "SELECT setval({}::regclass, {largest}, true) FROM {sequence} WHERE {behind}",
+        quoted(sequence)
+    );
     ask(&mut member.talk, "raise a sequence", &raised)?;
-    report.mended.push(format!("{}: {sequence} raised from {last} to {largest}", member.talk.place()));
+    report
+        .mended
+        .push(format!("{}: {sequence} raised from {last} to {largest}", member.talk.place()));
     Ok(())
 }

@@ -142,7 +142,11 @@ impl Work<'_> {
     }
 
     /// Removes the private directory of an interrupted run.
-    fn leave_private(&self, data: &std::path::Path, progress: &mut Progress) -> Result<(), Failure> {
+    fn leave_private(
+        &self,
+        data: &std::path::Path,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
         let Some(former) = progress.private.take() else { return Ok(()) };
         let is_ours = former
             .file_name()
@@ -171,8 +175,7 @@ impl Work<'_> {
         progress.write(data)?;
         let configuration =
             config::first(place, &private, &control, &self.args.preload, recovery, major)?;
-        let server =
-            FirstStart::begin(place, self.programs, &private, &configuration, self.stop)?;
+        let server = FirstStart::begin(place, self.programs, &private, &configuration, self.stop)?;
         let end = task(server);
         self.leave_private(data, progress)?;
         end
@@ -337,7 +340,8 @@ impl Work<'_> {
         }
         let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;
-        let has_citus = libraries.split(',').any(|library| library.trim().trim_matches('"') == "citus");
+        let has_citus =
+            libraries.split(',').any(|library| library.trim().trim_matches('"') == "citus");
         if self.plan.backup.citus.is_some() && !has_citus {
             findings.push(format!(
                 "node {group}: {} does not preload citus (shared_preload_libraries is '{libraries}'): a distributed \

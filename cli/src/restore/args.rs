@@ -140,11 +140,10 @@ fn to(text: &str) -> Result<To, String> {
 }
 
 fn mapping(text: &str) -> Result<Mapping, String> {
-    let (old, new) = text.split_once('=').ok_or("it lacks the = between the old and the new place")?;
+    let (old, new) =
+        text.split_once('=').ok_or("it lacks the = between the old and the new place")?;
     let (group, old) = match old.split_once(':') {
-        Some((group, old)) => {
-            (Some(group.parse().map_err(|_| format!("no group: {group}"))?), old)
-        }
+        Some((group, old)) => (Some(group.parse().map_err(|_| format!("no group: {group}"))?), old),
         None => (None, old),
     };
     let (old, new) = (PathBuf::from(old), PathBuf::from(new));
@@ -219,7 +218,15 @@ mod tests {
 
     #[test]
     fn libraries_that_act_on_their_own_are_never_preloaded() {
-        for bad in ["citus", "$libdir/citus_fence", "pg_cron.so", "/lib/pglogical.so", "", "a'b", "a,citus"] {
+        for bad in [
+            "citus",
+            "$libdir/citus_fence",
+            "pg_cron.so",
+            "/lib/pglogical.so",
+            "",
+            "a'b",
+            "a,citus",
+        ] {
             assert!(library(bad).is_err(), "{bad}");
         }
         assert!(library("my_rmgr").is_ok());

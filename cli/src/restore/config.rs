@@ -34,12 +34,7 @@ pub enum Recovery<'a> {
     /// To the end of the copy, with an archive.
     FromArchive(&'a str),
     /// To a restore point, and then shut down or be promoted.
-    To {
-        restore_command: &'a str,
-        point: &'a str,
-        timeline: i32,
-        promote: bool,
-    },
+    To { restore_command: &'a str, point: &'a str, timeline: i32, promote: bool },
 }
 
 /// The configuration of a first start. Nothing of production's is read: not its `data_directory`, which beats `-D`,

@@ -87,7 +87,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     for cluster in &mut clusters {
         for member in &mut cluster.members {
             let call = "SELECT pg_catalog.recover_prepared_transactions()";
-            report.recovered += member.talk.ask("recover prepared transactions", call)?.parse_single::<i64>()?;
+            report.recovered +=
+                member.talk.ask("recover prepared transactions", call)?.parse_single::<i64>()?;
         }
     }
     for cluster in &mut clusters {
@@ -122,7 +123,9 @@ fn patiently<'a>(
         match connect() {
             // 57P03: it is starting.
             Err(Failure::Remote(
-                RemoteError::Connect { .. } | RemoteError::ConnectTimeout { .. } | RemoteError::Refused { .. },
+                RemoteError::Connect { .. }
+                | RemoteError::ConnectTimeout { .. }
+                | RemoteError::Refused { .. },
             )) if Instant::now() < deadline => {}
             other => return other,
         }
@@ -208,8 +211,11 @@ fn await_all(
     )?;
     let mut silent = Vec::new();
     for row in rows(&list)? {
-        let (group, host, port) =
-            (row.get::<i32>("groupid")?, row.get::<String>("nodename")?, row.get::<i32>("nodeport")?);
+        let (group, host, port) = (
+            row.get::<i32>("groupid")?,
+            row.get::<String>("nodename")?,
+            row.get::<i32>("nodeport")?,
+        );
         let params = params(destination, at, group, &host, port, database)?;
         let label = NodeLabel::new(row.get("nodeid")?, &host, port);
         match patiently(deadline, stop, || open(&label, &params, destination, stop)) {
@@ -241,7 +247,11 @@ fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failu
             wrong.push(format!("at {place} answers {who}, and not {wanted}"));
             continue;
         }
-        let libraries = ask(&mut member.talk, "libraries", "SELECT current_setting('shared_preload_libraries')")?;
+        let libraries = ask(
+            &mut member.talk,
+            "libraries",
+            "SELECT current_setting('shared_preload_libraries')",
+        )?;
         if has_citus(&mut member.talk)? && !libraries.single_value()?.contains("citus") {
             wrong.push(format!("{place} does not preload citus"));
         }
@@ -258,7 +268,8 @@ fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failu
         }
     }
     if maps.len() > 1 {
-        let each: Vec<String> = maps.iter().map(|(map, who)| format!("{} know {map}", who.join(", "))).collect();
+        let each: Vec<String> =
+            maps.iter().map(|(map, who)| format!("{} know {map}", who.join(", "))).collect();
         wrong.push(format!("nodes know different addresses: {}", each.join("; ")));
     }
     refuse(wrong)
@@ -315,10 +326,11 @@ fn refuse(wrong: Vec<String>) -> Result<(), Failure> {
 
 /// Takes back what kept a node quiet: each setting to what production had by ALTER SYSTEM, or out of that file.
 fn loud(talk: &mut Talk<'_>) -> Result<(), Failure> {
-    let sql = format!("SELECT coalesce(pg_catalog.pg_read_file('{FORMER_AUTO_CONF}', true), '') AS text");
+    let sql = format!(
+        "SELECT coalesce(pg_catalog.pg_read_file('{FORMER_AUTO_CONF}', 0, 10485760, true), '') AS text"
+    );
     let reply = talk.ask("read former settings", &sql)?;
-    let former: BTreeMap<String, String> =
-        settings(reply.single_value()?).into_iter().collect();
+    let former: BTreeMap<String, String> = settings(reply.single_value()?).into_iter().collect();
     for name in QUIET {
         let sql = match former.get(name) {
             Some(value) => format!("ALTER SYSTEM SET {name} = {}", quoted(value)),

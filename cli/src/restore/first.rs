@@ -144,7 +144,8 @@ impl<'a> FirstStart<'a> {
         let host = self.private.display().to_string();
         let mut params = base_params(&host, 5432, database, user, "citus-fence restore", CONNECT);
         params.set("options", OPTIONS).set("sslmode", "disable");
-        let label = NodeLabel::unregistered(format!("node {}, private socket", self.place.group()), 5432);
+        let label =
+            NodeLabel::unregistered(format!("node {}, private socket", self.place.group()), 5432);
         Talk::open(label, params, CONNECT, ANSWER, self.stop)
     }
 
@@ -162,7 +163,8 @@ impl<'a> FirstStart<'a> {
                         return Ok((talk, user.clone()));
                     }
                 }
-                Err(Failure::Remote(RemoteError::Refused { .. } | RemoteError::Connect { .. })) => {}
+                Err(Failure::Remote(RemoteError::Refused { .. } | RemoteError::Connect { .. })) => {
+                }
                 Err(other) => return Err(other),
             }
         }
@@ -192,7 +194,10 @@ impl<'a> FirstStart<'a> {
                 None if began.elapsed() > SHUTDOWN => {
                     return Err(self
                         .place
-                        .refused("its first start does not shut down", "Run the same command again.")
+                        .refused(
+                            "its first start does not shut down",
+                            "Run the same command again.",
+                        )
                         .into());
                 }
                 None => self.look_again()?,

@@ -68,7 +68,9 @@ pub fn settle(plan: &Plan, place: &Place, stop: &Stop) -> Result<Progress, Failu
         found: Vec::new(),
     };
     let mut progress = match (progress, &place.node.data) {
-        (Some(former), _) if former.restore_id != plan.restore_id || former.group != place.group() => {
+        (Some(former), _)
+            if former.restore_id != plan.restore_id || former.group != place.group() =>
+        {
             let what = format!(
                 "{} belongs to another restore (node {}, other addresses, another point or another backup)",
                 data.display(),
@@ -274,7 +276,9 @@ pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result
             data.display(),
             node.timeline
         );
-        return Err(place.refused(what, "It has gone on since; take the copy as it was made.").into());
+        return Err(place
+            .refused(what, "It has gone on since; take the copy as it was made.")
+            .into());
     }
     Ok(())
 }
@@ -327,7 +331,10 @@ fn copy_tree(place: &Place, from: &Path, to: &Path, stop: &Stop) -> Result<(), F
             let metadata = fs::symlink_metadata(&path).at("look at", &path)?;
             let left_behind = || LEFT_BEHIND.iter().any(|name| entry.file_name() == *name);
             if metadata.is_dir() {
-                DirBuilder::new().mode(metadata.mode() & 0o777).create(&target).at("make", &target)?;
+                DirBuilder::new()
+                    .mode(metadata.mode() & 0o777)
+                    .create(&target)
+                    .at("make", &target)?;
                 pending.push((path, target));
             } else if metadata.is_symlink() && !(is_tablespaces && is_known(&entry.file_name())) {
                 let leads_to = fs::read_link(&path).at("read", &path)?;

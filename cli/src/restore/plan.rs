@@ -138,7 +138,8 @@ fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
     let is_below = |path: &PathBuf| {
         path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
     };
-    let tablespaces = |node: &Node| node.tablespaces.iter().filter_map(|one| one.copy.clone()).collect();
+    let tablespaces =
+        |node: &Node| node.tablespaces.iter().filter_map(|one| one.copy.clone()).collect();
     for node in &backup.nodes {
         let paths: Vec<PathBuf> = tablespaces(node);
         if !paths.iter().chain(&node.data).chain(&node.config).all(is_below) {

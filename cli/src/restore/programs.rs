@@ -29,7 +29,9 @@ impl Programs {
     pub fn find(bindir: Option<&Path>) -> Programs {
         let beside = || {
             let own = std::env::current_exe().ok()?;
-            own.parent().map(Path::to_owned).filter(|directory| directory.join("postgres").is_file())
+            own.parent()
+                .map(Path::to_owned)
+                .filter(|directory| directory.join("postgres").is_file())
         };
         Programs { bindir: bindir.map(Path::to_owned).or_else(beside) }
     }
@@ -53,12 +55,7 @@ impl Programs {
     }
 
     /// What a program prints that ends soon.
-    pub fn ask(
-        &self,
-        group: i32,
-        command: &mut Command,
-        stop: &Stop,
-    ) -> Result<String, Failure> {
+    pub fn ask(&self, group: i32, command: &mut Command, stop: &Stop) -> Result<String, Failure> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |outcome: String, output: String| Fault::Program {
             group,
@@ -66,16 +63,17 @@ impl Programs {
             outcome,
             output,
         };
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| failed(format!("{error}; --bindir names the directory"), String::new()))?;
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| {
+                failed(format!("{error}; --bindir names the directory"), String::new())
+            })?;
         let began = Instant::now();
         // What these print fits into a pipe, so nobody has to read meanwhile.
         let ended = loop {
             match child.try_wait() {
-                Ok(None) if stop.signal().is_none() && began.elapsed() < SHORT => thread::sleep(LOOK),
+                Ok(None) if stop.signal().is_none() && began.elapsed() < SHORT => {
+                    thread::sleep(LOOK)
+                }
                 other => break other.ok().flatten(),
             }
         };
@@ -123,13 +121,17 @@ impl Programs {
         let path = data.join("PG_VERSION");
         let wanted = std::fs::read_to_string(&path).at("read", &path)?.trim().to_owned();
         let text = self.ask(group, self.command("postgres").arg("--version"), stop)?;
-        let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+        let number =
+            text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
         let digits: String =
             number.unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
         if digits != wanted {
             return Err(Fault::Refused {
                 group,
-                what: format!("{} is of PostgreSQL {wanted}, and the programs are of {digits}", data.display()),
+                what: format!(
+                    "{} is of PostgreSQL {wanted}, and the programs are of {digits}",
+                    data.display()
+                ),
                 todo: "Name the directory of the right ones with --bindir.".into(),
             }
             .into());

@@ -22,7 +22,8 @@ pub fn all(
     let mut found = Vec::new();
     let (mut main, user) = server.connect_as_superuser(users, &plan.backup.database)?;
     check(plan, place, &mut main)?;
-    let names = main.ask("list databases", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")?;
+    let names = main
+        .ask("list databases", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")?;
     let names: Vec<String> =
         rows(&names)?.map(|row| row.get("datname")).collect::<Result<_, _>>()?;
     for name in names {
@@ -93,7 +94,9 @@ fn addresses(
         database.ask("group", "SELECT groupid FROM pg_dist_local_group")?.parse_single()?;
     let nodes: i64 = database.ask("nodes", "SELECT count(*) FROM pg_dist_node")?.parse_single()?;
     if group != place.group() && nodes > 0 {
-        let what = format!("database \"{name}\" numbers its nodes in another way: this one is {group} there");
+        let what = format!(
+            "database \"{name}\" numbers its nodes in another way: this one is {group} there"
+        );
         let todo = "Restore such a database from a backup of its own.";
         return Err(place.refused(what, todo).into());
     }
@@ -111,7 +114,8 @@ fn addresses(
             row.get::<i32>("groupid")?
         ));
     }
-    let pools: i64 = database.ask("poolers", "SELECT count(*) FROM pg_dist_poolinfo")?.parse_single()?;
+    let pools: i64 =
+        database.ask("poolers", "SELECT count(*) FROM pg_dist_poolinfo")?.parse_single()?;
     if pools > 0 {
         found.push(format!("database \"{name}\": {pools} rows of pg_dist_poolinfo removed"));
     }
@@ -179,7 +183,11 @@ fn schedulers(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> R
 }
 
 /// Subscriptions would take over production's slots. The address first: only then does nothing connect there any more.
-fn subscriptions(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> Result<(), Failure> {
+fn subscriptions(
+    database: &mut Talk<'_>,
+    name: &str,
+    found: &mut Vec<String>,
+) -> Result<(), Failure> {
     let list = database.ask(
         "look for subscriptions",
         "SELECT quote_ident(subname) AS name, subconninfo, subenabled,
@@ -218,10 +226,13 @@ fn subscriptions(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -
 
 /// What may lead to production when somebody uses it.
 fn leads(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> Result<(), Failure> {
-    let servers = database.ask("look for foreign servers", "SELECT srvname FROM pg_foreign_server ORDER BY 1")?;
+    let servers = database
+        .ask("look for foreign servers", "SELECT srvname FROM pg_foreign_server ORDER BY 1")?;
     for row in rows(&servers)? {
         let server: String = row.get("srvname")?;
-        found.push(format!("database \"{name}\": foreign server {server} is as it was: see where it leads"));
+        found.push(format!(
+            "database \"{name}\": foreign server {server} is as it was: see where it leads"
+        ));
     }
     Ok(())
 }

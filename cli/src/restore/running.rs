@@ -39,7 +39,9 @@ pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Res
     Err(Fault::Refused {
         group: place.group(),
         what: format!("a server runs on {} (processes {running:?})", data.display()),
-        todo: "Stop it first, if it is a copy; production is never to be restored over while it runs.".into(),
+        todo:
+            "Stop it first, if it is a copy; production is never to be restored over while it runs."
+                .into(),
     }
     .into())
 }
