@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::check;
 use crate::exit::Exit;
+use crate::restore::args::RestoreArgs;
 use crate::units;
 
 /// How long connecting may take where nobody says.
@@ -58,6 +60,11 @@ pub enum Task {
     /// Dump a cluster as it was at one moment, from all nodes side by side
     #[command(after_help = crate::dump::EXAMPLES)]
     Dump(crate::dump::DumpArgs),
+    /// Bring a backup of all nodes up as a cluster of its own
+    Restore(RestoreArgs),
+    /// Find out whether all nodes of a cluster are of one mind
+    #[command(after_help = check::args::EXAMPLES)]
+    Check(check::args::CheckArgs),
 }
 
 /// What `status` takes.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::dump::DumpError;
 use crate::exit::Exit;
+use crate::restore::Fault;
 
 /// Why the program ends without having done what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,17 @@ pub enum Failure {
     /// A dump.
     #[error("{0}")]
     Dump(#[from] DumpError),
+    /// A restore cannot begin, or not go on.
+    #[error("{0}")]
+    Restore(#[from] Fault),
+    /// A cluster is not what it has to be before anything in it is decided.
+    #[error("{what}")]
+    Unfit {
+        /// What is wrong, with the node's name.
+        what: String,
+        /// What to do.
+        todo: String,
+    },
     /// Standard output takes nothing.
     #[error("could not write to standard output: {0}")]
     Output(io::Error),
@@ -89,12 +101,14 @@ impl Failure {
         match self {
             Failure::BadConnInfo(_) => Exit::WrongUse,
             Failure::Dump(error) => error.exit(),
+            Failure::Restore(fault) => fault.exit(),
             Failure::Remote(_)
             | Failure::ToldToStop { .. }
             | Failure::NoExtension { .. }
             | Failure::NoCatalog { .. }
             | Failure::Worker { .. }
             | Failure::Standby { .. }
+            | Failure::Unfit { .. }
             | Failure::Output(_)
             | Failure::Signals(_) => Exit::Failed,
         }
@@ -116,7 +130,10 @@ impl Failure {
         };
         Report {
             message: self.to_string(),
-            detail: server.and_then(|error| error.detail.clone()),
+            detail: match self {
+                Failure::Restore(fault) => fault.detail(),
+                _ => server.and_then(|error| error.detail.clone()),
+            },
             hint: server.and_then(|error| error.hint.clone()).or_else(|| self.hint()),
             sqlstate,
             exit_code: self.exit().code(),
@@ -133,6 +150,8 @@ impl Failure {
             }
             Failure::Remote(error) => return remote_hint(error).map(str::to_owned),
             Failure::Dump(error) => return error.hint(),
+            Failure::Restore(fault) => return fault.hint(),
+            Failure::Unfit { todo, .. } => return Some(todo.clone()),
             Failure::NoExtension { available: true, .. } => {
                 "Name the distributed database with -d, or, if it is this one, run there on the \
                  coordinator: CREATE EXTENSION citus_fence;"

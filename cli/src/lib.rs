@@ -21,12 +21,15 @@
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
 //! | `rows` | from an answer's text to values |
 //! | `dump` | the subcommand of that name: plan, workers, files, manifest |
-//! | `status` | the subcommand of that name |
+//! | `talk` | one session outside of a transaction, for what has to be changed |
+//! | `manifest` | what a physical backup says of itself |
+//! | `status`, `restore`, `check` | the subcommands of that name |
 //!
 //! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
 //! a section of docs/command.md. Only what works is offered.
 
 mod args;
+mod check;
 mod connection;
 mod dump;
 mod exit;
@@ -34,10 +37,12 @@ mod failure;
 #[allow(dead_code)]
 mod manifest;
 mod output;
+mod restore;
 mod rows;
 mod server;
 mod signals;
 mod status;
+mod talk;
 mod units;
 mod usage;
 
@@ -82,5 +87,7 @@ fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     match &cli.task {
         Task::Status(args) => status::run(args, &stop, output),
         Task::Dump(args) => dump::run(args, &stop, output),
+        Task::Restore(args) => restore::run(args, &stop, output),
+        Task::Check(args) => check::run(args, &stop, output),
     }
 }

@@ -3,6 +3,8 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub mod backup;
+
 use std::process::{Child, Command, Output, Stdio};
 
 use test_cluster::{PATIENCE, Result, Server, wait_until};

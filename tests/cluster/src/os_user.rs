@@ -48,7 +48,7 @@ impl OsUser {
 }
 
 /// Makes `command` run as the servers' user.
-pub(crate) fn run_as_server_user(command: &mut Command) -> Result<()> {
+pub fn run_as_server_user(command: &mut Command) -> Result<()> {
     if let Some(user) = OsUser::to_become()? {
         command.uid(user.uid).gid(user.gid);
     }
@@ -64,7 +64,7 @@ pub(crate) fn give_to_server_user(path: &Path) -> Result<()> {
 }
 
 /// Gives a whole tree to the servers' user.
-pub(crate) fn give_tree_to_server_user(root: &Path) -> Result<()> {
+pub fn give_tree_to_server_user(root: &Path) -> Result<()> {
     let Some(user) = OsUser::to_become()? else {
         return Ok(());
     };

@@ -67,6 +67,52 @@ impl Cluster {
     }
 }
 
+/// Places for the nodes of a cluster that somebody else restores: a data directory that does not exist yet, and a
+/// port. Dropping them stops what runs there and removes it.
+pub struct Places {
+    nodes: Vec<Server>,
+    builder: ClusterBuilder,
+}
+
+impl Cluster {
+    /// Places for copies of all nodes, in the nodes' order.
+    pub fn places(&self) -> Result<Places> {
+        let root = Arc::new(RootDir::create()?);
+        let place = |node: &Server| {
+            let mut options = node.options().clone();
+            options.name = format!("place_{}", node.name());
+            Server::place(Arc::clone(&root), options)
+        };
+        Ok(Places {
+            nodes: self.nodes().iter().map(place).collect::<Result<Vec<_>>>()?,
+            builder: self.settings_of_builder().clone().proxies(false),
+        })
+    }
+}
+
+impl Places {
+    /// The places, in the nodes' order.
+    pub fn nodes(&self) -> &[Server] {
+        &self.nodes
+    }
+
+    /// Gives each what its administrator would: where its socket is, and who may connect. Its port stays what is
+    /// set by ALTER SYSTEM. Nothing is started.
+    pub fn configure(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(Server::configure)
+    }
+
+    /// Starts all.
+    pub fn start(&self) -> Result<()> {
+        in_parallel(self.nodes.iter().collect(), Server::start).map(drop)
+    }
+
+    /// The nodes as a cluster, in whatever state they are.
+    pub fn into_cluster(self) -> Cluster {
+        Cluster::from_nodes(self.nodes, self.builder)
+    }
+}
+
 impl Restore {
     /// Takes the copies over, gives them places and ports of their own, and starts nothing.
     pub fn new(cluster: &Cluster, copies: &[PathBuf]) -> Result<Restore> {

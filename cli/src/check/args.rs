@@ -1,0 +1,27 @@
+//! What `check` takes.
+
+use clap::Args;
+
+use crate::args::ConnectionArgs;
+use crate::restore::args::{NodeAt, node};
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// How this machine reaches a node where that differs from how the nodes do
+    #[arg(long, value_name = "GROUP=CONNINFO", value_parser = node)]
+    pub node: Vec<NodeAt>,
+    /// Raise sequences that lag behind what is stored, each within its own node's range; keep clients out meanwhile
+    #[arg(long)]
+    pub fix: bool,
+}
+
+pub const EXAMPLES: &str = "\
+Examples:
+  citus-fence check -h coordinator -d shop
+  citus-fence check -h coordinator -d shop --json | jq .findings
+  citus-fence check -h coordinator -d shop --fix
+
+It looks at one database, as a superuser, and ends with 3 where something was found.";

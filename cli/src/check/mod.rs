@@ -1,0 +1,76 @@
+//! `citus-fence check`: whether all nodes of a cluster are of one mind. What `restore finish` ends with, by itself.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `args` | what can be typed |
+//! | `members` | the nodes of a database, and sessions with them |
+//! | `looks` | what is looked at on each |
+//! | `sequences` | whether sequences are behind what is stored, and raising them |
+
+pub mod args;
+mod looks;
+mod members;
+mod sequences;
+
+use serde::Serialize;
+
+use crate::check::args::CheckArgs;
+use crate::connection::Destination;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::signals::Stop;
+
+pub use looks::{Age, look};
+pub use members::{Cluster, ask, has_citus, open, params};
+
+/// Something that needs a look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which check.
+    pub check: &'static str,
+    /// Which node: its address.
+    pub node: String,
+    /// What, with the object's name.
+    pub what: String,
+}
+
+/// What was found and done.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub nodes: usize,
+    pub findings: Vec<Finding>,
+    /// What was mended.
+    pub mended: Vec<String>,
+}
+
+/// Looks and prints.
+pub fn run(args: &CheckArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
+    let destination = Destination::new(&args.connection)?;
+    let mut first = open(&destination.target.node, &destination.target.params, &destination, stop)?;
+    let mut cluster = Cluster::of(&mut first, &destination, &args.node, stop)?;
+    let mut report = Report { nodes: cluster.members.len(), ..Report::default() };
+    look(&mut cluster, Age::Settled, args.fix, &mut report)?;
+    output.result(&report, lines)?;
+    Ok(report.exit())
+}
+
+impl Report {
+    /// Findings need a look.
+    pub fn exit(&self) -> Exit {
+        if self.findings.is_empty() { Exit::Done } else { Exit::Findings }
+    }
+}
+
+/// For people.
+pub fn lines(report: &Report) -> String {
+    let mut text = String::new();
+    for mended in &report.mended {
+        text.push_str(&format!("mended: {mended}\n"));
+    }
+    for finding in &report.findings {
+        text.push_str(&format!("look: {}: {}: {}\n", finding.check, finding.node, finding.what));
+    }
+    text.push_str(&format!("{} findings on {} nodes\n", report.findings.len(), report.nodes));
+    text
+}

@@ -1,0 +1,234 @@
+//! What `restore` takes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::args::ConnectionArgs;
+use crate::units;
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct RestoreArgs {
+    #[command(subcommand)]
+    pub step: Step,
+}
+
+/// Its steps.
+#[derive(Debug, Subcommand)]
+pub enum Step {
+    /// Bring copies of all nodes to places of their own on this machine, ready to be started
+    ///
+    /// A copy knows production's addresses and would act there. So every copy is started first without Citus, on a
+    /// private socket, with a configuration of this program's own; there it is recovered, and all that leads to
+    /// production is rewritten. It ends with all nodes stopped. Interrupted, the same call goes on.
+    #[command(after_help = ALL_EXAMPLES)]
+    All(Box<AllArgs>),
+    /// Once all restored nodes have been started: find out that each is who it has to be, and bring them to one mind
+    ///
+    /// Nothing is decided before every address has answered with its group of this restore. Then every node finishes
+    /// its own two-phase commits in every Citus database, sequences are raised to what is stored, the cluster is
+    /// checked, and the background work that `restore all` has switched off comes back. Keep clients out until then.
+    #[command(after_help = FINISH_EXAMPLES)]
+    Finish(FinishArgs),
+}
+
+/// `restore all`.
+#[derive(Debug, Args)]
+pub struct AllArgs {
+    /// The backup's directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where a node is to be: its address for the other nodes, its data directory, and its configuration file where
+    /// that lies elsewhere. Once for every node of the backup
+    #[arg(long, value_name = "GROUP=HOST:PORT,DATADIR[,CONFIG_FILE]", required = true, value_parser = to)]
+    pub to: Vec<To>,
+    /// Restore without this node: what is on it alone is lost, and what it had begun stays undecided
+    #[arg(long, value_name = "GROUP")]
+    pub without: Vec<i32>,
+    /// Recover up to this restore point instead of to the end of the backup
+    #[arg(long, value_name = "NAME", requires = "restore_command")]
+    pub point: Option<String>,
+    /// PostgreSQL's restore_command for that; {groupid}, {name} and {port} stand for the node that was backed up
+    #[arg(long, value_name = "COMMAND")]
+    pub restore_command: Option<String>,
+    /// Where a tablespace goes, or a link that the copy has; with GROUP: for that node alone
+    #[arg(long, value_name = "[GROUP:]OLD=NEW", value_parser = mapping)]
+    pub tablespace: Vec<Mapping>,
+    /// A library that recovery needs for WAL of its own kind; never citus, citus_fence, pg_cron or pglogical
+    #[arg(long, value_name = "LIB", value_parser = library)]
+    pub preload: Vec<String>,
+    /// Where PostgreSQL's programs are [default: beside this program, else in PATH]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub bindir: Option<PathBuf>,
+    /// A superuser of the copies [default: postgres, else this user's name]
+    #[arg(long, value_name = "NAME")]
+    pub superuser: Option<String>,
+}
+
+/// `restore finish`.
+#[derive(Debug, Args)]
+pub struct FinishArgs {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// How this machine reaches a node where that differs from how the nodes do
+    #[arg(long, value_name = "GROUP=CONNINFO", value_parser = node)]
+    pub node: Vec<NodeAt>,
+    /// How long nodes that do not answer are waited for
+    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = units::duration)]
+    pub wait: Duration,
+}
+
+/// A `--to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct To {
+    pub group: i32,
+    pub host: String,
+    pub port: u16,
+    pub data: PathBuf,
+    pub config: Option<PathBuf>,
+}
+
+/// A `--tablespace`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    pub group: Option<i32>,
+    pub old: PathBuf,
+    pub new: PathBuf,
+}
+
+/// A `--node`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeAt {
+    pub group: i32,
+    pub conninfo: String,
+}
+
+impl std::fmt::Debug for NodeAt {
+    /// Not the connection string, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeAt").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+fn to(text: &str) -> Result<To, String> {
+    let (group, rest) = text.split_once('=').ok_or("it lacks the group and a =")?;
+    let group = group.parse::<i32>().ok().filter(|group| *group >= 0);
+    let group = group.ok_or("what stands before the = is no group")?;
+    let mut parts = rest.splitn(3, ',');
+    let address = parts.next().unwrap_or_default();
+    let (host, port) = address.rsplit_once(':').ok_or("it lacks HOST:PORT")?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+    let port = port.ok_or("a port is a number from 1 to 65535")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("it lacks the host, as the other nodes are to reach it".into());
+    }
+    let path = |text: &str| {
+        let path = PathBuf::from(text);
+        // PostgreSQL takes its own settings apart at quotes and line ends.
+        match path.is_absolute() && !text.chars().any(char::is_control) {
+            true => Ok(path),
+            false => Err(format!("not an absolute path: {text}")),
+        }
+    };
+    let data = path(parts.next().ok_or("it lacks the data directory after a comma")?)?;
+    let config = parts.next().map(path).transpose()?;
+    Ok(To { group, host: host.to_owned(), port, data, config })
+}
+
+fn mapping(text: &str) -> Result<Mapping, String> {
+    let (old, new) =
+        text.split_once('=').ok_or("it lacks the = between the old and the new place")?;
+    let (group, old) = match old.split_once(':') {
+        Some((group, old)) => (Some(group.parse().map_err(|_| format!("no group: {group}"))?), old),
+        None => (None, old),
+    };
+    let (old, new) = (PathBuf::from(old), PathBuf::from(new));
+    if !old.is_absolute() || !new.is_absolute() {
+        return Err("both places are absolute paths".into());
+    }
+    Ok(Mapping { group, old, new })
+}
+
+/// The libraries that would act on their own, or on production.
+const NEVER: [&str; 4] = ["citus", "citus_fence", "pg_cron", "pglogical"];
+
+fn library(text: &str) -> Result<String, String> {
+    let name = text.rsplit('/').next().unwrap_or(text).trim_end_matches(".so");
+    let is_name = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./$".contains(c));
+    match (is_name && !text.is_empty(), NEVER.contains(&name)) {
+        (false, _) => Err("not the name of a library".into()),
+        (true, true) => Err("the first start of a copy is never with this one".into()),
+        (true, false) => Ok(text.to_owned()),
+    }
+}
+
+pub fn node(text: &str) -> Result<NodeAt, String> {
+    let (group, conninfo) = text.split_once('=').ok_or("it lacks the group and a =")?;
+    let group = group.parse().map_err(|_| "what stands before the first = is no group")?;
+    Ok(NodeAt { group, conninfo: conninfo.to_owned() })
+}
+
+const ALL_EXAMPLES: &str = "\
+Examples, as the servers' user:
+  citus-fence restore all /backup/monday \\
+      --to 0=10.0.0.5:5432,/data/coordinator --to 1=10.0.0.5:5433,/data/worker1
+  then start each: pg_ctl -D /data/coordinator start …
+  then:            citus-fence restore finish -h 10.0.0.5 -d shop
+Up to a restore point, from an archive with a directory for each node:
+  citus-fence restore all /backup/monday --to … --point before_upgrade \\
+      --restore-command 'cp /archive/{groupid}/%f %p'
+
+Nothing may answer at any of the addresses while it runs. Data directories are missing or empty, except where the
+manifest says that a tool keeps the copies: then each of them has to be that copy already.";
+
+const FINISH_EXAMPLES: &str = "\
+Examples:
+  citus-fence restore finish -h 10.0.0.5 -p 5432 -d shop
+  citus-fence restore finish -h coordinator -d shop --wait 10min --json
+
+It connects as a superuser. It ends with 3 where something was found that needs a look.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_a_group_an_address_and_a_directory() {
+        let place = to("1=[::1]:5433,/data,/etc/pg.conf").expect("a place");
+        assert_eq!((place.group, place.host.as_str(), place.port), (1, "::1", 5433));
+        assert_eq!(place.data, PathBuf::from("/data"));
+        assert_eq!(place.config, Some(PathBuf::from("/etc/pg.conf")));
+        for bad in
+            ["", "1", "x=h:1,/d", "-1=h:1,/d", "1=h,/d", "1=h:0,/d", "1=:1,/d", "1=h:1", "1=h:1,d"]
+        {
+            assert!(to(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mappings_are_of_all_nodes_or_of_one() {
+        assert_eq!(mapping("/a=/b").expect("a mapping").group, None);
+        assert_eq!(mapping("2:/a=/b").expect("a mapping").group, Some(2));
+        assert!(mapping("a=/b").is_err() && mapping("/a").is_err() && mapping("x:/a=/b").is_err());
+    }
+
+    #[test]
+    fn libraries_that_act_on_their_own_are_never_preloaded() {
+        for bad in [
+            "citus",
+            "$libdir/citus_fence",
+            "pg_cron.so",
+            "/lib/pglogical.so",
+            "",
+            "a'b",
+            "a,citus",
+        ] {
+            assert!(library(bad).is_err(), "{bad}");
+        }
+        assert!(library("my_rmgr").is_ok());
+    }
+}

@@ -1,0 +1,343 @@
+//! `restore finish`: started copies become one cluster.
+//!
+//! ```text
+//! all answer ─> each is who it has to be, seen from here and from every node ─> two-phase commits finished
+//!     │ late           │ swapped, a standby, another restore,                          │
+//!     v                v production, no Citus                                          v
+//!   error            error: nothing has been decided                  sequences, checks ─> quiet settings back
+//! ```
+//! The order is what makes it safe. A node finishes its own two-phase commits by looking for them at the addresses of
+//! its catalog and then forgets its records. Where another node answers, or one in recovery, it finds none: what was
+//! committed is then rolled back for ever, without a word. So every address of every database is asked for its group,
+//! for the restore it belongs to and for its recovery before the first of them is told to decide anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use remote::{NodeLabel, RemoteError};
+use serde::Serialize;
+use tracing::debug;
+
+use super::args::{FinishArgs, NodeAt};
+use super::config::{QUIET, settings};
+use super::place::FORMER_AUTO_CONF;
+use crate::check::{self, Age, Cluster, ask, has_citus, open, params};
+use crate::connection::Destination;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::rows::{only_row, rows};
+use crate::signals::Stop;
+use crate::talk::{Talk, quoted};
+
+/// How often a node that does not answer is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Report {
+    restore_id: String,
+    databases: Vec<String>,
+    /// Two-phase commits that were finished.
+    recovered: i64,
+    #[serde(flatten)]
+    check: check::Report,
+}
+
+/// Who a node is.
+const IDENTITY: &str = "SELECT format('group %s, restore %s, %s', (SELECT groupid FROM pg_catalog.pg_dist_local_group),
+    coalesce((SELECT metadata ->> 'restore_id' FROM pg_catalog.pg_dist_node_metadata), 'none'),
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'in recovery' ELSE 'a primary' END)";
+
+fn identity(group: i32, restore_id: &str) -> String {
+    format!("group {group}, restore {restore_id}, a primary")
+}
+
+/// Does it and prints what was done.
+pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
+    let destination = Destination::new(&args.connection)?;
+    let deadline = Instant::now() + args.wait;
+    let mut first = patiently(deadline, stop, || {
+        open(&destination.target.node, &destination.target.params, &destination, stop)
+    })?;
+    let restore_id = restore_id(&mut first)?;
+    let databases = databases(&mut first, &destination, stop)?;
+    let mut clusters = Vec::new();
+    for database in &databases {
+        await_all(database, &destination, &args.node, deadline, stop)?;
+        let mut coordinator = in_database(&first, &destination, database, stop)?;
+        clusters.push(Cluster::of(&mut coordinator, &destination, &args.node, stop)?);
+    }
+    for cluster in &mut clusters {
+        who_is_where(cluster, &restore_id)?;
+    }
+    for cluster in &mut clusters {
+        from_every_node(cluster, &restore_id)?;
+    }
+    let mut report = Report {
+        restore_id,
+        databases,
+        recovered: 0,
+        check: check::Report {
+            nodes: clusters.iter().map(|cluster| cluster.members.len()).max().unwrap_or_default(),
+            ..check::Report::default()
+        },
+    };
+    for cluster in &mut clusters {
+        for member in &mut cluster.members {
+            let call = "SELECT pg_catalog.recover_prepared_transactions()";
+            report.recovered +=
+                member.talk.ask("recover prepared transactions", call)?.parse_single::<i64>()?;
+        }
+    }
+    for cluster in &mut clusters {
+        check::look(cluster, Age::Any, true, &mut report.check)?;
+    }
+    let mut done = BTreeSet::new();
+    for member in clusters.iter_mut().flat_map(|cluster| &mut cluster.members) {
+        if done.insert(member.group) {
+            loud(&mut member.talk)?;
+        }
+    }
+    output.result(&report, |report| {
+        format!(
+            "restore {} is finished: {} two-phase commits finished, in database {}\n{}\
+             archiving, replication to standbys and cron jobs are still off: see docs/command.md\n",
+            report.restore_id,
+            report.recovered,
+            report.databases.join(", "),
+            check::lines(&report.check)
+        )
+    })?;
+    Ok(report.check.exit())
+}
+
+/// Tries until somebody answers or the time is over. A refusal is final.
+fn patiently<'a>(
+    deadline: Instant,
+    stop: &Stop,
+    mut connect: impl FnMut() -> Result<Talk<'a>, Failure>,
+) -> Result<Talk<'a>, Failure> {
+    loop {
+        match connect() {
+            // 57P03: it is starting.
+            Err(Failure::Remote(
+                RemoteError::Connect { .. }
+                | RemoteError::ConnectTimeout { .. }
+                | RemoteError::Refused { .. },
+            )) if Instant::now() < deadline => {}
+            other => return other,
+        }
+        if let Some(signal) = stop.signal() {
+            return Err(Failure::ToldToStop { signal });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The restore that this coordinator belongs to.
+fn restore_id(talk: &mut Talk<'_>) -> Result<String, Failure> {
+    let place = talk.place().to_string();
+    let has = "SELECT to_regclass('pg_dist_node_metadata') IS NOT NULL AS has, current_database() AS database";
+    let reply = ask(talk, "look for the catalog", has)?;
+    let row = only_row(&reply)?;
+    if !row.is_true("has")? {
+        return Err(Failure::NoCatalog { server: place, database: row.get("database")? });
+    }
+    let sql = "SELECT (SELECT metadata ->> 'restore_id' FROM pg_dist_node_metadata) AS id";
+    let reply = ask(talk, "restore", sql)?;
+    only_row(&reply)?.maybe("id")?.ok_or_else(|| Failure::Unfit {
+        what: format!("{place} is no node that `restore all` has prepared"),
+        todo: "Name the restored coordinator with -h, -p and -d. A copy that was started without having been prepared \
+               may act on production: stop it."
+            .into(),
+    })
+}
+
+/// All databases with Citus' catalog.
+fn databases(
+    first: &mut Talk<'_>,
+    destination: &Destination,
+    stop: &Stop,
+) -> Result<Vec<String>, Failure> {
+    let sql = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+    let reply = ask(first, "list databases", sql)?;
+    let mut found = Vec::new();
+    for row in rows(&reply)? {
+        let database: String = row.get("datname")?;
+        let mut talk = in_database(first, destination, &database, stop)?;
+        let has = "SELECT to_regclass('pg_dist_node') IS NOT NULL";
+        if ask(&mut talk, "look for the catalog", has)?.single_value()? != "t" {
+            continue;
+        }
+        // One that has Citus and never had a node has nobody to agree with.
+        let nodes = ask(&mut talk, "count nodes", "SELECT count(*) FROM pg_dist_node")?;
+        if nodes.single_value()? != "0" {
+            found.push(database);
+        }
+    }
+    Ok(found)
+}
+
+/// A session with the coordinator in another database.
+fn in_database<'a>(
+    first: &Talk<'_>,
+    destination: &Destination,
+    database: &str,
+    stop: &'a Stop,
+) -> Result<Talk<'a>, Failure> {
+    let mut params = destination.target.params.clone();
+    params.set("dbname", database);
+    open(first.place(), &params, destination, stop)
+}
+
+/// Waits for all nodes of a database, and names all that do not answer in time.
+fn await_all(
+    database: &str,
+    destination: &Destination,
+    at: &[NodeAt],
+    deadline: Instant,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let mut parameters = destination.target.params.clone();
+    parameters.set("dbname", database);
+    let mut coordinator = open(&destination.target.node, &parameters, destination, stop)?;
+    let list = ask(
+        &mut coordinator,
+        "list nodes",
+        "SELECT nodeid, groupid, nodename, nodeport FROM pg_dist_node
+          WHERE noderole::text = 'primary' AND isactive ORDER BY groupid",
+    )?;
+    let mut silent = Vec::new();
+    for row in rows(&list)? {
+        let (group, host, port) = (
+            row.get::<i32>("groupid")?,
+            row.get::<String>("nodename")?,
+            row.get::<i32>("nodeport")?,
+        );
+        let params = params(destination, at, group, &host, port, database)?;
+        let label = NodeLabel::new(row.get("nodeid")?, &host, port);
+        match patiently(deadline, stop, || open(&label, &params, destination, stop)) {
+            Ok(_) => debug!("node {group} answers at {label}"),
+            Err(Failure::Remote(error)) => silent.push(format!("node {group}: {error}")),
+            Err(other) => return Err(other),
+        }
+    }
+    match silent.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Unfit {
+            what: format!("not all nodes answer, and nothing has been decided: {}", silent.join("; ")),
+            todo: "Start them; pg_hba.conf of each has to let this machine and the other nodes in. Then run the same \
+                   command again; --wait allows more time."
+                .into(),
+        }),
+    }
+}
+
+/// Refuses any address at which somebody else answers.
+fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
+    let mut maps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for member in &mut cluster.members {
+        let place = member.talk.place().to_string();
+        let who = ask(&mut member.talk, "identity", IDENTITY)?.single_value()?.to_owned();
+        let wanted = identity(member.group, restore_id);
+        if who != wanted {
+            wrong.push(format!("at {place} answers {who}, and not {wanted}"));
+            continue;
+        }
+        let libraries = ask(
+            &mut member.talk,
+            "libraries",
+            "SELECT current_setting('shared_preload_libraries')",
+        )?;
+        if has_citus(&mut member.talk)? && !libraries.single_value()?.contains("citus") {
+            wrong.push(format!("{place} does not preload citus"));
+        }
+        let map = ask(
+            &mut member.talk,
+            "addresses",
+            "SELECT coalesce(string_agg(format('%s=%s:%s', groupid, nodename, nodeport), ', ' ORDER BY groupid), '')
+               FROM pg_dist_node",
+        )?;
+        let map = map.single_value()?.to_owned();
+        // A worker without metadata knows no nodes, and begins nothing on others.
+        if !map.is_empty() {
+            maps.entry(map).or_default().push(place);
+        }
+    }
+    if maps.len() > 1 {
+        let each: Vec<String> =
+            maps.iter().map(|(map, who)| format!("{} know {map}", who.join(", "))).collect();
+        wrong.push(format!("nodes know different addresses: {}", each.join("; ")));
+    }
+    refuse(wrong)
+}
+
+/// The same as each node sees it: names may lead elsewhere there.
+fn from_every_node(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failure> {
+    if !cluster.citus {
+        return Ok(());
+    }
+    let groups: BTreeMap<i32, (i32, String)> = cluster
+        .members
+        .iter()
+        .map(|member| (member.nodeid, (member.group, format!("{}:{}", member.host, member.port))))
+        .collect();
+    let sql = format!(
+        "SELECT nodeid, success, result FROM pg_catalog.run_command_on_all_nodes({})",
+        quoted(IDENTITY)
+    );
+    let mut wrong = Vec::new();
+    for member in cluster.members.iter_mut().filter(|member| member.has_metadata) {
+        let reply = member.talk.ask("identities", &sql)?;
+        let mut seen = 0;
+        for row in rows(&reply)? {
+            let nodeid: i32 = row.get("nodeid")?;
+            let Some((group, address)) = groups.get(&nodeid) else { continue };
+            seen += 1;
+            let who: String = row.maybe("result")?.unwrap_or_default();
+            let wanted = identity(*group, restore_id);
+            if !row.is_true("success")? || who != wanted {
+                let place = member.talk.place();
+                wrong.push(format!("from {place}, at {address} answers: {who}, and not {wanted}"));
+            }
+        }
+        let registered = groups.keys().filter(|nodeid| **nodeid != 0).count();
+        if seen < registered {
+            wrong.push(format!("{} reaches {seen} of {registered} nodes", member.talk.place()));
+        }
+    }
+    refuse(wrong)
+}
+
+fn refuse(wrong: Vec<String>) -> Result<(), Failure> {
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Unfit {
+            what: format!("nothing has been decided: {}", wrong.join("; ")),
+            todo: "Start each restored node at its own address of --to, with its own configuration, as a primary and \
+                   with citus preloaded; then run the same command again."
+                .into(),
+        }),
+    }
+}
+
+/// Takes back what kept a node quiet: each setting to what production had by ALTER SYSTEM, or out of that file.
+fn loud(talk: &mut Talk<'_>) -> Result<(), Failure> {
+    let sql = format!(
+        "SELECT coalesce(pg_catalog.pg_read_file('{FORMER_AUTO_CONF}', 0, 10485760, true), '') AS text"
+    );
+    let reply = talk.ask("read former settings", &sql)?;
+    let former: BTreeMap<String, String> = settings(reply.single_value()?).into_iter().collect();
+    for name in QUIET {
+        let sql = match former.get(name) {
+            Some(value) => format!("ALTER SYSTEM SET {name} = {}", quoted(value)),
+            None => format!("ALTER SYSTEM RESET {name}"),
+        };
+        talk.ask("take a setting back", &sql)?;
+    }
+    talk.ask("reload", "SELECT pg_catalog.pg_reload_conf()")?;
+    Ok(())
+}

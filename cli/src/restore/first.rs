@@ -1,0 +1,262 @@
+//! The first start of a copy: without Citus, on a private socket, with a configuration of this program's own.
+//!
+//! The server is a child in a process group of its own. It is shut down when it has done its work; on every other way
+//! out it is told to quit at once, and reaped. Killed outright itself, this program leaves it behind: nobody but its
+//! own user reaches it, it knows of no other server, and the next run finds it by its private directory.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use remote::{NodeLabel, RemoteError, base_params};
+use tracing::debug;
+
+use super::fault::{At, Fault};
+use super::plan::Place;
+use super::programs::{LOOK, Programs};
+use crate::failure::Failure;
+use crate::signals::Stop;
+use crate::talk::Talk;
+
+/// How long a shutdown may take. Its checkpoint writes all that recovery has changed.
+const SHUTDOWN: Duration = Duration::from_secs(1800);
+/// How long a server may take to quit.
+const QUIT: Duration = Duration::from_secs(10);
+/// How long a connection on the private socket may take.
+const CONNECT: Duration = Duration::from_secs(30);
+/// How long one statement may take. What it writes is catalogs only.
+const ANSWER: Duration = Duration::from_secs(600);
+/// The longest path of a socket that every system takes.
+const LONGEST_SOCKET: usize = 103;
+/// How much of a server's log is told.
+const LOG_LINES: usize = 20;
+
+/// What beats the settings of roles and databases, which beat those of the server.
+const OPTIONS: &str = "-c session_replication_role=replica -c default_transaction_read_only=off \
+    -c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c session_preload_libraries= -c local_preload_libraries= \
+    -c row_security=off -c standard_conforming_strings=on -c log_statement=none";
+
+/// Makes a private directory for the first start.
+pub fn private_directory() -> Result<PathBuf, Fault> {
+    let parent = std::env::temp_dir();
+    let made = tempfile::Builder::new().prefix("citus-fence-").tempdir_in(&parent);
+    let path = made.at("make a directory in", &parent)?.keep();
+    if path.as_os_str().len() + "/.s.PGSQL.5432".len() > LONGEST_SOCKET {
+        // It is empty.
+        let _ = fs::remove_dir(&path);
+        let what = format!("TMPDIR ({}) is too long for a socket in it", parent.display());
+        return Err(Fault::WrongUse { what });
+    }
+    Ok(path)
+}
+
+/// A server that runs, or is on its way to.
+pub struct FirstStart<'a> {
+    place: &'a Place,
+    private: &'a Path,
+    child: Option<Child>,
+    stop: &'a Stop,
+}
+
+impl<'a> FirstStart<'a> {
+    /// Starts it.
+    pub fn begin(
+        place: &'a Place,
+        programs: &Programs,
+        private: &'a Path,
+        configuration: &str,
+        stop: &'a Stop,
+    ) -> Result<FirstStart<'a>, Failure> {
+        let write = |name: &str, text: &str| {
+            let path = private.join(name);
+            let mut options = fs::OpenOptions::new();
+            let file = options.create(true).truncate(true).write(true).mode(0o600).open(&path);
+            file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+                .at("write", &path)
+        };
+        write("hba", "local all all trust\n")?;
+        write("ident", "")?;
+        write("postgresql.conf", configuration)?;
+        write("log", "")?;
+        let log_path = private.join("log");
+        let log = fs::OpenOptions::new().append(true).open(&log_path).at("open", &log_path)?;
+        let also_log = log.try_clone().at("open", &log_path)?;
+        let config_file = format!("config_file={}", private.join("postgresql.conf").display());
+        let mut command = programs.command("postgres");
+        command
+            .arg("-D")
+            .arg(&place.to.data)
+            .args(["-c", &config_file])
+            .stdout(Stdio::from(log))
+            .stderr(Stdio::from(also_log))
+            .process_group(0);
+        let child = command.spawn().map_err(|error| Fault::Program {
+            group: place.group(),
+            program: programs.path("postgres").display().to_string(),
+            outcome: error.to_string(),
+            output: String::new(),
+        })?;
+        debug!("node {}: first start, process {}", place.group(), child.id());
+        Ok(FirstStart { place, private, child: Some(child), stop })
+    }
+
+    /// Waits until it takes connections, however long its recovery lasts.
+    pub fn await_ready(&mut self) -> Result<(), Failure> {
+        let path = self.place.to.data.join("postmaster.pid");
+        loop {
+            let Some(child) = &mut self.child else { return Err(self.ended(None)) };
+            let pid = child.id().to_string();
+            if let Some(status) = child.try_wait().at("wait for", &path)? {
+                self.child = None;
+                return Err(self.ended(Some(status)));
+            }
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let mut lines = text.lines();
+            // The eighth line is the state; with hot_standby off it is "ready" once recovery is over.
+            if lines.next() == Some(&pid) && lines.nth(6).map(str::trim) == Some("ready") {
+                return Ok(());
+            }
+            self.look_again()?;
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn await_end(&mut self) -> Result<(), Failure> {
+        loop {
+            let Some(child) = &mut self.child else { return Ok(()) };
+            if child.try_wait().at("wait for", self.private)?.is_some() {
+                self.child = None;
+                return Ok(());
+            }
+            self.look_again()?;
+        }
+    }
+
+    /// A session with one of its databases.
+    pub fn connect(&self, user: &str, database: &str) -> Result<Talk<'a>, Failure> {
+        let host = self.private.display().to_string();
+        let mut params = base_params(&host, 5432, database, user, "citus-fence restore", CONNECT);
+        params.set("options", OPTIONS).set("sslmode", "disable");
+        let label =
+            NodeLabel::unregistered(format!("node {}, private socket", self.place.group()), 5432);
+        Talk::open(label, params, CONNECT, ANSWER, self.stop)
+    }
+
+    /// The first of these users who may log in as a superuser, and a session as him.
+    pub fn connect_as_superuser(
+        &self,
+        users: &[String],
+        database: &str,
+    ) -> Result<(Talk<'a>, String), Failure> {
+        for user in users {
+            match self.connect(user, database) {
+                Ok(mut talk) => {
+                    let answer = talk.ask("superuser", "SELECT current_setting('is_superuser')")?;
+                    if answer.single_value()? == "on" {
+                        return Ok((talk, user.clone()));
+                    }
+                }
+                Err(Failure::Remote(RemoteError::Refused { .. } | RemoteError::Connect { .. })) => {
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(self
+            .place
+            .refused(
+                format!("none of these is a superuser of the copy: {}", users.join(", ")),
+                "Name one with --superuser.",
+            )
+            .into())
+    }
+
+    /// Shuts it down.
+    pub fn shut_down(mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        self.signal(Signal::SIGINT);
+        loop {
+            let Some(child) = &mut self.child else { return Ok(()) };
+            match child.try_wait().at("wait for", self.private)? {
+                Some(status) => {
+                    self.child = None;
+                    return match status.success() {
+                        true => Ok(()),
+                        false => Err(self.ended(Some(status))),
+                    };
+                }
+                None if began.elapsed() > SHUTDOWN => {
+                    return Err(self
+                        .place
+                        .refused(
+                            "its first start does not shut down",
+                            "Run the same command again.",
+                        )
+                        .into());
+                }
+                None => self.look_again()?,
+            }
+        }
+    }
+
+    fn look_again(&self) -> Result<(), Failure> {
+        match self.stop.signal() {
+            Some(signal) => Err(Failure::ToldToStop { signal }),
+            None => {
+                thread::sleep(LOOK);
+                Ok(())
+            }
+        }
+    }
+
+    /// The error of a server that has ended before its time.
+    pub fn ended(&self, status: Option<ExitStatus>) -> Failure {
+        Fault::Program {
+            group: self.place.group(),
+            program: "the first start".into(),
+            outcome: status.map_or("it has ended".into(), |status| status.to_string()),
+            output: self.log(),
+        }
+        .into()
+    }
+
+    /// The end of its log.
+    fn log(&self) -> String {
+        let bytes = fs::read(self.private.join("log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
+        if let Some(pid) = pid {
+            // It is a child that has not been waited for, so the number is still its own.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
+impl Drop for FirstStart<'_> {
+    fn drop(&mut self) {
+        let began = Instant::now();
+        self.signal(Signal::SIGQUIT);
+        while let Some(child) = &mut self.child {
+            match child.try_wait() {
+                Ok(None) if began.elapsed() < QUIT => thread::sleep(LOOK),
+                Ok(None) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    self.child = None;
+                }
+                Ok(Some(_)) | Err(_) => self.child = None,
+            }
+        }
+    }
+}

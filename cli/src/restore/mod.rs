@@ -1,0 +1,45 @@
+//! `citus-fence restore`: a backup of all nodes becomes a cluster that knows nothing of the one it was taken of.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `args` | what can be typed |
+//! | `fault` | what can go wrong |
+//! | `plan` | from options and manifest to what is to be where |
+//! | `place` | files to their place, and whether they may be started there |
+//! | `running` | whether a server runs on a directory |
+//! | `programs` | PostgreSQL's own programs |
+//! | `config` | the configuration of the first start, and that of the second |
+//! | `first` | the first start |
+//! | `rewrite` | what is changed in it |
+//! | `stage` | how far a node has come |
+//! | `all` | `restore all`: all of that in order |
+//! | `finish` | `restore finish` |
+
+mod all;
+pub mod args;
+mod config;
+mod fault;
+mod finish;
+mod first;
+mod place;
+mod plan;
+mod programs;
+mod rewrite;
+mod running;
+mod stage;
+
+pub use fault::Fault;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::restore::args::{RestoreArgs, Step};
+use crate::signals::Stop;
+
+/// Does the step.
+pub fn run(args: &RestoreArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
+    match &args.step {
+        Step::All(args) => all::run(args, stop, output),
+        Step::Finish(args) => finish::run(args, stop, output),
+    }
+}

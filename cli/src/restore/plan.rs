@@ -1,0 +1,184 @@
+//! From options and manifest to what is to be where.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::args::{AllArgs, Mapping, To};
+use super::fault::{At, Fault};
+use crate::manifest::{self, Backup, Node};
+
+/// All of it.
+#[derive(Debug)]
+pub struct Plan {
+    pub dir: PathBuf,
+    pub backup: Backup,
+    /// The same for everybody who restores this backup to these addresses and this point.
+    pub restore_id: String,
+    pub places: Vec<Place>,
+    /// The groups that nobody restores.
+    pub lost: BTreeSet<i32>,
+    pub point: Option<Point>,
+}
+
+/// Where a node is to be.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub to: To,
+    pub node: Node,
+    /// The `--tablespace`s that are for this node.
+    pub mappings: Vec<Mapping>,
+    /// Its `restore_command`, if one was given.
+    pub restore_command: Option<String>,
+}
+
+/// Up to where.
+#[derive(Clone, Debug)]
+pub struct Point {
+    pub name: String,
+}
+
+impl Place {
+    /// Its group.
+    pub fn group(&self) -> i32 {
+        self.to.group
+    }
+
+    /// A refusal of this node.
+    pub fn refused(&self, what: impl Into<String>, todo: impl Into<String>) -> Fault {
+        Fault::Refused { group: self.group(), what: what.into(), todo: todo.into() }
+    }
+}
+
+/// Reads the manifest and brings both together.
+pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
+    let (backup, bytes) = read(&args.dir)?;
+    let wrong = |what: String| Fault::WrongUse { what };
+    let given: BTreeSet<i32> = args.to.iter().map(|to| to.group).collect();
+    if given.len() < args.to.len() {
+        return Err(wrong("a group has several --to".into()));
+    }
+    let addresses: BTreeSet<_> = args.to.iter().map(|to| (&to.host, to.port)).collect();
+    if addresses.len() < args.to.len() {
+        return Err(wrong("two nodes have the same address".into()));
+    }
+    for one in &args.to {
+        if args.to.iter().any(|to| to.group != one.group && to.data.starts_with(&one.data)) {
+            return Err(wrong(format!("{} is for two nodes", one.data.display())));
+        }
+        if one.data.starts_with(&args.dir) || args.dir.starts_with(&one.data) {
+            return Err(wrong(format!("{} is the backup itself", one.data.display())));
+        }
+    }
+    let mut lost: BTreeSet<i32> = backup.missing.iter().map(|node| node.groupid).collect();
+    let known: BTreeSet<i32> = backup.nodes.iter().map(|node| node.groupid).collect();
+    lost.retain(|group| !known.contains(group));
+    for node in &backup.nodes {
+        let group = node.groupid;
+        match (given.contains(&group), args.without.contains(&group)) {
+            (true, true) => return Err(wrong(format!("node {group} has both --to and --without"))),
+            (false, true) => drop(lost.insert(group)),
+            (false, false) => {
+                return Err(wrong(format!(
+                    "node {group} ({}:{}) has no --to; what is on it alone would be lost: if it is to be, say \
+                     --without {group}",
+                    node.name, node.port
+                )));
+            }
+            (true, false) => {}
+        }
+    }
+    let mut places = Vec::new();
+    for to in &args.to {
+        let Some(node) = backup.nodes.iter().find(|node| node.groupid == to.group) else {
+            return Err(wrong(format!("the backup has no copy of node {}", to.group)));
+        };
+        let is_its = |mapping: &&Mapping| mapping.group.is_none_or(|group| group == to.group);
+        places.push(Place {
+            to: to.clone(),
+            node: node.clone(),
+            mappings: args.tablespace.iter().filter(is_its).cloned().collect(),
+            restore_command: args.restore_command.as_ref().map(|text| {
+                text.replace("{groupid}", &node.groupid.to_string())
+                    .replace("{name}", &node.name)
+                    .replace("{port}", &node.port.to_string())
+            }),
+        });
+    }
+    places.sort_by_key(Place::group);
+    let restore_id = restore_id(&bytes, &args.to, args.point.as_deref());
+    let point = args.point.clone().map(|name| Point { name });
+    Ok(Plan { dir: args.dir.clone(), backup, restore_id, places, lost, point })
+}
+
+/// The manifest, and its bytes.
+fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
+    let path = dir.join(manifest::FILE);
+    let no = |what: String| Fault::Manifest { path: path.clone(), what };
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(no("it has no manifest, so that no backup was finished there".into()));
+        }
+        other => other.at("read", &path)?,
+    };
+    // The format first: what is of another one has other fields.
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: String,
+        version: u32,
+    }
+    let head: Head = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
+    if head.format != manifest::BACKUP || head.version > manifest::VERSION {
+        return Err(no(format!("it is \"{}\" version {}", head.format, head.version)));
+    }
+    let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
+    // Paths lead below the directory, whoever has written them.
+    let is_below = |path: &PathBuf| {
+        path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+    };
+    let tablespaces =
+        |node: &Node| node.tablespaces.iter().filter_map(|one| one.copy.clone()).collect();
+    for node in &backup.nodes {
+        let paths: Vec<PathBuf> = tablespaces(node);
+        if !paths.iter().chain(&node.data).chain(&node.config).all(is_below) {
+            return Err(no("a path in it leads out of the backup".into()));
+        }
+    }
+    Ok((backup, bytes))
+}
+
+/// What all hosts of a restore find out without talking to each other.
+fn restore_id(manifest: &[u8], to: &[To], point: Option<&str>) -> String {
+    let mut addresses: Vec<String> =
+        to.iter().map(|to| format!("{}={}:{}\n", to.group, to.host, to.port)).collect();
+    addresses.sort();
+    let mut hash = Sha256::new();
+    hash.update(manifest);
+    hash.update(addresses.concat());
+    hash.update(point.unwrap_or_default());
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_depends_on_the_backup_the_addresses_and_the_point() {
+        let to = |group, port| To {
+            group,
+            host: "h".into(),
+            port,
+            data: PathBuf::from("/d"),
+            config: None,
+        };
+        let id = restore_id(b"m", &[to(0, 1), to(1, 2)], None);
+        assert_eq!(id, restore_id(b"m", &[to(1, 2), to(0, 1)], None));
+        assert_ne!(id, restore_id(b"m", &[to(0, 2), to(1, 1)], None));
+        assert_ne!(id, restore_id(b"n", &[to(0, 1), to(1, 2)], None));
+        assert_ne!(id, restore_id(b"m", &[to(0, 1), to(1, 2)], Some("p")));
+        assert_eq!(id.len(), 32);
+    }
+}

@@ -1,0 +1,238 @@
+//! Taking everything out of a copy that leads to production, in its first start.
+
+use remote::{Command, ConnParams};
+
+use super::first::FirstStart;
+use super::plan::{Place, Plan};
+use crate::failure::Failure;
+use crate::rows::rows;
+use crate::talk::{Talk, quoted};
+
+/// Where a subscription leads afterwards: to nowhere, and with something that passes for a password, which some
+/// owners have to have.
+const DEAD_END: &str = "host=/nonexistent password=none";
+
+/// Rewrites all databases, and says what was found.
+pub fn all(
+    plan: &Plan,
+    place: &Place,
+    server: &FirstStart<'_>,
+    users: &[String],
+) -> Result<Vec<String>, Failure> {
+    let mut found = Vec::new();
+    let (mut main, user) = server.connect_as_superuser(users, &plan.backup.database)?;
+    check(plan, place, &mut main)?;
+    let names = main
+        .ask("list databases", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")?;
+    let names: Vec<String> =
+        rows(&names)?.map(|row| row.get("datname")).collect::<Result<_, _>>()?;
+    for name in names {
+        let mut database = server.connect(&user, &name)?;
+        let has_catalog = "SELECT to_regclass('pg_catalog.pg_dist_node') IS NOT NULL";
+        if database.ask("look for Citus", has_catalog)?.single_value()? == "t" {
+            addresses(plan, place, &mut database, &name, &mut found)?;
+        }
+        schedulers(&mut database, &name, &mut found)?;
+        subscriptions(&mut database, &name, &mut found)?;
+        leads(&mut database, &name, &mut found)?;
+    }
+    let slots = main.ask(
+        "drop replication slots",
+        "SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
+    )?;
+    for row in rows(&slots)? {
+        found.push(format!("replication slot {} dropped", row.get::<String>("slot_name")?));
+    }
+    let settings = main.ask(
+        "look for settings",
+        "SELECT DISTINCT s FROM pg_db_role_setting, unnest(setconfig) s WHERE s LIKE 'citus.%'",
+    )?;
+    for row in rows(&settings)? {
+        found.push(format!("a role or database has the setting {}", row.get::<String>("s")?));
+    }
+    Ok(found)
+}
+
+/// Whether this copy is the node it is taken for, and ends where it has to.
+fn check(plan: &Plan, place: &Place, main: &mut Talk<'_>) -> Result<(), Failure> {
+    let group: i32 =
+        main.ask("group of the copy", "SELECT groupid FROM pg_dist_local_group")?.parse_single()?;
+    if group != place.group() {
+        let what = format!("{} is a copy of node {group}", place.to.data.display());
+        return Err(place.refused(what, "Exchange the data directories of --to.").into());
+    }
+    if plan.point.is_some() {
+        return Ok(());
+    }
+    let question = Command::new(
+        "end of the copy",
+        "SELECT pg_current_wal_lsn() AS at, pg_current_wal_lsn() >= $1::pg_lsn AS reached",
+    );
+    let reply = main.run(question.with_param(place.node.wal_lsn.clone()))?;
+    let row = crate::rows::only_row(&reply)?;
+    if row.is_true("reached")? {
+        return Ok(());
+    }
+    let what = format!(
+        "the copy ends at {}, before the block of the backup began ({}): two-phase commits may be cut in half",
+        row.get::<String>("at")?,
+        place.node.wal_lsn
+    );
+    let todo = "Give the archive with --restore-command, or take another backup.";
+    Err(place.refused(what, todo).into())
+}
+
+/// pg_dist_node. In two steps, over names that nobody has: new addresses may overlap old ones.
+fn addresses(
+    plan: &Plan,
+    place: &Place,
+    database: &mut Talk<'_>,
+    name: &str,
+    found: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let group: i32 =
+        database.ask("group", "SELECT groupid FROM pg_dist_local_group")?.parse_single()?;
+    let nodes: i64 = database.ask("nodes", "SELECT count(*) FROM pg_dist_node")?.parse_single()?;
+    if group != place.group() && nodes > 0 {
+        let what = format!(
+            "database \"{name}\" numbers its nodes in another way: this one is {group} there"
+        );
+        let todo = "Restore such a database from a backup of its own.";
+        return Err(place.refused(what, todo).into());
+    }
+    let gone = database.ask(
+        "read other nodes",
+        "SELECT n.noderole::text AS role, n.nodename, n.nodeport, n.groupid FROM pg_dist_node n
+          WHERE n.noderole::text <> 'primary' OR to_jsonb(n) ->> 'nodeisclone' = 'true'",
+    )?;
+    for row in rows(&gone)? {
+        found.push(format!(
+            "database \"{name}\": {} {}:{} of group {} is no node any more",
+            row.get::<String>("role")?,
+            row.get::<String>("nodename")?,
+            row.get::<i32>("nodeport")?,
+            row.get::<i32>("groupid")?
+        ));
+    }
+    let pools: i64 =
+        database.ask("poolers", "SELECT count(*) FROM pg_dist_poolinfo")?.parse_single()?;
+    if pools > 0 {
+        found.push(format!("database \"{name}\": {pools} rows of pg_dist_poolinfo removed"));
+    }
+    let new: Vec<String> = plan
+        .places
+        .iter()
+        .map(|place| format!("({}, {}, {})", place.group(), quoted(&place.to.host), place.to.port))
+        .collect();
+    let read_only = "SELECT to_regclass('citus_fence.cluster_read_only') IS NOT NULL";
+    let open = match database.ask("look for a switch", read_only)?.single_value()? {
+        "t" => "DELETE FROM citus_fence.cluster_read_only;",
+        _ => "",
+    };
+    database.ask(
+        "rewrite addresses",
+        &format!(
+            "BEGIN;
+             DELETE FROM pg_dist_node n
+              WHERE n.noderole::text <> 'primary' OR to_jsonb(n) ->> 'nodeisclone' = 'true';
+             UPDATE pg_dist_node SET nodename = 'lost-' || groupid || '.invalid', nodeport = 1;
+             UPDATE pg_dist_node n SET nodename = r.host, nodeport = r.port
+               FROM (VALUES {}) AS r(groupid, host, port) WHERE r.groupid = n.groupid;
+             UPDATE pg_dist_node SET isactive = false WHERE nodename LIKE 'lost-%.invalid';
+             DELETE FROM pg_dist_poolinfo;
+             {open}
+             INSERT INTO pg_dist_node_metadata (metadata)
+             SELECT '{{}}'::jsonb WHERE NOT EXISTS (SELECT FROM pg_dist_node_metadata);
+             UPDATE pg_dist_node_metadata SET metadata = metadata || jsonb_build_object(
+                 'server_id', gen_random_uuid()::text, 'restore_id', {}::text);
+             COMMIT",
+            new.join(", "),
+            quoted(&plan.restore_id)
+        ),
+    )?;
+    let lost = database.ask(
+        "look for lost nodes",
+        "SELECT groupid FROM pg_dist_node WHERE nodename LIKE 'lost-%.invalid' ORDER BY 1",
+    )?;
+    for row in rows(&lost)? {
+        found.push(format!(
+            "database \"{name}\": node {} is lost, inactive from here on",
+            row.get::<i32>("groupid")?
+        ));
+    }
+    Ok(())
+}
+
+/// pg_cron's jobs name nodes of their own.
+fn schedulers(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> Result<(), Failure> {
+    let has = "SELECT to_regclass('cron.job') IS NOT NULL";
+    if database.ask("look for pg_cron", has)?.single_value()? != "t" {
+        return Ok(());
+    }
+    let off = "UPDATE cron.job SET active = false WHERE active RETURNING jobid, nodename, nodeport";
+    let jobs = database.ask("switch cron jobs off", off)?;
+    for row in rows(&jobs)? {
+        found.push(format!(
+            "database \"{name}\": cron job {} for {}:{} is off",
+            row.get::<i64>("jobid")?,
+            row.get::<String>("nodename")?,
+            row.get::<i32>("nodeport")?
+        ));
+    }
+    Ok(())
+}
+
+/// Subscriptions would take over production's slots. The address first: only then does nothing connect there any more.
+fn subscriptions(
+    database: &mut Talk<'_>,
+    name: &str,
+    found: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let list = database.ask(
+        "look for subscriptions",
+        "SELECT quote_ident(subname) AS name, subconninfo, subenabled,
+                subname ~ '^citus_shard_(move|split)_subscription_' AS of_citus
+           FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()",
+    )?;
+    for row in rows(&list)? {
+        let subscription: String = row.get("name")?;
+        let conninfo: String = row.maybe("subconninfo")?.unwrap_or_default();
+        let drop = match row.is_true("of_citus")? {
+            true => format!("DROP SUBSCRIPTION {subscription};"),
+            false => String::new(),
+        };
+        database.ask(
+            "cut a subscription",
+            &format!(
+                "ALTER SUBSCRIPTION {subscription} CONNECTION {};
+                 ALTER SUBSCRIPTION {subscription} DISABLE;
+                 ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE);
+                 {drop}",
+                quoted(DEAD_END)
+            ),
+        )?;
+        if conninfo != DEAD_END {
+            let mut params = ConnParams::new();
+            // Shown with its password masked; one that libpq cannot read is not shown.
+            let _ = params.merge_conninfo(&conninfo);
+            found.push(format!(
+                "database \"{name}\": subscription {subscription} to {params} {}",
+                if drop.is_empty() { "is disabled and leads nowhere" } else { "dropped" }
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What may lead to production when somebody uses it.
+fn leads(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> Result<(), Failure> {
+    let servers = database
+        .ask("look for foreign servers", "SELECT srvname FROM pg_foreign_server ORDER BY 1")?;
+    for row in rows(&servers)? {
+        let server: String = row.get("srvname")?;
+        found.push(format!(
+            "database \"{name}\": foreign server {server} is as it was: see where it leads"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! How far a node has come, in a file in its data directory, so that the same call goes on after any interruption.
+//!
+//! ```text
+//! Copying ──> Copied ──> Reached ──> Promoting ──> Rewritten ──> Prepared
+//!                 └────────(no point)────────────────^
+//! ```
+//! A stage is written before what it allows begins: who finds `Copying` may throw the directory's contents away, who
+//! finds `Promoting` must not ask for recovery from the archive again unless the control file is still in recovery.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::{At, Fault};
+
+/// Its name.
+pub const FILE: &str = "citus_fence.restore";
+
+/// How far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Its files are being copied.
+    Copying,
+    /// They are there, and nothing has been started on them, or the first start was interrupted.
+    Copied,
+    /// It has reached the point, and is shut down in recovery.
+    Reached,
+    /// It may have been promoted.
+    Promoting,
+    /// Nothing in it leads to production any more.
+    Rewritten,
+    /// It is ready to be started.
+    Prepared,
+}
+
+/// The file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub restore_id: String,
+    pub group: i32,
+    pub stage: Stage,
+    /// The private directory of the first start.
+    pub private: Option<PathBuf>,
+    /// Where its tablespaces are being copied to: nothing else is ever thrown away.
+    #[serde(default)]
+    pub tablespaces: Vec<PathBuf>,
+    /// What was found and changed, for the report.
+    pub found: Vec<String>,
+}
+
+impl Progress {
+    /// The file of a directory, if it has one.
+    pub fn read(data: &Path) -> Result<Option<Progress>, Fault> {
+        let path = data.join(FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.at("read", &path)?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::from).at("read", &path)
+    }
+
+    /// Writes it: whole and on disk, or the former one stays.
+    pub fn write(&self, data: &Path) -> Result<(), Fault> {
+        let text = serde_json::to_vec(self).map_err(std::io::Error::from).at("write", data)?;
+        write_durably(&data.join(FILE), &text)
+    }
+}
+
+/// Puts a file in place of a former one, readable by its owner alone.
+pub fn write_durably(path: &Path, contents: &[u8]) -> Result<(), Fault> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let draft = path.with_file_name(format!(
+        "{}.draft",
+        path.file_name().unwrap_or_default().to_string_lossy()
+    ));
+    let mut options = fs::OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    let mut file = options.open(&draft).at("write", &draft)?;
+    file.write_all(contents).and_then(|()| file.sync_all()).at("write", &draft)?;
+    fs::rename(&draft, path).at("write", path)?;
+    sync_directory(path.parent().unwrap_or(path))
+}
+
+/// Brings a directory's entries to disk.
+pub fn sync_directory(directory: &Path) -> Result<(), Fault> {
+    fs::File::open(directory).and_then(|file| file.sync_all()).at("sync", directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_as_it_was_written_and_stages_have_an_order() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(Progress::read(directory.path()).expect("no file"), None);
+        let progress = Progress {
+            restore_id: "x".into(),
+            group: 1,
+            stage: Stage::Reached,
+            private: None,
+            tablespaces: Vec::new(),
+            found: vec!["y".into()],
+        };
+        progress.write(directory.path()).expect("written");
+        assert_eq!(Progress::read(directory.path()).expect("read"), Some(progress));
+        assert!(Stage::Copied < Stage::Reached && Stage::Promoting < Stage::Rewritten);
+        fs::write(directory.path().join(FILE), "{").expect("a file");
+        assert!(Progress::read(directory.path()).is_err());
+    }
+}
