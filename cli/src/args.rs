@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::check;
 use crate::exit::Exit;
 use crate::restore::args::RestoreArgs;
+use crate::stored;
 use crate::units;
 
 /// How long connecting may take where nobody says.
@@ -65,6 +66,12 @@ pub enum Task {
     /// Find out whether all nodes of a cluster are of one mind
     #[command(after_help = check::args::EXAMPLES)]
     Check(check::args::CheckArgs),
+    /// Print what is in a backup or a dump
+    #[command(after_help = stored::args::LIST_EXAMPLES)]
+    List(stored::args::ListArgs),
+    /// Read all of a backup or a dump, and compare it with what was written
+    #[command(after_help = stored::args::VERIFY_EXAMPLES)]
+    Verify(stored::args::VerifyArgs),
 }
 
 /// What `status` takes.

@@ -1,6 +1,7 @@
 //! What can go wrong, each with what to do, and how it is told.
 
 use std::io;
+use std::path::PathBuf;
 
 use remote::{ConnInfoError, RemoteError};
 use serde::Serialize;
@@ -72,6 +73,14 @@ pub enum Failure {
         /// What to do.
         todo: String,
     },
+    /// A backup or a dump is not what was written.
+    #[error("damaged: {}", dir.display())]
+    Damaged {
+        /// Its directory.
+        dir: PathBuf,
+        /// A sentence for each part.
+        damaged: Vec<String>,
+    },
     /// Standard output takes nothing.
     #[error("could not write to standard output: {0}")]
     Output(io::Error),
@@ -109,6 +118,7 @@ impl Failure {
             | Failure::Worker { .. }
             | Failure::Standby { .. }
             | Failure::Unfit { .. }
+            | Failure::Damaged { .. }
             | Failure::Output(_)
             | Failure::Signals(_) => Exit::Failed,
         }
@@ -132,6 +142,7 @@ impl Failure {
             message: self.to_string(),
             detail: match self {
                 Failure::Restore(fault) => fault.detail(),
+                Failure::Damaged { damaged, .. } => Some(damaged.join("\n")),
                 _ => server.and_then(|error| error.detail.clone()),
             },
             hint: server.and_then(|error| error.hint.clone()).or_else(|| self.hint()),
@@ -152,6 +163,7 @@ impl Failure {
             Failure::Dump(error) => return error.hint(),
             Failure::Restore(fault) => return fault.hint(),
             Failure::Unfit { todo, .. } => return Some(todo.clone()),
+            Failure::Damaged { .. } => "Do not restore it; take another one.",
             Failure::NoExtension { available: true, .. } => {
                 "Name the distributed database with -d, or, if it is this one, run there on the \
                  coordinator: CREATE EXTENSION citus_fence;"

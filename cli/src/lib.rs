@@ -23,6 +23,7 @@
 //! | `dump` | the subcommand of that name: plan, workers, files, manifest |
 //! | `talk` | one session outside of a transaction, for what has to be changed |
 //! | `manifest` | what a physical backup says of itself |
+//! | `stored` | `list` and `verify`: a backup or a dump that is there |
 //! | `status`, `restore`, `check` | the subcommands of that name |
 //!
 //! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
@@ -42,6 +43,7 @@ mod rows;
 mod server;
 mod signals;
 mod status;
+mod stored;
 mod talk;
 mod units;
 mod usage;
@@ -89,5 +91,7 @@ fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
         Task::Dump(args) => dump::run(args, &stop, output),
         Task::Restore(args) => restore::run(args, &stop, output),
         Task::Check(args) => check::run(args, &stop, output),
+        Task::List(args) => stored::list(args, output),
+        Task::Verify(args) => stored::verify(args, &stop, output),
     }
 }

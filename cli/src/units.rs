@@ -67,6 +67,18 @@ pub fn spell(duration: Duration) -> String {
     }
 }
 
+/// A number of bytes for humans, as `pg_size_pretty` shows it.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 10_240 && unit + 1 < UNITS.len() {
+        value = (value + 512) / 1024;
+        unit += 1;
+    }
+    format!("{value} {}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -123,6 +135,19 @@ mod tests {
             (90_000_000, "1 d 1 h"),
         ] {
             assert_eq!(spell(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_spelled_for_humans() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (10_239, "10239 bytes"),
+            (10_240, "10 kB"),
+            (20 << 20, "20 MB"),
+            (3 << 40, "3072 GB"),
+        ] {
+            assert_eq!(size(bytes), text);
         }
     }
 

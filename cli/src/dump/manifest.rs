@@ -96,6 +96,19 @@ pub enum Kind {
     Local,
 }
 
+impl Kind {
+    /// For people.
+    pub fn spelled(self) -> &'static str {
+        match self {
+            Kind::Hash => "distributed",
+            Kind::SingleShard => "single shard",
+            Kind::Reference => "reference",
+            Kind::CitusLocal => "local, known to Citus",
+            Kind::Local => "local",
+        }
+    }
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {

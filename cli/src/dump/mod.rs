@@ -41,7 +41,7 @@ use tracing::{debug, info};
 
 pub use args::{DumpArgs, EXAMPLES};
 pub use error::DumpError;
-pub use manifest::Dump;
+pub use manifest::{DUMP as FORMAT, DataFile, Dump};
 pub use read::{Verified, list, verify};
 
 use crate::connection::Destination;

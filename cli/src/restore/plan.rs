@@ -114,7 +114,7 @@ pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
 }
 
 /// The manifest, and its bytes.
-fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
+pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
     let path = dir.join(manifest::FILE);
     let no = |what: String| Fault::Manifest { path: path.clone(), what };
     let bytes = match fs::read(&path) {

@@ -1,0 +1,67 @@
+//! `citus-fence list` and `citus-fence verify`: what is in a directory, a backup or a dump, and whether it is whole.
+//! No server is asked.
+
+pub mod args;
+mod show;
+mod verify;
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dump::{self, Dump};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::manifest::{self, Backup};
+use crate::output::Output;
+use crate::restore;
+use crate::signals::Stop;
+use args::{ListArgs, VerifyArgs};
+
+/// What a directory holds, by its manifest. As JSON it is the manifest.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Stored {
+    Backup(Box<Backup>),
+    Dump(Box<Dump>),
+}
+
+impl Stored {
+    /// Reads the manifest of either.
+    fn read(dir: &Path) -> Result<Stored, Failure> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+        }
+        let head = fs::read(dir.join(manifest::FILE))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Head>(&bytes).ok());
+        // What is neither, or cannot be read, is told as no backup.
+        match head {
+            Some(head) if head.format == dump::FORMAT => {
+                Ok(Stored::Dump(Box::new(dump::list(dir)?)))
+            }
+            _ => Ok(Stored::Backup(Box::new(restore::read_backup(dir)?.0))),
+        }
+    }
+}
+
+/// Prints what is there.
+pub fn list(args: &ListArgs, output: &Output) -> Result<Exit, Failure> {
+    output.result(&Stored::read(&args.dir)?, show::lines)?;
+    Ok(Exit::Done)
+}
+
+/// Reads all of it; an error if anything is not what was written.
+pub fn verify(args: &VerifyArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
+    let verified = match Stored::read(&args.dir)? {
+        Stored::Dump(_) => verify::dump(&args.dir)?,
+        Stored::Backup(backup) => verify::backup(args, &backup, stop)?,
+    };
+    if verified.damaged.is_empty() {
+        output.result(&verified, show::verified)?;
+        return Ok(Exit::Done);
+    }
+    Err(Failure::Damaged { dir: args.dir.clone(), damaged: verified.damaged })
+}

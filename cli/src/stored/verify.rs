@@ -1,0 +1,73 @@
+//! Whether all is there, as it was written.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::args::VerifyArgs;
+use crate::dump;
+use crate::failure::Failure;
+use crate::manifest::{Backup, Node};
+use crate::restore::Programs;
+use crate::signals::Stop;
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// `backup` or `dump`.
+    pub kind: &'static str,
+    /// What was compared: the data directories of a backup, the files of a dump.
+    pub parts: usize,
+    /// Parts of a backup that are kept elsewhere, by the tool that made them.
+    pub elsewhere: usize,
+    /// A sentence for each part that is missing or not what it was.
+    pub damaged: Vec<String>,
+}
+
+/// All files of a dump.
+pub fn dump(dir: &Path) -> Result<Verified, Failure> {
+    let found = dump::verify(dir)?;
+    Ok(Verified { kind: "dump", parts: found.files, elsewhere: 0, damaged: found.damaged })
+}
+
+/// All nodes' copies of a backup, by the manifests that pg_basebackup has written into them; with the WAL that each
+/// needs.
+pub fn backup(args: &VerifyArgs, backup: &Backup, stop: &Stop) -> Result<Verified, Failure> {
+    let programs = Programs::find(args.bindir.as_deref());
+    let mut verified = Verified { kind: "backup", parts: 0, elsewhere: 0, damaged: Vec::new() };
+    for node in &backup.nodes {
+        let Some(data) = &node.data else {
+            verified.elsewhere += 1;
+            continue;
+        };
+        let whole = copy(&programs, node, &args.dir.join(data), stop)?;
+        verified.parts += usize::from(whole.is_ok());
+        let name = || format!("group {} ({}:{})", node.groupid, node.name, node.port);
+        verified.damaged.extend(whole.err().map(|why| format!("{}: {why}", name())));
+        for tablespace in node.tablespaces.iter().filter_map(|one| one.copy.as_ref()) {
+            if !args.dir.join(tablespace).is_dir() {
+                verified.damaged.push(format!("{}: {} is missing", name(), tablespace.display()));
+            }
+        }
+        if let Some(config) = node.config.as_ref().filter(|config| !args.dir.join(config).is_dir())
+        {
+            verified.damaged.push(format!("{}: {} is missing", name(), config.display()));
+        }
+    }
+    Ok(verified)
+}
+
+/// One node's copy; what is wrong with it.
+fn copy(
+    programs: &Programs,
+    node: &Node,
+    data: &Path,
+    stop: &Stop,
+) -> Result<Result<(), String>, Failure> {
+    // It reads no link's target and asks for no server, so this is all that it needs.
+    if !data.join("backup_manifest").is_file() {
+        return Ok(Err(format!("{} has no backup_manifest", data.display())));
+    }
+    let mut command = programs.command("pg_verifybackup");
+    programs.judge(node.groupid, command.arg("--quiet").arg(data), stop)
+}
