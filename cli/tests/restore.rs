@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use common::backup::{
-    Listeners, as_servers_user, backup, check, finish, manifest, restore_all, write_manifest,
+    Listeners, as_servers_user, backup, backup_mapped, check, finish, manifest, restore_all,
+    write_manifest,
 };
 use common::{run, start};
 use fence_tests::on_each_engine;
@@ -364,14 +365,16 @@ fn what_is_no_place_or_no_copy_is_refused() {
         write_manifest(&dir, &right);
         clear();
 
-        // Told to stop: it ends, and the servers of the first start with it.
-        let mut running = start(&mut restore_all(&dir, &places, &[]));
+        // Told to stop, here while an archive does not answer: it ends, and the servers of the first start with it.
+        let never = ["--point", "never", "--restore-command", "sleep 600"];
+        let mut running = start(&mut restore_all(&dir, &places, &never));
         let pid_file = data.join("postmaster.pid");
         wait_until("a first start", PATIENCE, || pid_file.exists().then_some(()))?;
         let pid = i32::try_from(running.child().id()).expect("a pid");
         send(pid, "TERM");
         running.ended()?.expect(1).complains_of(&["ended by SIGTERM"]);
         assert!(!pid_file.exists(), "its servers have ended with it");
+        clear();
         all(&[]).expect(0);
         // A second time there is nothing left to do, and while it runs it is refused.
         all(&[]).expect(0);
@@ -423,4 +426,223 @@ fn is_root() -> bool {
 fn send(pid: i32, signal: &str) {
     let sent = Command::new("kill").args([&format!("-{}", signal), &pid.to_string()]).status();
     assert!(sent.expect("kill").success());
+}
+
+/// An archive with a directory for each node, and what a cluster has to be built with to fill it.
+fn archiving(engine: Engine, archive: &std::path::Path) -> test_cluster::ClusterBuilder {
+    let mut builder = Cluster::builder(engine).workers(2).setting("archive_mode", "on");
+    for node in 0..3 {
+        let directory = archive.join(node.to_string());
+        fs::create_dir(&directory).expect("a directory");
+        let command = format!("cp %p {}/%f", directory.display());
+        builder = builder.node_setting(node, "archive_command", &command);
+    }
+    fs::set_permissions(archive, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("its mode");
+    give_tree_to_server_user(archive).expect("a tree");
+    builder
+}
+
+#[test]
+fn up_to_a_restore_point_all_or_none() {
+    on_each_engine(|engine| {
+        let archive = tempfile::tempdir().expect("a directory");
+        let cluster = archiving(engine, archive.path()).build()?;
+        let bank = Bank::create(&cluster, 60, 1_000)?;
+        let dir = backup(&cluster, "point")?;
+        let writers = bank.start_writers(&cluster, 1)?;
+        writers.wait_for_more(50, PATIENCE)?;
+        let began = Instant::now();
+        let mut client = cluster.connect(0)?;
+        client.simple_query("SELECT citus_block_writes_for_backup()").expect("a block");
+        client.simple_query("SELECT * FROM citus_backup_restore_point('before')").expect("a point");
+        client.simple_query("SELECT citus_unblock_writes_for_backup()").expect("released");
+        writers.wait_for_more(50, PATIENCE)?;
+        let summary = writers.stop();
+        for node in cluster.nodes() {
+            let segment = node.query_value("SELECT pg_walfile_name(pg_switch_wal())")?;
+            let done = node.data_dir().join(format!("pg_wal/archive_status/{segment}.done"));
+            wait_until("the archive", PATIENCE, || done.exists().then_some(()))?;
+        }
+        // What copies of copies have left in an archive is no way to go: production's timeline is the manifest's.
+        fs::write(archive.path().join("0/00000002.history"), "1\t0/1\tno way\n").expect("a file");
+
+        let places = cluster.places()?;
+        let command = format!("cp {}/{{groupid}}/%f %p", archive.path().display());
+        let all = || {
+            run(&mut restore_all(
+                &dir,
+                &places,
+                &["--point", "before", "--restore-command", &command],
+            ))
+        };
+        // One node's archive lacks it.
+        let (there, away) = (archive.path().join("2"), archive.path().join("away"));
+        fs::rename(&there, &away).expect("moved");
+        all().expect(1).complains_of(&[
+            "node 2",
+            "has not reached the restore point \"before\"",
+            "No node has been promoted",
+        ]);
+        for node in places.nodes() {
+            assert!(
+                node.control_data("Database cluster state")?.contains("recovery"),
+                "none is promoted"
+            );
+        }
+        fs::rename(&away, &there).expect("moved");
+        all().expect(0);
+        places.configure()?;
+        places.start()?;
+        let restored = places.into_cluster();
+        finish(restored.coordinator().port(), &[]).expect(0);
+        let audit = bank.audit(&restored, summary.transfers_before(began))?;
+        assert!(audit.is_clean(), "{audit}");
+        let later: Vec<_> = summary.transfers().collect();
+        assert!(audit.transfers < later.len(), "what came after the point is not there: {audit}");
+        Ok(())
+    });
+}
+
+/// Where the configuration is not in the data directory, as Debian has it, and its `data_directory` beats every `-D`.
+#[test]
+fn a_configuration_that_leads_to_production_is_refused_and_a_missing_one_is_named() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let dir = backup(&cluster, "debian")?;
+        let etc = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(etc.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("its mode");
+        let mut files = Vec::new();
+        for group in 0..2 {
+            let copy = dir.join(format!("nodes/{group}/data"));
+            let file = etc.path().join(format!("{group}.conf"));
+            let text = ["postgresql.conf", "server.conf"].map(|name| {
+                let path = copy.join(name);
+                let text = fs::read_to_string(&path).expect("a file");
+                fs::remove_file(&path).expect("it was there");
+                text.replace("include 'server.conf'", "")
+            });
+            let production = cluster.node(group).data_dir();
+            let text = format!("{}\ndata_directory = '{}'\n", text.concat(), production.display());
+            fs::write(&file, text).expect("a file");
+            files.push(file);
+        }
+        let places = cluster.places()?;
+        let all = |with_config: bool| {
+            let mut command = restore_all(&dir, &places, &[]);
+            if with_config {
+                let words: Vec<_> =
+                    command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+                let files = files.iter().map(|file| file.display().to_string());
+                let mut files = files.collect::<Vec<_>>().into_iter();
+                let words: Vec<String> = words
+                    .into_iter()
+                    .map(|word| match word.contains(&format!("={HOST}:")) {
+                        true => format!("{word},{}", files.next().expect("a file")),
+                        false => word,
+                    })
+                    .collect();
+                command = as_servers_user(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            run(&mut command)
+        };
+        let missing = all(false).expect(3);
+        assert_eq!(missing.out.matches("has no postgresql.conf").count(), 2, "{missing:?}");
+        all(true)
+            .expect(1)
+            .complains_of(&["leads to another data directory", "would start that one"]);
+        for (group, file) in files.iter().enumerate() {
+            let text = fs::read_to_string(file).expect("a file");
+            let production = cluster.node(group).data_dir().display().to_string();
+            let own = places.nodes()[group].data_dir().display().to_string();
+            fs::write(
+                file,
+                text.replace(
+                    &format!("data_directory = '{production}'"),
+                    &format!("data_directory = '{own}'"),
+                ),
+            )
+            .expect("a file");
+        }
+        all(true).expect(0);
+        // Production has noticed nothing.
+        for node in cluster.nodes() {
+            assert!(node.is_running());
+            assert_eq!(
+                node.query_value(
+                    "SELECT count(*) FROM pg_dist_node_metadata WHERE metadata ? 'restore_id'"
+                )?,
+                "0"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_tablespace_goes_where_it_is_told_to() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let outside = tempfile::tempdir().expect("a directory");
+        let old = outside.path().join("old");
+        fs::create_dir(&old).expect("a directory");
+        fs::set_permissions(outside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("its mode");
+        give_tree_to_server_user(outside.path())?;
+        let worker = cluster.worker(1);
+        worker.psql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}';", old.display()))?;
+        worker.execute("CREATE TABLE far (id int) TABLESPACE elsewhere")?;
+        worker.execute("INSERT INTO far VALUES (1)")?;
+        let oid =
+            worker.query_value("SELECT oid FROM pg_tablespace WHERE spcname = 'elsewhere'")?;
+        worker.execute("CHECKPOINT")?;
+        let dir = backup_with_tablespace(&cluster, &old, &oid)?;
+        let places = cluster.places()?;
+        run(&mut restore_all(&dir, &places, &[]))
+            .expect(1)
+            .complains_of(&["node 1", "--tablespace 1:"]);
+        let new = outside.path().join("new");
+        let mapping = format!("1:{}={}", old.display(), new.display());
+        run(&mut restore_all(&dir, &places, &["--tablespace", &mapping])).expect(0);
+        places.configure()?;
+        places.start()?;
+        let restored = places.into_cluster();
+        restored.worker(1).execute("INSERT INTO far VALUES (2)")?;
+        restored.worker(1).execute("CHECKPOINT")?;
+        assert_eq!(restored.worker(1).query_value("SELECT count(*) FROM far")?, "2");
+        assert_eq!(
+            worker.query_value("SELECT count(*) FROM far")?,
+            "1",
+            "production's is another one"
+        );
+        assert!(new.read_dir().expect("a directory").next().is_some());
+        Ok(())
+    });
+}
+
+/// A directory for a copy of a tablespace, which the servers' user may write to.
+fn room_for_tablespace(dir: &std::path::Path) -> String {
+    let room = dir.join("nodes/1/ts");
+    fs::create_dir_all(&room).expect("a directory");
+    give_tree_to_server_user(&room).expect("a tree");
+    room.display().to_string()
+}
+
+/// A backup of a worker with a tablespace, which lies beside its data directory.
+fn backup_with_tablespace(
+    cluster: &Cluster,
+    old: &std::path::Path,
+    oid: &str,
+) -> Result<std::path::PathBuf> {
+    let dir = backup_mapped(cluster, "tablespace", &|dir, group| match group {
+        1 => vec![format!("--tablespace-mapping={}={}", old.display(), room_for_tablespace(dir))],
+        _ => Vec::new(),
+    })?;
+    let mut changed = manifest(&dir);
+    changed["nodes"][1]["tablespaces"] = serde_json::json!([
+        {"oid": oid.parse::<u32>().expect("a number"), "location": old, "copy": "nodes/1/ts"}
+    ]);
+    write_manifest(&dir, &changed);
+    Ok(dir)
 }

@@ -14,6 +14,15 @@ use super::{Ended, command, run};
 
 /// Takes a backup under a block: its directory.
 pub fn backup(cluster: &Cluster, round: &str) -> Result<PathBuf> {
+    backup_mapped(cluster, round, &|_, _| Vec::new())
+}
+
+/// The same with more words for each node's pg_basebackup, from the backup's directory and the group.
+pub fn backup_mapped(
+    cluster: &Cluster,
+    round: &str,
+    more: &dyn Fn(&Path, i64) -> Vec<String>,
+) -> Result<PathBuf> {
     let target = cluster.copy_target(round, 0)?;
     let dir = target.parent().expect("a folder").to_owned();
     let coordinator = cluster.coordinator();
@@ -29,7 +38,9 @@ pub fn backup(cluster: &Cluster, round: &str) -> Result<PathBuf> {
         let group = number(1);
         let data = format!("nodes/{group}/data");
         let node = cluster.node(usize::try_from(group).expect("a node"));
-        node.base_backup(&dir.join(&data), WalMethod::Stream)?;
+        let more = more(&dir, group);
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        node.base_backup_with(&dir.join(&data), WalMethod::Stream, &more)?;
         nodes.push(json!({
             "nodeid": number(0), "groupid": group, "name": text(2), "port": number(3),
             "system_identifier": number(4).cast_unsigned().to_string(), "timeline": number(5), "forks": [],

@@ -39,6 +39,11 @@ impl Server {
         self.pg_basebackup(target, wal, &self.connect_params().conninfo(), &[])
     }
 
+    /// The same with more words for pg_basebackup.
+    pub fn base_backup_with(&self, target: &Path, wal: WalMethod, more: &[&str]) -> Result<()> {
+        self.pg_basebackup(target, wal, &self.connect_params().conninfo(), more)
+    }
+
     fn pg_basebackup(
         &self,
         target: &Path,
