@@ -55,8 +55,8 @@ fn every_dump_is_one_moment_and_nodes_read_one_after_the_other_are_not() {
 
             let mut client = fresh_database(coordinator, "loaded")?;
             client.batch_execute(PLAIN).expect("tables");
-            load(coordinator, "loaded", &dir, "accounts")?;
-            load(coordinator, "loaded", &dir, "entries")?;
+            load(coordinator, "loaded", &dir, "accounts", "accounts")?;
+            load(coordinator, "loaded", &dir, "entries", "entries")?;
             assert_eq!(books(&mut client, 1_000), (bank.expected_total(), 0, 0), "round {round}");
             // Nothing is counted twice, and nothing is counted that is not in the files.
             let rows: i64 =

@@ -148,7 +148,7 @@ fn what_is_written_meanwhile_is_not_in_it_and_ddl_on_the_coordinator_waits() {
         loaded
             .batch_execute("CREATE TABLE items (id bigint PRIMARY KEY, n int, c text, note text)")
             .expect("a table");
-        load(coordinator, "loaded", &dir, "items")?;
+        load(coordinator, "loaded", &dir, "items", "items")?;
         let sql = "SELECT count(*), sum(n)::bigint, count(*) FILTER (WHERE c = 'red' AND note = 'note ' || id) FROM items";
         let row = loaded.query_one(sql, &[]).expect("a row");
         assert_eq!((row.get(0), row.get(1), row.get(2)), (40_i64, 780_i64, 40_i64));

@@ -177,7 +177,15 @@ pub fn fresh_database(server: &Server, name: &str) -> Result<test_cluster::postg
 
 /// Loads a table's files by hand, as docs/dump.md shows it: `zstd -dc FILE | psql -c '\copy …'`. The table is
 /// there already, and plain.
-pub fn load(server: &Server, database: &str, dir: &std::path::Path, table: &str) -> Result<()> {
+///
+/// `quoted` is its name as SQL takes it.
+pub fn load(
+    server: &Server,
+    database: &str,
+    dir: &std::path::Path,
+    table: &str,
+    quoted: &str,
+) -> Result<()> {
     let installation = test_cluster::Installation::current()?;
     let conninfo = server.connect_params().database(database).conninfo();
     let mut loaded = 0;
@@ -195,7 +203,7 @@ pub fn load(server: &Server, database: &str, dir: &std::path::Path, table: &str)
         let path = dir.join(file["path"].as_str().expect("a path"));
         let mut psql = installation.command("psql")?;
         psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &conninfo, "-c"]);
-        psql.arg(format!("\\copy {table} ({}) FROM STDIN", columns.join(", ")));
+        psql.arg(format!("\\copy public.{quoted} ({}) FROM STDIN", columns.join(", ")));
         match path.extension().is_some_and(|ending| ending == "zst") {
             true => {
                 let zstd =

@@ -1,0 +1,93 @@
+//! `citus-fence list` and `verify`: what is there, and that nothing changed goes unseen.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::backup::backup;
+use common::{Ended, command, dump_command, run};
+use fence_tests::{Bank, Cluster, on_each_engine};
+use test_cluster::Installation;
+
+fn list(dir: &Path, more: &[&str]) -> Ended {
+    run(command(&["list"]).arg(dir).args(more))
+}
+
+fn verify(dir: &Path) -> Ended {
+    let bindir = Installation::current().expect("PostgreSQL").bindir().display().to_string();
+    run(command(&["verify", "--bindir", &bindir]).arg(dir))
+}
+
+/// Changes one bit in the middle of a file, and puts it back afterwards.
+fn with_a_flipped_bit(path: &Path, then: impl FnOnce()) {
+    let whole = fs::read(path).expect("a file");
+    let mut changed = whole.clone();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    fs::write(path, changed).expect("a changed file");
+    then();
+    fs::write(path, whole).expect("the file as it was");
+}
+
+/// The largest file below a directory.
+fn largest(dir: &Path) -> PathBuf {
+    let mut largest = (0, PathBuf::new());
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let metadata = entry.metadata().expect("its size");
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else if metadata.len() > largest.0 {
+                largest = (metadata.len(), entry.path());
+            }
+        }
+    }
+    largest.1
+}
+
+#[test]
+fn a_backup_and_a_dump_are_listed_and_no_changed_bit_goes_unseen() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).fsync(false).build()?;
+        let _bank = Bank::create(&cluster, 20, 1_000)?;
+
+        let dir = backup(&cluster, "listed")?;
+        let text = list(&dir, &[]).expect(0).out;
+        assert!(text.contains("backup of database") && text.contains("group 1"), "{text}");
+        let json: serde_json::Value =
+            serde_json::from_str(&list(&dir, &["--json"]).expect(0).out).expect("JSON");
+        assert_eq!(json["nodes"].as_array().map(Vec::len), Some(3));
+        assert!(verify(&dir).expect(0).out.contains("3 copies"));
+        with_a_flipped_bit(&largest(&dir.join("nodes/1/data/base")), || {
+            let ended = verify(&dir).expect(1);
+            assert!(ended.err.contains("group 1") && ended.err.contains("checksum"), "{ended:?}");
+        });
+        let lost = dir.join("nodes/0/data/global/pg_control");
+        let kept = lost.with_extension("kept");
+        fs::rename(&lost, &kept).expect("a lost file");
+        assert!(verify(&dir).expect(1).err.contains("pg_control"));
+        fs::rename(&kept, &lost).expect("the file back");
+        verify(&dir).expect(0);
+        fs::remove_file(dir.join("manifest.json")).expect("no manifest");
+        list(&dir, &[]).expect(1).complains_of(&["no backup", "manifest"]);
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_command(cluster.coordinator().port(), &dir, &[])).expect(0);
+        let text = list(&dir, &[]).expect(0).out;
+        assert!(text.contains("dump of database") && text.contains("public.accounts"), "{text}");
+        assert!(verify(&dir).expect(0).out.contains("all as they were written"));
+        let file = largest(&dir.join("data"));
+        with_a_flipped_bit(&file, || {
+            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+            verify(&dir).expect(1).complains_of(&["damaged", &name]);
+        });
+        verify(&dir).expect(0);
+        fs::remove_file(&file).expect("a lost file");
+        verify(&dir).expect(1);
+        Ok(())
+    });
+}
