@@ -22,11 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Result<(), Failure> {
     let data = &place.to.data;
     let file = PidFile::read(data);
-    if let (Some(file), Some(private)) = (&file, private)
-        && file.socket_directory == private
-        && processes_in(data).contains(&file.pid)
-    {
-        end(place, file.pid, stop)?;
+    if let Some(private) = private {
+        // It may not have come to write its postmaster.pid: then its command line tells.
+        let is_ours = |pid: i32| {
+            let written = file.as_ref().filter(|file| file.pid == pid);
+            written.is_some_and(|file| file.socket_directory == private)
+                || was_started_with(pid, private)
+        };
+        for pid in processes_in(data).into_iter().filter(|pid| is_ours(*pid)) {
+            end(place, pid, stop)?;
+        }
     }
     let running = processes_in(data);
     let is_alive = |pid: i32| kill(Pid::from_raw(pid), None).is_ok();
@@ -44,6 +49,13 @@ pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Res
                 .into(),
     }
     .into())
+}
+
+/// Whether a process was started with the configuration in that directory.
+fn was_started_with(pid: i32, private: &Path) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let config_file = format!("config_file={}", private.join("postgresql.conf").display());
+    words.split(|byte| *byte == 0).any(|word| word == config_file.as_bytes())
 }
 
 /// What a postmaster writes of itself.
