@@ -53,6 +53,11 @@ pub fn ask(talk: &mut Talk<'_>, name: &'static str, sql: &str) -> Result<Reply, 
     talk.ask(name, &format!("{UNDER} {sql}"))
 }
 
+/// The same of something that changes what is stored, whatever the database or role says of its transactions.
+pub fn tell(talk: &mut Talk<'_>, name: &'static str, sql: &str) -> Result<Reply, Failure> {
+    talk.ask(name, &format!("SET LOCAL transaction_read_only = off; {UNDER} {sql}"))
+}
+
 /// Whether the database has Citus, and not the embedded catalog.
 pub fn has_citus(talk: &mut Talk<'_>) -> Result<bool, Failure> {
     let sql = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')";

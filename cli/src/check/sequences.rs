@@ -7,7 +7,9 @@
 //! the largest of all would make two nodes draw the same numbers. `int` and `smallint` have no ranges, and on workers
 //! stand at their end on purpose.
 
-use super::members::{Cluster, ask};
+use remote::RemoteError;
+
+use super::members::{Cluster, ask, tell};
 use super::{Report, looks::push};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
@@ -87,7 +89,18 @@ pub fn look(cluster: &mut Cluster<'_>, fix: bool, report: &mut Report) -> Result
             let end = next.map_or(fed.len(), |next| at + next);
             let mut largest = None;
             for one in &fed[at..end] {
-                largest = largest.max(largest_stored(cluster, index, one)?);
+                match largest_stored(cluster, index, one) {
+                    Ok(stored) => largest = largest.max(stored),
+                    // Where a node is lost, Citus reads nothing of its shards.
+                    Err(Failure::Remote(error @ RemoteError::Query { .. })) => {
+                        let what = format!(
+                            "{} of {} could not be looked at: {error}",
+                            one.sequence, one.table
+                        );
+                        push(report, "sequences", &cluster.members[index].talk, what);
+                    }
+                    Err(other) => return Err(other),
+                }
             }
             if let Some(largest) = largest {
                 raise(cluster, index, &fed[at], largest, fix, report)?;
@@ -173,7 +186,7 @@ fn raise(
         "SELECT setval({}::regclass, {largest}, true) FROM {sequence} WHERE {behind}",
         quoted(sequence)
     );
-    ask(&mut member.talk, "raise a sequence", &raised)?;
+    tell(&mut member.talk, "raise a sequence", &raised)?;
     report
         .mended
         .push(format!("{}: {sequence} raised from {last} to {largest}", member.talk.place()));

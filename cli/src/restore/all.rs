@@ -164,7 +164,7 @@ impl Work<'_> {
         place: &Place,
         progress: &mut Progress,
         recovery: Recovery<'_>,
-        task: impl FnOnce(FirstStart<'_>) -> Result<T, Failure>,
+        task: impl FnOnce(FirstStart<'_>, &mut Progress) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let data = &place.to.data;
         let major = self.programs.check_version(place.group(), data, self.stop)?;
@@ -176,7 +176,7 @@ impl Work<'_> {
         let configuration =
             config::first(place, &private, &control, &self.args.preload, recovery, major)?;
         let server = FirstStart::begin(place, self.programs, &private, &configuration, self.stop)?;
-        let end = task(server);
+        let end = task(server, progress);
         self.leave_private(data, progress)?;
         end
     }
@@ -197,7 +197,7 @@ impl Work<'_> {
             timeline: place.node.timeline,
             promote: false,
         };
-        self.started(place, progress, recovery, |mut server| {
+        self.started(place, progress, recovery, |mut server, _| {
             server.await_end()?;
             let control = self.programs.control(place.group(), data, self.stop)?;
             // It shuts down in recovery at the point, and dies in recovery where the archive ends before it.
@@ -273,19 +273,14 @@ impl Work<'_> {
             }
             _ => Recovery::Own,
         };
-        let found = self.started(place, progress, recovery, |mut server| {
+        self.started(place, progress, recovery, |mut server, progress| {
             server.await_ready()?;
-            let found = rewrite::all(self.plan, place, &server, &self.users)?;
-            server.shut_down()?;
-            Ok(found)
+            let mut notes = rewrite::Notes::of(progress, data);
+            rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
+            server.shut_down()
         })?;
         for name in ["standby.signal", "recovery.signal"] {
             place::remove_if_there(&data.join(name))?;
-        }
-        for one in found {
-            if !progress.found.contains(&one) {
-                progress.found.push(one);
-            }
         }
         progress.stage = Stage::Rewritten;
         progress.write(data)?;
@@ -337,6 +332,13 @@ impl Work<'_> {
             );
             let todo = format!("Set data_directory = '{}' in it, or take it out.", data.display());
             return Err(place.refused(what, todo).into());
+        }
+        let own_file = config::own_pid_file(place);
+        let pid_file = ask("external_pid_file")?;
+        if !pid_file.is_empty() && !own_file.contains(&pid_file) {
+            let path = data.join(place::AUTO_CONF);
+            let text = std::fs::read_to_string(&path).at("read", &path)?;
+            stage::write_durably(&path, format!("{text}{own_file}").as_bytes())?;
         }
         let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;

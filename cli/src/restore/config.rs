@@ -68,7 +68,6 @@ pub fn first(
     set("unix_socket_directories", &private.display().to_string());
     set("port", "5432");
     for name in [
-        "external_pid_file",
         "listen_addresses",
         "session_preload_libraries",
         "local_preload_libraries",
@@ -135,7 +134,6 @@ pub fn quiet(former: &str, place: &Place, restore_id: &str) -> String {
         ("archive_mode", "off".into()),
         ("synchronous_standby_names", String::new()),
         ("primary_conninfo", String::new()),
-        ("external_pid_file", String::new()),
         ("max_logical_replication_workers", "0".into()),
         ("citus.local_hostname", place.to.host.clone()),
     ]
@@ -152,6 +150,12 @@ pub fn quiet(former: &str, place: &Place, restore_id: &str) -> String {
         text.push_str(&line(name, value));
     }
     text
+}
+
+/// A file of the copy's own in place of the one that its configuration names: there the process of production may be
+/// written, and the file goes when the copy stops.
+pub fn own_pid_file(place: &Place) -> String {
+    line("external_pid_file", &place.to.data.join("external.pid").display().to_string())
 }
 
 /// Production's former postgresql.auto.conf.

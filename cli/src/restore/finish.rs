@@ -86,7 +86,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     };
     for cluster in &mut clusters {
         for member in &mut cluster.members {
-            let call = "SELECT pg_catalog.recover_prepared_transactions()";
+            // Whatever the database or role says of its transactions.
+            let call = "SET LOCAL transaction_read_only = off; SELECT pg_catalog.recover_prepared_transactions()";
             report.recovered +=
                 member.talk.ask("recover prepared transactions", call)?.parse_single::<i64>()?;
         }

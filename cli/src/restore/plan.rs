@@ -54,7 +54,9 @@ impl Place {
 
 /// Reads the manifest and brings both together.
 pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
-    let (backup, bytes) = read(&args.dir)?;
+    // What is compared with it are absolute paths.
+    let dir = fs::canonicalize(&args.dir).at("find", &args.dir)?;
+    let (backup, bytes) = read(&dir)?;
     let wrong = |what: String| Fault::WrongUse { what };
     let given: BTreeSet<i32> = args.to.iter().map(|to| to.group).collect();
     if given.len() < args.to.len() {
@@ -68,7 +70,7 @@ pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
         if args.to.iter().any(|to| to.group != one.group && to.data.starts_with(&one.data)) {
             return Err(wrong(format!("{} is for two nodes", one.data.display())));
         }
-        if one.data.starts_with(&args.dir) || args.dir.starts_with(&one.data) {
+        if one.data.starts_with(&dir) || dir.starts_with(&one.data) {
             return Err(wrong(format!("{} is the backup itself", one.data.display())));
         }
     }
@@ -110,7 +112,7 @@ pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
     places.sort_by_key(Place::group);
     let restore_id = restore_id(&bytes, &args.to, args.point.as_deref());
     let point = args.point.clone().map(|name| Point { name });
-    Ok(Plan { dir: args.dir.clone(), backup, restore_id, places, lost, point })
+    Ok(Plan { dir, backup, restore_id, places, lost, point })
 }
 
 /// The manifest, and its bytes.

@@ -1,9 +1,12 @@
 //! Taking everything out of a copy that leads to production, in its first start.
 
+use std::path::Path;
+
 use remote::{Command, ConnParams};
 
 use super::first::FirstStart;
 use super::plan::{Place, Plan};
+use super::stage::Progress;
 use crate::failure::Failure;
 use crate::rows::rows;
 use crate::talk::{Talk, quoted};
@@ -12,14 +15,37 @@ use crate::talk::{Talk, quoted};
 /// owners have to have.
 const DEAD_END: &str = "host=/nonexistent password=none";
 
-/// Rewrites all databases, and says what was found.
+/// What is told of a copy. Each is on disk before what it tells of is changed: an interrupted run must not be the only
+/// one to know where a subscription had led.
+pub struct Notes<'a> {
+    progress: &'a mut Progress,
+    data: &'a Path,
+}
+
+impl<'a> Notes<'a> {
+    /// Those of a data directory.
+    pub fn of(progress: &'a mut Progress, data: &'a Path) -> Notes<'a> {
+        Notes { progress, data }
+    }
+
+    /// Takes one more down, once.
+    fn add(&mut self, note: String) -> Result<(), Failure> {
+        if !self.progress.found.contains(&note) {
+            self.progress.found.push(note);
+            self.progress.write(self.data)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rewrites all databases.
 pub fn all(
     plan: &Plan,
     place: &Place,
     server: &FirstStart<'_>,
     users: &[String],
-) -> Result<Vec<String>, Failure> {
-    let mut found = Vec::new();
+    notes: &mut Notes<'_>,
+) -> Result<(), Failure> {
     let (mut main, user) = server.connect_as_superuser(users, &plan.backup.database)?;
     check(plan, place, &mut main)?;
     let names = main
@@ -30,27 +56,27 @@ pub fn all(
         let mut database = server.connect(&user, &name)?;
         let has_catalog = "SELECT to_regclass('pg_catalog.pg_dist_node') IS NOT NULL";
         if database.ask("look for Citus", has_catalog)?.single_value()? == "t" {
-            addresses(plan, place, &mut database, &name, &mut found)?;
+            addresses(plan, place, &mut database, &name, notes)?;
         }
-        schedulers(&mut database, &name, &mut found)?;
-        subscriptions(&mut database, &name, &mut found)?;
-        leads(&mut database, &name, &mut found)?;
+        schedulers(&mut database, &name, notes)?;
+        subscriptions(&mut database, &name, notes)?;
+        leads(&mut database, &name, notes)?;
     }
     let slots = main.ask(
         "drop replication slots",
         "SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
     )?;
     for row in rows(&slots)? {
-        found.push(format!("replication slot {} dropped", row.get::<String>("slot_name")?));
+        notes.add(format!("replication slot {} dropped", row.get::<String>("slot_name")?))?;
     }
     let settings = main.ask(
         "look for settings",
         "SELECT DISTINCT s FROM pg_db_role_setting, unnest(setconfig) s WHERE s LIKE 'citus.%'",
     )?;
     for row in rows(&settings)? {
-        found.push(format!("a role or database has the setting {}", row.get::<String>("s")?));
+        notes.add(format!("a role or database has the setting {}", row.get::<String>("s")?))?;
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Whether this copy is the node it is taken for, and ends where it has to.
@@ -88,7 +114,7 @@ fn addresses(
     place: &Place,
     database: &mut Talk<'_>,
     name: &str,
-    found: &mut Vec<String>,
+    notes: &mut Notes<'_>,
 ) -> Result<(), Failure> {
     let group: i32 =
         database.ask("group", "SELECT groupid FROM pg_dist_local_group")?.parse_single()?;
@@ -106,18 +132,18 @@ fn addresses(
           WHERE n.noderole::text <> 'primary' OR to_jsonb(n) ->> 'nodeisclone' = 'true'",
     )?;
     for row in rows(&gone)? {
-        found.push(format!(
+        notes.add(format!(
             "database \"{name}\": {} {}:{} of group {} is no node any more",
             row.get::<String>("role")?,
             row.get::<String>("nodename")?,
             row.get::<i32>("nodeport")?,
             row.get::<i32>("groupid")?
-        ));
+        ))?;
     }
     let pools: i64 =
         database.ask("poolers", "SELECT count(*) FROM pg_dist_poolinfo")?.parse_single()?;
     if pools > 0 {
-        found.push(format!("database \"{name}\": {pools} rows of pg_dist_poolinfo removed"));
+        notes.add(format!("database \"{name}\": {pools} rows of pg_dist_poolinfo removed"))?;
     }
     let new: Vec<String> = plan
         .places
@@ -155,16 +181,16 @@ fn addresses(
         "SELECT groupid FROM pg_dist_node WHERE nodename LIKE 'lost-%.invalid' ORDER BY 1",
     )?;
     for row in rows(&lost)? {
-        found.push(format!(
+        notes.add(format!(
             "database \"{name}\": node {} is lost, inactive from here on",
             row.get::<i32>("groupid")?
-        ));
+        ))?;
     }
     Ok(())
 }
 
 /// pg_cron's jobs name nodes of their own.
-fn schedulers(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> Result<(), Failure> {
+fn schedulers(database: &mut Talk<'_>, name: &str, notes: &mut Notes<'_>) -> Result<(), Failure> {
     let has = "SELECT to_regclass('cron.job') IS NOT NULL";
     if database.ask("look for pg_cron", has)?.single_value()? != "t" {
         return Ok(());
@@ -172,12 +198,12 @@ fn schedulers(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> R
     let off = "UPDATE cron.job SET active = false WHERE active RETURNING jobid, nodename, nodeport";
     let jobs = database.ask("switch cron jobs off", off)?;
     for row in rows(&jobs)? {
-        found.push(format!(
+        notes.add(format!(
             "database \"{name}\": cron job {} for {}:{} is off",
             row.get::<i64>("jobid")?,
             row.get::<String>("nodename")?,
             row.get::<i32>("nodeport")?
-        ));
+        ))?;
     }
     Ok(())
 }
@@ -186,7 +212,7 @@ fn schedulers(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> R
 fn subscriptions(
     database: &mut Talk<'_>,
     name: &str,
-    found: &mut Vec<String>,
+    notes: &mut Notes<'_>,
 ) -> Result<(), Failure> {
     let list = database.ask(
         "look for subscriptions",
@@ -215,24 +241,24 @@ fn subscriptions(
             let mut params = ConnParams::new();
             // Shown with its password masked; one that libpq cannot read is not shown.
             let _ = params.merge_conninfo(&conninfo);
-            found.push(format!(
+            notes.add(format!(
                 "database \"{name}\": subscription {subscription} to {params} {}",
                 if drop.is_empty() { "is disabled and leads nowhere" } else { "dropped" }
-            ));
+            ))?;
         }
     }
     Ok(())
 }
 
 /// What may lead to production when somebody uses it.
-fn leads(database: &mut Talk<'_>, name: &str, found: &mut Vec<String>) -> Result<(), Failure> {
+fn leads(database: &mut Talk<'_>, name: &str, notes: &mut Notes<'_>) -> Result<(), Failure> {
     let servers = database
         .ask("look for foreign servers", "SELECT srvname FROM pg_foreign_server ORDER BY 1")?;
     for row in rows(&servers)? {
         let server: String = row.get("srvname")?;
-        found.push(format!(
+        notes.add(format!(
             "database \"{name}\": foreign server {server} is as it was: see where it leads"
-        ));
+        ))?;
     }
     Ok(())
 }

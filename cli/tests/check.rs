@@ -1,0 +1,56 @@
+//! `citus-fence check`: each finding with the damage that it is of, on every engine.
+
+mod common;
+
+use common::backup::check;
+use fence_tests::on_each_engine;
+use test_cluster::Cluster;
+
+#[test]
+fn what_is_broken_is_found_and_what_is_whole_is_not() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let ddl = "CREATE TABLE \"Odd name\" (id bigint, k bigint)";
+        cluster.create_distributed(ddl, "\"Odd name\"", "k", 8)?;
+        let port = cluster.coordinator().port();
+        let whole = check(port, &[]).expect(0);
+        assert!(whole.out.contains("0 findings on 3 nodes"), "{whole:?}");
+
+        let placements = cluster.placements("\"Odd name\"")?;
+        let first = placements.iter().find(|placement| placement.node == 1).expect("a shard there");
+        let other = placements.iter().find(|placement| placement.node == 2).expect("a shard there");
+        let worker = cluster.worker(1);
+        worker.psql(&format!(
+            "SET citus.enable_manual_changes_to_shards = on; DROP TABLE {};",
+            first.table
+        ))?;
+        worker.execute(&format!("CREATE TABLE {} (id bigint)", other.table))?;
+        worker.execute("CREATE TABLE mine (id int); CREATE INDEX mine_id ON mine (id)")?;
+        worker.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'mine_id'::regclass",
+        )?;
+        // Just begun: a commit that is on its way is no finding.
+        worker.psql(
+            "BEGIN; INSERT INTO mine VALUES (1); PREPARE TRANSACTION 'citus_0_4000001_1_1';",
+        )?;
+        let broken = check(port, &[]).expect(3);
+        let expected = [
+            format!("{} is missing", first.table),
+            format!("{} is a shard that has no placement here", other.table),
+            "mine_id is invalid".into(),
+        ];
+        for words in &expected {
+            // The table's name in full.
+            assert!(
+                broken.out.contains(words.trim_start_matches("\"public\".")),
+                "{words}: {broken:?}"
+            );
+        }
+        assert!(broken.out.contains("3 findings on 3 nodes"), "{broken:?}");
+        worker.execute("ROLLBACK PREPARED 'citus_0_4000001_1_1'")?;
+
+        // Asked of a worker, it says whom to ask.
+        check(worker.port(), &[]).expect(1).complains_of(&["is a worker (group 1)", "-h and -p"]);
+        Ok(())
+    });
+}
