@@ -37,6 +37,8 @@ pub struct Job {
     pub name: String,
     /// The `WHERE` that an extension gives its own table.
     pub condition: Option<String>,
+    /// Whether it can be read by ranges of its blocks.
+    pub is_heap: bool,
     /// How much it is, about: what is largest comes first.
     pub size: u64,
     /// What the manifest says of it; rows, bytes and columns come later.
