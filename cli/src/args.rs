@@ -55,6 +55,12 @@ pub enum Task {
     /// Print the backup block of a database: its state, its nodes, and who waits for it
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Run a command while the cluster's writers are held back, so that copies it makes agree with each other
+    #[command(after_help = crate::block::args::EXAMPLES)]
+    Block(crate::block::args::BlockArgs),
+    /// Make a moment that all nodes can be restored to, and wait until every archive has it
+    #[command(after_help = crate::restore_point::args::EXAMPLES)]
+    RestorePoint(crate::restore_point::args::RestorePointArgs),
 }
 
 /// What `status` takes.
@@ -155,8 +161,8 @@ mod tests {
 
     #[test]
     fn connection_options_are_psqls() {
-        let Task::Status(args) =
-            parse("citus-fence status -h /run -p 5433 -U me -d db -w").unwrap().task;
+        let cli = parse("citus-fence status -h /run -p 5433 -U me -d db -w").unwrap();
+        let Task::Status(args) = cli.task else { panic!("another task") };
         assert_eq!(args.connection.host.as_deref(), Some("/run"));
         assert_eq!(args.connection.port.as_deref(), Some("5433"));
         assert_eq!(args.connection.username.as_deref(), Some("me"));

@@ -5,6 +5,7 @@ use std::io;
 use remote::{ConnInfoError, RemoteError};
 use serde::Serialize;
 
+use crate::block::BlockFailure;
 use crate::exit::Exit;
 
 /// Why the program ends without having done what was asked for.
@@ -59,6 +60,60 @@ pub enum Failure {
     /// Standard output takes nothing.
     #[error("could not write to standard output: {0}")]
     Output(io::Error),
+    /// The extension does not know blocks by number.
+    #[error(
+        "the extension citus_fence of {server} is of version {version}, and this needs 0.2.0 or later"
+    )]
+    TooOld {
+        /// Where.
+        server: String,
+        /// Its version.
+        version: String,
+    },
+    /// The block did not last, or never began.
+    #[error(transparent)]
+    Block(#[from] BlockFailure),
+    /// A node is not what it has to be, or something failed on it.
+    #[error("{node}: {what}")]
+    Node {
+        /// Which.
+        node: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        todo: Option<String>,
+    },
+    /// A restore point with no such name.
+    #[error("a restore point cannot be called \"{name}\": its name has 1 to {longest} bytes")]
+    WrongName {
+        /// The name.
+        name: String,
+        /// How long it may be.
+        longest: usize,
+    },
+    /// The archives lack a restore point.
+    #[error("the restore point \"{name}\" was not archived by all nodes within {limit}: {late}")]
+    NotArchived {
+        /// Its name.
+        name: String,
+        /// Who has not, and why.
+        late: String,
+        /// How long was waited.
+        limit: String,
+    },
+    /// A file.
+    #[error("could not {what} {path}: {error}")]
+    File {
+        /// What was tried: `write`.
+        what: &'static str,
+        /// Its path.
+        path: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// No thread.
+    #[error("could not start a thread: {0}")]
+    Thread(io::Error),
     /// No handler for signals.
     #[error("could not listen to signals: {0}")]
     Signals(io::Error),
@@ -83,7 +138,8 @@ impl Failure {
     /// The exit code it ends the program with.
     pub fn exit(&self) -> Exit {
         match self {
-            Failure::BadConnInfo(_) => Exit::WrongUse,
+            Failure::BadConnInfo(_) | Failure::WrongName { .. } => Exit::WrongUse,
+            Failure::Block(failure) => failure.exit(),
             Failure::Remote(_)
             | Failure::ToldToStop { .. }
             | Failure::NoExtension { .. }
@@ -91,12 +147,20 @@ impl Failure {
             | Failure::Worker { .. }
             | Failure::Standby { .. }
             | Failure::Output(_)
+            | Failure::TooOld { .. }
+            | Failure::Node { .. }
+            | Failure::NotArchived { .. }
+            | Failure::File { .. }
+            | Failure::Thread(_)
             | Failure::Signals(_) => Exit::Failed,
         }
     }
 
     /// How it is told.
     pub fn report(&self) -> Report {
+        if let Failure::Block(BlockFailure::NotBegun(why)) = self {
+            return Report { exit_code: self.exit().code(), ..why.report() };
+        }
         let server = match self {
             Failure::Remote(error) => error.server_error(),
             _ => None,
@@ -140,7 +204,24 @@ impl Failure {
                 "Name the primary with -h and -p, or all of them with \
                  target_session_attrs=read-write in -d."
             }
-            Failure::ToldToStop { .. } | Failure::Output(_) | Failure::Signals(_) => return None,
+            Failure::TooOld { .. } => {
+                "Install the new files on every node, then run on the coordinator: \
+                 ALTER EXTENSION citus_fence UPDATE;"
+            }
+            Failure::Block(failure) => return failure.hint(),
+            Failure::Node { todo, .. } => return todo.clone(),
+            Failure::WrongName { .. } => {
+                "A shorter one leaves room for the time; --exact-name adds none."
+            }
+            Failure::NotArchived { .. } => {
+                "The point is there, and can be used once those nodes have archived it: see to their archive_command \
+                 and their logs. Or make another one, with a longer --archived-within."
+            }
+            Failure::ToldToStop { .. }
+            | Failure::Output(_)
+            | Failure::File { .. }
+            | Failure::Thread(_)
+            | Failure::Signals(_) => return None,
         };
         Some(hint.to_owned())
     }

@@ -20,22 +20,33 @@
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
 //! | `rows` | from an answer's text to values |
+//! | `talk` | one session outside of a transaction, for what has to be changed |
+//! | `lease` | a block that is renewed, and ends with this program |
+//! | `group` | a command and all that it starts, ended together |
+//! | `nodes` | the cluster's nodes, and the way to each |
+//! | `block`, `restore_point` | the subcommands of that name |
 //! | `status` | the subcommand of that name |
 //!
 //! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
 //! a section of docs/command.md. Only what works is offered.
 
 mod args;
+mod block;
 mod connection;
 mod exit;
 mod failure;
+mod group;
+mod lease;
 #[allow(dead_code)]
 mod manifest;
+mod nodes;
 mod output;
+mod restore_point;
 mod rows;
 mod server;
 mod signals;
 mod status;
+mod talk;
 mod units;
 mod usage;
 
@@ -70,8 +81,14 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
 
 /// Does what was asked for.
 fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
-    let stop = Stop::listen().map_err(Failure::Signals)?;
+    let stop = match &cli.task {
+        Task::Block(_) | Task::RestorePoint(_) => Stop::listen_once(),
+        _ => Stop::listen(),
+    };
+    let stop = stop.map_err(Failure::Signals)?;
     match &cli.task {
         Task::Status(args) => status::run(args, &stop, output),
+        Task::Block(args) => block::run(args, &stop, output),
+        Task::RestorePoint(args) => restore_point::run(args, &stop, output),
     }
 }

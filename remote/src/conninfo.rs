@@ -71,6 +71,15 @@ impl ConnParams {
         self.pairs.iter().find(|(known, _)| known == keyword).map(|(_, value)| value.as_str())
     }
 
+    /// A connection string of everything that is no secret, for another program's command line. Its secrets are
+    /// the caller's to hand over in another way.
+    pub fn without_secrets(&self) -> String {
+        let quoted = |value: &str| value.replace('\\', r"\\").replace('\'', r"\'");
+        let shown = self.pairs.iter().filter(|(keyword, _)| !is_secret(keyword));
+        let words = shown.map(|(keyword, value)| format!("{keyword}='{}'", quoted(value)));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether libpq is kept from what the environment says.
     pub(super) fn without_environment(&self) -> bool {
         self.without_environment

@@ -72,6 +72,12 @@ pub fn status(server: &mut Server<'_>) -> Result<Status, Failure> {
     Ok(Status { asked_at, server: answerer, block, nodes, waiters, findings })
 }
 
+/// The coordinator, or why it is none.
+pub fn coordinator(server: &mut Server<'_>) -> Result<Answerer, Failure> {
+    let who = server.ask("ask who answers", &who_sql())?;
+    answerer(server, only_row(&who)?)
+}
+
 /// Who answers, and what is there.
 fn who_sql() -> String {
     let may_call = |function: &str, name: &str| {

@@ -4,6 +4,8 @@ mod answer;
 mod ask;
 mod show;
 
+pub use ask::coordinator;
+
 use crate::args::StatusArgs;
 use crate::connection::Destination;
 use crate::exit::Exit;
