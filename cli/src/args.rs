@@ -61,6 +61,15 @@ pub enum Task {
     /// Make a moment that all nodes can be restored to, and wait until every archive has it
     #[command(after_help = crate::restore_point::args::EXAMPLES)]
     RestorePoint(crate::restore_point::args::RestorePointArgs),
+    /// Copy all nodes while writers are held back, so that the copies agree with each other
+    #[command(after_help = crate::backup::args::EXAMPLES)]
+    Backup(crate::backup::args::BackupArgs),
+    /// Print what is in a backup
+    #[command(after_help = crate::backup::args::LIST_EXAMPLES)]
+    List(crate::backup::args::ListArgs),
+    /// Check that a backup is whole and undamaged
+    #[command(after_help = crate::backup::args::VERIFY_EXAMPLES)]
+    Verify(crate::backup::args::VerifyArgs),
 }
 
 /// What `status` takes.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::block::BlockFailure;
 use crate::exit::Exit;
+use crate::lease::Trouble;
 
 /// Why the program ends without having done what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,26 @@ pub enum Failure {
     /// The block did not last, or never began.
     #[error(transparent)]
     Block(#[from] BlockFailure),
+    /// A block did not last for as long as it was needed.
+    #[error("block {id} did not last: {why}")]
+    NotHeld {
+        /// Its number.
+        id: i64,
+        /// Why.
+        why: String,
+    },
+    /// What is in a directory is no use, or in the way.
+    #[error("{dir}: {what}")]
+    Directory {
+        /// Which.
+        dir: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        todo: &'static str,
+        /// Whether the command line was at fault.
+        wrong_use: bool,
+    },
     /// A node is not what it has to be, or something failed on it.
     #[error("{node}: {what}")]
     Node {
@@ -138,7 +159,9 @@ impl Failure {
     /// The exit code it ends the program with.
     pub fn exit(&self) -> Exit {
         match self {
-            Failure::BadConnInfo(_) | Failure::WrongName { .. } => Exit::WrongUse,
+            Failure::BadConnInfo(_)
+            | Failure::WrongName { .. }
+            | Failure::Directory { wrong_use: true, .. } => Exit::WrongUse,
             Failure::Block(failure) => failure.exit(),
             Failure::Remote(_)
             | Failure::ToldToStop { .. }
@@ -150,10 +173,21 @@ impl Failure {
             | Failure::TooOld { .. }
             | Failure::Node { .. }
             | Failure::NotArchived { .. }
+            | Failure::NotHeld { .. }
+            | Failure::Directory { wrong_use: false, .. }
             | Failure::File { .. }
             | Failure::Thread(_)
             | Failure::Signals(_) => Exit::Failed,
         }
+    }
+
+    /// A block that has ended before it should.
+    pub fn of_trouble(id: i64, trouble: Trouble) -> Failure {
+        let why = match trouble {
+            Trouble::Lost(why) => why,
+            Trouble::Over => "writers had been held for all of --max".to_owned(),
+        };
+        Failure::NotHeld { id, why }
     }
 
     /// How it is told.
@@ -209,6 +243,10 @@ impl Failure {
                  ALTER EXTENSION citus_fence UPDATE;"
             }
             Failure::Block(failure) => return failure.hint(),
+            Failure::NotHeld { .. } => {
+                "citus-fence status and the coordinator's log tell more; --lease and --max say how long it may last."
+            }
+            Failure::Directory { todo, .. } => todo,
             Failure::Node { todo, .. } => return todo.clone(),
             Failure::WrongName { .. } => {
                 "A shorter one leaves room for the time; --exact-name adds none."

@@ -69,7 +69,6 @@ impl Group {
     }
 
     /// Its outputs, where they were piped.
-    #[cfg(test)]
     pub fn leader(&mut self) -> &mut Child {
         &mut self.leader
     }
@@ -80,6 +79,14 @@ impl Group {
             self.status = self.leader.try_wait()?;
         }
         Ok(self.status)
+    }
+
+    /// Tells all of it to end, and does not wait.
+    pub fn tell(&self) {
+        // Not collected yet, or with members: the number is the group's.
+        if self.status.is_none() {
+            signal(self.pid, Signal::SIGTERM);
+        }
     }
 
     /// Ends all that is left of it, and tells how the command ended.

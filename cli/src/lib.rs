@@ -24,23 +24,26 @@
 //! | `lease` | a block that is renewed, and ends with this program |
 //! | `group` | a command and all that it starts, ended together |
 //! | `nodes` | the cluster's nodes, and the way to each |
-//! | `block`, `restore_point` | the subcommands of that name |
+//! | `programs` | PostgreSQL's own programs |
+//! | `manifest` | what a physical backup says of itself |
+//! | `block`, `restore_point`, `backup` (with `list` and `verify`) | the subcommands of that name |
 //! | `status` | the subcommand of that name |
 //!
 //! A new subcommand is a variant of [`args::Task`], a folder like `status`, a line in [`perform`], and
 //! a section of docs/command.md. Only what works is offered.
 
 mod args;
+mod backup;
 mod block;
 mod connection;
 mod exit;
 mod failure;
 mod group;
 mod lease;
-#[allow(dead_code)]
 mod manifest;
 mod nodes;
 mod output;
+mod programs;
 mod restore_point;
 mod rows;
 mod server;
@@ -82,13 +85,18 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
 /// Does what was asked for.
 fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let stop = match &cli.task {
-        Task::Block(_) | Task::RestorePoint(_) => Stop::listen_once(),
+        Task::Block(_) | Task::RestorePoint(_) | Task::Backup(_) | Task::Verify(_) => {
+            Stop::listen_once()
+        }
         _ => Stop::listen(),
     };
     let stop = stop.map_err(Failure::Signals)?;
     match &cli.task {
         Task::Status(args) => status::run(args, &stop, output),
         Task::Block(args) => block::run(args, &stop, output),
+        Task::Backup(args) => backup::run(args, &stop, output),
+        Task::List(args) => backup::list::run(args, output),
+        Task::Verify(args) => backup::list::verify(args, &stop, output),
         Task::RestorePoint(args) => restore_point::run(args, &stop, output),
     }
 }

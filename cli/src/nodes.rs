@@ -72,7 +72,7 @@ impl Node {
 
     /// What messages call it.
     pub fn called(&self) -> String {
-        format!("node {}:{} (group {})", self.name, self.port, self.groupid)
+        called(&self.name, self.port, self.groupid)
     }
 
     /// An error about it.
@@ -94,6 +94,11 @@ impl Node {
             )),
         }
     }
+}
+
+/// What messages call a node.
+pub fn called(name: &str, port: i32, group: i32) -> String {
+    format!("node {name}:{port} (group {group})")
 }
 
 /// All of them, by group, as the coordinator's catalog has them.

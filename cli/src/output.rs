@@ -56,6 +56,13 @@ impl Output {
         }
     }
 
+    /// Tells people on standard error what is being done.
+    pub fn progress(&self, line: &str) {
+        if !self.quiet && !self.json {
+            complain(&format!("{line}\n"));
+        }
+    }
+
     /// Tells of a failure.
     pub fn failure(&self, failure: &Failure) {
         let report = failure.report();

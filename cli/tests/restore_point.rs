@@ -4,7 +4,7 @@ mod common;
 
 use common::{Ended, command, run};
 use fence_tests::on_each_engine;
-use test_cluster::{Cluster, HOST, Result, SUPERUSER};
+use test_cluster::{Cluster, HOST, SUPERUSER};
 
 fn point(cluster: &Cluster, more: &[&str]) -> Ended {
     let port = cluster.coordinator().port().to_string();
@@ -38,8 +38,8 @@ fn the_point_is_in_every_archive_of_an_idle_cluster() {
         point(&cluster, &["--exact-name", &"x".repeat(64)]).expect(2);
 
         // A node whose archive takes nothing is named, and the block is over all the same.
-        cluster.worker(0).alter_system("archive_command", "false")?;
-        cluster.worker(0).reload()?;
+        cluster.worker(1).alter_system("archive_command", "false")?;
+        cluster.worker(1).reload()?;
         let worker = format!("{HOST}:{}", cluster.catalog_port(1));
         point(&cluster, &["late", "--archived-within", "1s"]).expect(1).complains_of(&[
             "late-2",

@@ -14,7 +14,6 @@ use remote::Command;
 use serde::Serialize;
 
 use self::args::RestorePointArgs;
-use crate::block::BlockFailure;
 use crate::connection::Destination;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -83,7 +82,7 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
     let points = points?;
     if !verdict.lasted {
         // The point may be there, but nothing is promised of it.
-        return Err(BlockFailure::Lost { id, why: verdict.why.unwrap_or_default() }.into());
+        return Err(Failure::NotHeld { id, why: verdict.why.unwrap_or_default() });
     }
 
     let mut made =
