@@ -95,7 +95,8 @@ impl Group {
         self.status
     }
 
-    fn finish(&mut self, grace: Duration) {
+    /// Ends all that is left of it.
+    pub fn finish(&mut self, grace: Duration) {
         // First, or it would signal a number that is not ours any more.
         let _ = self.guard.kill();
         let _ = self.guard.wait();

@@ -143,6 +143,7 @@ fn damage_is_found_and_named() {
         let ended = backup(&cluster, &dir, &["--json"])?.expect(0);
         let manifest: serde_json::Value = serde_json::from_str(&ended.out).expect("JSON");
         assert_eq!(manifest["format"], "citus-fence backup");
+        assert_eq!(manifest["citus_databases"], serde_json::json!(["postgres"]));
         let worker = manifest["nodes"]
             .as_array()
             .and_then(|nodes| nodes.iter().find(|node| node["groupid"] != 0))

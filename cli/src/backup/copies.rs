@@ -65,6 +65,8 @@ impl Job {
     }
 
     fn failed(&mut self, status: ExitStatus) -> Failure {
+        // A process that it has left behind would keep its standard error open.
+        self.group.finish(GRACE);
         let words = self.words.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
         let words = words.trim().replace('\n', "; ");
         Failure::Node {

@@ -30,10 +30,10 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::lease::{self, Held};
 use crate::manifest::{self, Backup};
-use crate::nodes;
+use crate::nodes::{self, Node};
 use crate::output::Output;
 use crate::programs;
-use crate::rows::only_row;
+use crate::rows::{only_row, rows};
 use crate::signals::Stop;
 use crate::units::spell;
 
@@ -45,6 +45,10 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let sources =
         nodes.iter().map(|node| source::look(node, stop)).collect::<Result<Vec<_>, _>>()?;
     foretell(args, &sources, output)?;
+    let mut citus_databases = Vec::new();
+    if let Some(coordinator) = nodes.iter().find(|node| node.groupid == 0) {
+        citus_databases = self::citus_databases(coordinator, stop, output)?;
+    }
     for source in &sources {
         prepare(&folder, source)?;
     }
@@ -81,7 +85,7 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
         version: manifest::VERSION,
         citus_fence: env!("CARGO_PKG_VERSION").to_owned(),
         database: about.database,
-        citus_databases: about.citus_databases,
+        citus_databases,
         citus: about.citus,
         block: manifest::Block {
             id,
@@ -213,7 +217,6 @@ fn verify(
 /// What the manifest says of the whole cluster.
 struct About {
     database: String,
-    citus_databases: Vec<String>,
     citus: Option<String>,
 }
 
@@ -225,10 +228,41 @@ fn about(held: &Held, stop: &Stop) -> Result<About, Failure> {
         stop,
     )?;
     let row = only_row(&reply)?;
-    let database: String = row.get("database")?;
-    let citus = row.maybe("citus")?;
-    // Which other databases have Citus only a session in each of them would tell; the block itself warns of them.
-    Ok(About { citus_databases: vec![database.clone()], database, citus })
+    Ok(About { database: row.get("database")?, citus: row.maybe("citus")? })
+}
+
+/// The databases of the coordinator that have Citus' catalog. One that cannot be looked into is told of.
+fn citus_databases(
+    coordinator: &Node,
+    stop: &Stop,
+    output: &Output,
+) -> Result<Vec<String>, Failure> {
+    let reply = coordinator.talk(stop)?.ask(
+        "list of databases",
+        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname",
+    )?;
+    let mut found = Vec::new();
+    for row in rows(&reply)? {
+        let name: String = row.get("datname")?;
+        let mut there = coordinator.clone();
+        there.destination.target.params.set("dbname", &name);
+        let has_citus = there.talk(stop).and_then(|mut talk| {
+            let reply = talk.ask(
+                "look for Citus' catalog",
+                "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL AS has_citus",
+            )?;
+            Ok(only_row(&reply)?.is_true("has_citus")?)
+        });
+        match has_citus {
+            Ok(true) => found.push(name),
+            Ok(false) => {}
+            Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+            Err(error) => output.progress(&format!(
+                "database \"{name}\": whether it has Citus is not known: {error}"
+            )),
+        }
+    }
+    Ok(found)
 }
 
 /// A copy's part of the manifest.
