@@ -58,6 +58,15 @@ pub enum Task {
     /// Print the backup block of a database: its state, its nodes, and who waits for it
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Run a command while the cluster's writers are held back, so that copies it makes agree with each other
+    #[command(after_help = crate::block::args::EXAMPLES)]
+    Block(crate::block::args::BlockArgs),
+    /// Make a moment that all nodes can be restored to, and wait until every archive has it
+    #[command(after_help = crate::restore_point::args::EXAMPLES)]
+    RestorePoint(crate::restore_point::args::RestorePointArgs),
+    /// Copy all nodes while writers are held back, so that the copies agree with each other
+    #[command(after_help = crate::backup::args::EXAMPLES)]
+    Backup(crate::backup::args::BackupArgs),
     /// Dump a cluster as it was at one moment, from all nodes side by side
     #[command(after_help = crate::dump::EXAMPLES)]
     Dump(crate::dump::DumpArgs),

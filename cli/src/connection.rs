@@ -12,7 +12,7 @@ use crate::failure::Failure;
 const APPLICATION_NAME: &str = "citus-fence";
 
 /// Where to connect to, and how long that may take.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Destination {
     pub target: Target,
     pub connect_timeout: Duration,

@@ -13,10 +13,12 @@ pub enum Exit {
     WrongUse,
     /// It is done, and something was found that a human has to look at.
     Findings,
+    /// What a command ended with that was run under a block; or 125 to 128 and above, as a shell has them.
+    Of(u8),
 }
 
 impl Exit {
-    /// All of them, in the order of their codes.
+    /// All of the program's own, in the order of their codes.
     pub const ALL: [Exit; 4] = [Exit::Done, Exit::Failed, Exit::WrongUse, Exit::Findings];
 
     /// The number that the shell sees.
@@ -26,6 +28,7 @@ impl Exit {
             Exit::Failed => 1,
             Exit::WrongUse => 2,
             Exit::Findings => 3,
+            Exit::Of(code) => code,
         }
     }
 
@@ -36,6 +39,7 @@ impl Exit {
             Exit::Failed => "failed, with nothing left behind",
             Exit::WrongUse => "wrong use",
             Exit::Findings => "done, with findings that need a look",
+            Exit::Of(_) => "as the command ended",
         }
     }
 

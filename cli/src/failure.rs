@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use remote::{ConnInfoError, RemoteError};
 use serde::Serialize;
 
+use crate::block::BlockFailure;
 use crate::dump::DumpError;
 use crate::exit::Exit;
+use crate::lease::Trouble;
 use crate::restore::Fault;
 
 /// Why the program ends without having done what was asked for.
@@ -84,6 +86,80 @@ pub enum Failure {
     /// Standard output takes nothing.
     #[error("could not write to standard output: {0}")]
     Output(io::Error),
+    /// The extension does not know blocks by number.
+    #[error(
+        "the extension citus_fence of {server} is of version {version}, and this needs 0.2.0 or later"
+    )]
+    TooOld {
+        /// Where.
+        server: String,
+        /// Its version.
+        version: String,
+    },
+    /// The block did not last, or never began.
+    #[error(transparent)]
+    Block(#[from] BlockFailure),
+    /// A block did not last for as long as it was needed.
+    #[error("block {id} did not last: {why}")]
+    NotHeld {
+        /// Its number.
+        id: i64,
+        /// Why.
+        why: String,
+    },
+    /// What is in a directory is no use, or in the way.
+    #[error("{dir}: {what}")]
+    Directory {
+        /// Which.
+        dir: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        todo: &'static str,
+        /// Whether the command line was at fault.
+        wrong_use: bool,
+    },
+    /// A node is not what it has to be, or something failed on it.
+    #[error("{node}: {what}")]
+    Node {
+        /// Which.
+        node: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        todo: Option<String>,
+    },
+    /// A restore point with no such name.
+    #[error("a restore point cannot be called \"{name}\": its name has 1 to {longest} bytes")]
+    WrongName {
+        /// The name.
+        name: String,
+        /// How long it may be.
+        longest: usize,
+    },
+    /// The archives lack a restore point.
+    #[error("the restore point \"{name}\" was not archived by all nodes within {limit}: {late}")]
+    NotArchived {
+        /// Its name.
+        name: String,
+        /// Who has not, and why.
+        late: String,
+        /// How long was waited.
+        limit: String,
+    },
+    /// A file.
+    #[error("could not {what} {path}: {error}")]
+    File {
+        /// What was tried: `write`.
+        what: &'static str,
+        /// Its path.
+        path: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// No thread.
+    #[error("could not start a thread: {0}")]
+    Thread(io::Error),
     /// No handler for signals.
     #[error("could not listen to signals: {0}")]
     Signals(io::Error),
@@ -108,7 +184,10 @@ impl Failure {
     /// The exit code it ends the program with.
     pub fn exit(&self) -> Exit {
         match self {
-            Failure::BadConnInfo(_) => Exit::WrongUse,
+            Failure::BadConnInfo(_)
+            | Failure::WrongName { .. }
+            | Failure::Directory { wrong_use: true, .. } => Exit::WrongUse,
+            Failure::Block(failure) => failure.exit(),
             Failure::Dump(error) => error.exit(),
             Failure::Restore(fault) => fault.exit(),
             Failure::Remote(_)
@@ -120,12 +199,31 @@ impl Failure {
             | Failure::Unfit { .. }
             | Failure::Damaged { .. }
             | Failure::Output(_)
+            | Failure::TooOld { .. }
+            | Failure::Node { .. }
+            | Failure::NotArchived { .. }
+            | Failure::NotHeld { .. }
+            | Failure::Directory { wrong_use: false, .. }
+            | Failure::File { .. }
+            | Failure::Thread(_)
             | Failure::Signals(_) => Exit::Failed,
         }
     }
 
+    /// A block that has ended before it should.
+    pub fn of_trouble(id: i64, trouble: Trouble) -> Failure {
+        let why = match trouble {
+            Trouble::Lost(why) => why,
+            Trouble::Over => "writers had been held for all of --max".to_owned(),
+        };
+        Failure::NotHeld { id, why }
+    }
+
     /// How it is told.
     pub fn report(&self) -> Report {
+        if let Failure::Block(BlockFailure::NotBegun(why)) = self {
+            return Report { exit_code: self.exit().code(), ..why.report() };
+        }
         let server = match self {
             Failure::Remote(error) => error.server_error(),
             Failure::Dump(error) => error.remote().and_then(RemoteError::server_error),
@@ -181,7 +279,28 @@ impl Failure {
                 "Name the primary with -h and -p, or all of them with \
                  target_session_attrs=read-write in -d."
             }
-            Failure::ToldToStop { .. } | Failure::Output(_) | Failure::Signals(_) => return None,
+            Failure::TooOld { .. } => {
+                "Install the new files on every node, then run on the coordinator: \
+                 ALTER EXTENSION citus_fence UPDATE;"
+            }
+            Failure::Block(failure) => return failure.hint(),
+            Failure::NotHeld { .. } => {
+                "citus-fence status and the coordinator's log tell more; --lease and --max say how long it may last."
+            }
+            Failure::Directory { todo, .. } => todo,
+            Failure::Node { todo, .. } => return todo.clone(),
+            Failure::WrongName { .. } => {
+                "A shorter one leaves room for the time; --exact-name adds none."
+            }
+            Failure::NotArchived { .. } => {
+                "The point is there, and can be used once those nodes have archived it: see to their archive_command \
+                 and their logs. Or make another one, with a longer --archived-within."
+            }
+            Failure::ToldToStop { .. }
+            | Failure::Output(_)
+            | Failure::File { .. }
+            | Failure::Thread(_)
+            | Failure::Signals(_) => return None,
         };
         Some(hint.to_owned())
     }

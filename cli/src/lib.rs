@@ -20,6 +20,11 @@
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
 //! | `rows` | from an answer's text to values |
+//! | `lease` | a block that is renewed, and ends with this program |
+//! | `group` | a command and all that it starts, ended together |
+//! | `nodes` | the cluster's nodes, and the way to each |
+//! | `programs` | PostgreSQL's own programs |
+//! | `block`, `restore_point`, `backup` | the subcommands of that name |
 //! | `dump` | the subcommand of that name: plan, workers, files, manifest |
 //! | `talk` | one session outside of a transaction, for what has to be changed |
 //! | `manifest` | what a physical backup says of itself |
@@ -30,15 +35,21 @@
 //! a section of docs/command.md. Only what works is offered.
 
 mod args;
+mod backup;
+mod block;
 mod check;
 mod connection;
 mod dump;
 mod exit;
 mod failure;
-#[allow(dead_code)]
+mod group;
+mod lease;
 mod manifest;
+mod nodes;
 mod output;
+mod programs;
 mod restore;
+mod restore_point;
 mod rows;
 mod server;
 mod signals;
@@ -85,9 +96,18 @@ pub fn command() -> clap::Command {
 
 /// Does what was asked for.
 fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
-    let stop = Stop::listen().map_err(Failure::Signals)?;
+    let stop = match &cli.task {
+        Task::Block(_) | Task::RestorePoint(_) | Task::Backup(_) | Task::Verify(_) => {
+            Stop::listen_once()
+        }
+        _ => Stop::listen(),
+    };
+    let stop = stop.map_err(Failure::Signals)?;
     match &cli.task {
         Task::Status(args) => status::run(args, &stop, output),
+        Task::Block(args) => block::run(args, &stop, output),
+        Task::Backup(args) => backup::run(args, &stop, output),
+        Task::RestorePoint(args) => restore_point::run(args, &stop, output),
         Task::Dump(args) => dump::run(args, &stop, output),
         Task::Restore(args) => restore::run(args, &stop, output),
         Task::Check(args) => check::run(args, &stop, output),

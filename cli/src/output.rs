@@ -45,6 +45,24 @@ impl Output {
         print(&text).map_err(Failure::Output)
     }
 
+    /// Tells of a result on standard error, where standard output is somebody else's.
+    pub fn remark<T: Serialize>(&self, result: &T, line: impl FnOnce(&T) -> String) {
+        if self.quiet {
+            return;
+        }
+        match self.json {
+            true => complain(&json_line(result).unwrap_or_default()),
+            false => complain(&format!("citus-fence: {}\n", line(result))),
+        }
+    }
+
+    /// Tells people on standard error what is being done.
+    pub fn progress(&self, line: &str) {
+        if !self.quiet && !self.json {
+            complain(&format!("{line}\n"));
+        }
+    }
+
     /// Tells of a failure.
     pub fn failure(&self, failure: &Failure) {
         let report = failure.report();

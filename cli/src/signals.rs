@@ -24,8 +24,23 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Listens from here on.
+    /// Listens from here on. A second signal ends the program at once.
     pub fn listen() -> io::Result<Stop> {
+        Self::listening(true)
+    }
+
+    /// The same for who has processes and a block to end: that takes a bounded time, and a second signal, which would
+    /// leave them behind, changes nothing.
+    pub fn listen_once() -> io::Result<Stop> {
+        Self::listening(false)
+    }
+
+    /// One that somebody else's flag tells.
+    pub fn of_flag(told: Arc<AtomicBool>) -> Stop {
+        Stop { told, signal: Arc::default() }
+    }
+
+    fn listening(at_once: bool) -> io::Result<Stop> {
         let stop = Stop::default();
         let ignored = ignored_signals();
         for (signal, _) in ENDING {
@@ -33,8 +48,10 @@ impl Stop {
                 continue;
             }
             // In this order: the first signal must not find the flag that it sets itself.
-            let code = i32::from(Exit::Failed.code());
-            flag::register_conditional_shutdown(signal, code, Arc::clone(&stop.told))?;
+            if at_once {
+                let code = i32::from(Exit::Failed.code());
+                flag::register_conditional_shutdown(signal, code, Arc::clone(&stop.told))?;
+            }
             let number = usize::try_from(signal).unwrap_or_default();
             flag::register_usize(signal, Arc::clone(&stop.signal), number)?;
             flag::register(signal, Arc::clone(&stop.told))?;
@@ -45,6 +62,12 @@ impl Stop {
     /// The flag that a waiter watches.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.told)
+    }
+
+    /// The number of the signal, once there was one.
+    pub fn number(&self) -> Option<i32> {
+        let number = self.signal.load(Ordering::Relaxed);
+        i32::try_from(number).ok().filter(|number| *number > 0)
     }
 
     /// The name of the signal, once there was one.

@@ -56,7 +56,7 @@ fn a_backup_and_a_dump_are_listed_and_no_changed_bit_goes_unseen() {
 
         let dir = backup(&cluster, "listed")?;
         let text = list(&dir, &[]).expect(0).out;
-        assert!(text.contains("backup of database") && text.contains("group 1"), "{text}");
+        assert!(text.contains("backup of database") && text.contains("(group 1)"), "{text}");
         let json: serde_json::Value =
             serde_json::from_str(&list(&dir, &["--json"]).expect(0).out).expect("JSON");
         assert_eq!(json["nodes"].as_array().map(Vec::len), Some(3));

@@ -159,7 +159,7 @@ impl Programs<'_> {
         keep_alive: &mut dyn FnMut() -> Result<(), Failure>,
     ) -> Result<SchemaEnd, Failure> {
         let path = self.directory.join(file);
-        let program = self.bindir.map_or_else(|| PathBuf::from(program), |dir| dir.join(program));
+        let program = crate::programs::find(program, self.bindir);
         let broken = |why: String| {
             Failure::from(DumpError::Program { program: program.display().to_string(), why })
         };

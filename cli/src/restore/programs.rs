@@ -25,7 +25,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// In the directory that was named, else beside this program, else in PATH.
+    /// In the directory that was named, else beside this program, else in PATH, else where `pg_config` says.
     pub fn find(bindir: Option<&Path>) -> Programs {
         let beside = || {
             let own = std::env::current_exe().ok()?;
@@ -38,7 +38,7 @@ impl Programs {
 
     /// One of them, to be shown.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.bindir.as_ref().map_or_else(|| name.into(), |directory| directory.join(name))
+        crate::programs::find(name, self.bindir.as_deref())
     }
 
     /// A command, without anything of the caller's `PG*`, in a process group of its own: a Ctrl-C is for this

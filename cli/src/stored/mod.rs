@@ -17,6 +17,8 @@ use crate::manifest::{self, Backup};
 use crate::output::Output;
 use crate::restore;
 use crate::signals::Stop;
+pub use show::lines_of_backup;
+
 use args::{ListArgs, VerifyArgs};
 
 /// What a directory holds, by its manifest. As JSON it is the manifest.

@@ -6,6 +6,7 @@ use super::Stored;
 use super::verify::Verified;
 use crate::dump::Dump;
 use crate::manifest::Backup;
+use crate::nodes::called;
 use crate::units::{size, spell};
 
 /// What a directory holds.
@@ -15,6 +16,11 @@ pub fn lines(stored: &Stored) -> String {
         Stored::Dump(dump) => of_dump(dump),
     };
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// A backup.
+pub fn lines_of_backup(backup: &Backup) -> String {
+    of_backup(backup).iter().map(|line| format!("{line}\n")).collect()
 }
 
 fn of_backup(backup: &Backup) -> Vec<String> {
@@ -40,10 +46,8 @@ fn of_backup(backup: &Backup) -> Vec<String> {
             .as_ref()
             .map_or_else(|| format!("by {}", node.tool), |data| data.display().to_string());
         format!(
-            "  group {}  {}:{}  PostgreSQL {}  {}  up to {} on timeline {}  {place}",
-            node.groupid,
-            node.name,
-            node.port,
+            "  {}: PostgreSQL {}, {}, up to {} on timeline {}, {place}",
+            called(&node.name, node.port, node.groupid),
             node.postgresql,
             size(node.bytes),
             node.wal_lsn,

@@ -8,6 +8,7 @@ use super::args::VerifyArgs;
 use crate::dump;
 use crate::failure::Failure;
 use crate::manifest::{Backup, Node};
+use crate::nodes::called;
 use crate::restore::Programs;
 use crate::signals::Stop;
 
@@ -42,7 +43,7 @@ pub fn backup(args: &VerifyArgs, backup: &Backup, stop: &Stop) -> Result<Verifie
         };
         let whole = copy(&programs, node, &args.dir.join(data), stop)?;
         verified.parts += usize::from(whole.is_ok());
-        let name = || format!("group {} ({}:{})", node.groupid, node.name, node.port);
+        let name = || called(&node.name, node.port, node.groupid);
         verified.damaged.extend(whole.err().map(|why| format!("{}: {why}", name())));
         for tablespace in node.tablespaces.iter().filter_map(|one| one.copy.as_ref()) {
             if !args.dir.join(tablespace).is_dir() {

@@ -1,0 +1,165 @@
+//! The copies: one pg_basebackup per node, all at once; and what is checked of each afterwards.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::source::Source;
+use crate::failure::Failure;
+use crate::group::{GRACE, Group};
+use crate::lease::Held;
+use crate::signals::Stop;
+
+/// How often all of them are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How much of what a program says is kept: the end of it, which has the error.
+const KEPT: usize = 4096;
+
+/// A program that works for a node.
+pub struct Job {
+    node: String,
+    program: &'static str,
+    group: Group,
+    words: Option<JoinHandle<String>>,
+}
+
+impl Job {
+    /// Starts it.
+    pub fn start(
+        node: String,
+        program: &'static str,
+        command: &mut Command,
+    ) -> Result<Job, Failure> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .env("LC_ALL", "C");
+        let mut group = Group::start(command).map_err(|error| Failure::Node {
+            node: node.clone(),
+            what: format!("could not run {}: {error}", command.get_program().to_string_lossy()),
+            todo: Some("--bindir says where PostgreSQL's programs are.".to_owned()),
+        })?;
+        let mut stderr = group.leader().stderr.take();
+        let reader = std::thread::Builder::new().name(program.to_owned());
+        let words = reader
+            .spawn(move || stderr.as_mut().map(last_words).unwrap_or_default())
+            .map_err(Failure::Thread)?;
+        Ok(Job { node, program, group, words: Some(words) })
+    }
+
+    /// Whether it has ended; an error if that was no success.
+    fn is_done(&mut self) -> Result<bool, Failure> {
+        let status = self.group.ended().map_err(|error| Failure::Node {
+            node: self.node.clone(),
+            what: format!("{}: {error}", self.program),
+            todo: None,
+        })?;
+        match status {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => Err(self.failed(status)),
+        }
+    }
+
+    fn failed(&mut self, status: ExitStatus) -> Failure {
+        // A process that it has left behind would keep its standard error open.
+        self.group.finish(GRACE);
+        let words = self.words.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let words = words.trim().replace('\n', "; ");
+        Failure::Node {
+            node: self.node.clone(),
+            what: format!("{} failed ({status}): {words}", self.program),
+            todo: None,
+        }
+    }
+}
+
+/// Waits for all of them. The first that fails, a signal, or a block that is lost ends all others.
+pub fn wait(mut jobs: Vec<Job>, held: Option<&Held>, stop: &Stop) -> Result<(), Failure> {
+    let outcome = wait_for(&mut jobs, held, stop);
+    if outcome.is_err() {
+        // All are told before the first is waited for.
+        for job in &jobs {
+            job.group.tell();
+        }
+    }
+    for job in jobs {
+        job.group.end(GRACE);
+    }
+    outcome
+}
+
+fn wait_for(jobs: &mut [Job], held: Option<&Held>, stop: &Stop) -> Result<(), Failure> {
+    loop {
+        if let Some(signal) = stop.signal() {
+            return Err(Failure::ToldToStop { signal });
+        }
+        if let Some((held, trouble)) = held.and_then(|held| Some((held, held.trouble()?))) {
+            return Err(Failure::of_trouble(held.id, trouble));
+        }
+        let mut done = true;
+        for job in jobs.iter_mut() {
+            done &= job.is_done()?;
+        }
+        if done {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Reads to the end, and keeps the last of it.
+fn last_words(stream: &mut impl Read) -> String {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        kept.extend_from_slice(&buffer[..count]);
+        let superfluous = kept.len().saturating_sub(KEPT);
+        kept.drain(..superfluous);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// The copy of one node.
+pub fn base_backup(
+    program: &Path,
+    source: &Source,
+    folder: &Path,
+    max_rate: Option<&str>,
+) -> Command {
+    let mut command = Command::new(program);
+    let params = &source.node.destination.target.params;
+    command
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["--format=plain", "--checkpoint=fast", "--wal-method=stream", "--no-password"])
+        .args(["-d", &params.without_secrets()]);
+    if let Some(password) = params.get("password") {
+        // Not on the command line, which everybody can see.
+        command.env("PGPASSWORD", password);
+    }
+    if let Some(rate) = max_rate {
+        command.args(["--max-rate", rate]);
+    }
+    for tablespace in &source.tablespaces {
+        let to = tablespace_folder(folder, tablespace.oid);
+        let escaped = |path: &Path| path.to_string_lossy().replace('\\', r"\\").replace('=', r"\=");
+        command.arg("-T").arg(format!("{}={}", escaped(&tablespace.location), escaped(&to)));
+    }
+    command
+}
+
+/// Where a tablespace's copy goes.
+pub fn tablespace_folder(folder: &Path, oid: u32) -> PathBuf {
+    folder.join("tablespaces").join(oid.to_string())
+}
+
+/// The check of one copy.
+pub fn verify(program: &Path, data: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--quiet", "--exit-on-error"]).arg(data);
+    command
+}

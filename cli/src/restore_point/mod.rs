@@ -1,0 +1,244 @@
+//! `citus-fence restore-point`: a moment that all nodes can be restored to, and that is in every archive.
+//!
+//! ```text
+//!  every node archives? ──> block ──> point on all nodes ──> released ──> WAL switched everywhere ──> all archived
+//! ```
+//! The switch comes after the release: it only has to follow the point, and writers need not wait for it.
+
+pub mod args;
+
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use remote::Command;
+use serde::Serialize;
+
+use self::args::RestorePointArgs;
+use crate::connection::Destination;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::lease::{self, Terms};
+use crate::nodes::{self, Node};
+use crate::output::Output;
+use crate::rows::{only_row, rows};
+use crate::signals::Stop;
+use crate::talk::{Talk, quoted};
+use crate::units::spell;
+
+/// The longest name of a restore point that PostgreSQL takes.
+const LONGEST_NAME: usize = 63;
+/// The block lasts for milliseconds; this bounds what becomes of it if this program is killed.
+const LEASE: Duration = Duration::from_secs(30);
+const MAX: Duration = Duration::from_secs(120);
+/// How often the archivers are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A segment's name: timeline and number, in hexadecimal.
+const SEGMENT_NAME: usize = 24;
+
+/// What was made.
+#[derive(Debug, Serialize)]
+struct Made {
+    name: String,
+    block_id: i64,
+    held_ms: u128,
+    nodes: Vec<Point>,
+}
+
+/// On one node.
+#[derive(Debug, Serialize)]
+struct Point {
+    groupid: i32,
+    name: String,
+    port: i32,
+    lsn: String,
+    segment: String,
+}
+
+/// Makes one.
+pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
+    let name = whole_name(args)?;
+    let destination = Destination::new(&args.connection)?;
+    let nodes = nodes::find(&destination, &args.nodes, stop)?;
+    let mut sessions = Vec::new();
+    for node in &nodes {
+        let mut talk = node.talk(stop)?;
+        let identity = nodes::identify(node, &mut talk)?;
+        require_archiving(node, &mut talk)?;
+        sessions.push((node, talk, identity));
+    }
+
+    let terms = Terms { mode: None, lease: LEASE, max: MAX };
+    let held = lease::begin(&destination, &terms, stop)?;
+    for (node, _, identity) in &sessions {
+        node.is_held(&held.nodes, &identity.system_identifier)?;
+    }
+    let sql = format!(
+        "SELECT groupid, restore_lsn FROM {{home}}.citus_backup_restore_point({})",
+        quoted(&name)
+    );
+    let points = held.ask("restore point", &sql, stop);
+    let id = held.id;
+    let verdict = held.end();
+    let points = points?;
+    if !verdict.lasted {
+        // The point may be there, but nothing is promised of it.
+        return Err(Failure::NotHeld { id, why: verdict.why.unwrap_or_default() });
+    }
+
+    let mut made =
+        Made { name, block_id: id, held_ms: verdict.held.as_millis(), nodes: Vec::new() };
+    for (node, talk, _) in &mut sessions {
+        let lsn = lsn_of(node, &points)?;
+        let sql = format!(
+            "SELECT pg_catalog.pg_walfile_name('{lsn}') AS segment, pg_catalog.pg_switch_wal()"
+        );
+        let reply = talk.ask("switch of WAL", &sql)?;
+        let segment = only_row(&reply)?.get("segment")?;
+        made.nodes.push(Point {
+            groupid: node.groupid,
+            name: node.name.clone(),
+            port: node.port,
+            lsn,
+            segment,
+        });
+    }
+    wait_for_archives(&mut sessions, &made, args.archived_within, stop)?;
+    output.result(&made, |made| {
+        format!(
+            "{}\non {} nodes, archived by all; writers were held for {}\n",
+            made.name,
+            made.nodes.len(),
+            spell(verdict.held)
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The name with its time.
+fn whole_name(args: &RestorePointArgs) -> Result<String, Failure> {
+    let name = match args.exact_name {
+        true => args.name.clone(),
+        false => format!("{}-{}", args.name, Utc::now().format("%Y%m%dT%H%M%SZ")),
+    };
+    match (1..=LONGEST_NAME).contains(&name.len()) && !args.name.is_empty() {
+        true => Ok(name),
+        false => Err(Failure::WrongName { name, longest: LONGEST_NAME }),
+    }
+}
+
+/// Refuses a node that would never archive the point.
+fn require_archiving(node: &Node, talk: &mut Talk<'_>) -> Result<(), Failure> {
+    let reply = talk.ask(
+        "look at archiving",
+        "SELECT pg_catalog.current_setting('archive_mode') AS mode, \
+                pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'EXECUTE') AS may_switch",
+    )?;
+    let row = only_row(&reply)?;
+    if row.get::<String>("mode")? == "off" {
+        return Err(node.unfit(
+            "it does not archive its WAL: archive_mode is off",
+            "Nothing was done. A point can only be restored to from an archive: set archive_mode and archive_command \
+             there and restart it.",
+        ));
+    }
+    if !row.is_true("may_switch")? {
+        return Err(node.unfit(
+            "this user may not switch WAL there",
+            "Nothing was done. Run there: GRANT EXECUTE ON FUNCTION pg_switch_wal() TO …",
+        ));
+    }
+    Ok(())
+}
+
+fn lsn_of(node: &Node, points: &remote::Reply) -> Result<String, Failure> {
+    for row in rows(points)? {
+        if row.get::<i32>("groupid")? == node.groupid {
+            return Ok(row.get("restore_lsn")?);
+        }
+    }
+    Err(points.unexpected("no restore point on a node of the cluster").into())
+}
+
+/// Waits until each node has archived its segment, or names those that have not.
+fn wait_for_archives(
+    sessions: &mut [(&Node, Talk<'_>, nodes::Identity)],
+    made: &Made,
+    limit: Duration,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let end = Instant::now() + limit;
+    let mut done = vec![false; sessions.len()];
+    loop {
+        let mut late = Vec::new();
+        for (index, (node, talk, _)) in sessions.iter_mut().enumerate() {
+            if done[index] {
+                continue;
+            }
+            let Some(point) = made.nodes.iter().find(|point| point.groupid == node.groupid) else {
+                continue;
+            };
+            let reply = talk.run(Command::new(
+                "look at the archiver",
+                "SELECT last_archived_wal, last_failed_wal, last_failed_time > coalesce(last_archived_time, '-infinity') \
+                 AS failing FROM pg_catalog.pg_stat_archiver",
+            ))?;
+            let row = only_row(&reply)?;
+            let archived: Option<String> = row.maybe("last_archived_wal")?;
+            if archived.as_deref().is_some_and(|archived| reaches(archived, &point.segment)) {
+                done[index] = true;
+                continue;
+            }
+            let why = match (row.is_true("failing")?, row.maybe::<String>("last_failed_wal")?) {
+                (true, Some(failed)) => format!("it fails to archive {failed}"),
+                _ => {
+                    format!("the last it archived is {}", archived.as_deref().unwrap_or("nothing"))
+                }
+            };
+            late.push(format!("{}: {why}", node.called()));
+        }
+        if late.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(Failure::NotArchived {
+                name: made.name.clone(),
+                late: late.join("; "),
+                limit: spell(limit),
+            });
+        }
+        if let Some(signal) = stop.signal() {
+            return Err(Failure::ToldToStop { signal });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whether an archiver that has archived this file has archived that segment: it takes them in the order of their
+/// names. A backup's label is named after its segment and comes after it; a timeline's history says nothing.
+fn reaches(archived: &str, segment: &str) -> bool {
+    match (archived.get(..SEGMENT_NAME), segment.get(..SEGMENT_NAME)) {
+        (Some(archived), Some(segment)) => archived >= segment,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_compared_by_name() {
+        let segment = "000000010000000000000005";
+        for (archived, reached) in [
+            ("000000010000000000000005", true),
+            ("000000010000000000000006", true),
+            ("000000020000000000000001", true),
+            ("000000010000000000000005.00000028.backup", true),
+            ("000000010000000000000004", false),
+            ("00000002.history", false),
+            ("", false),
+        ] {
+            assert_eq!(reaches(archived, segment), reached, "{archived}");
+        }
+    }
+}
