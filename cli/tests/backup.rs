@@ -238,7 +238,7 @@ fn a_failure_leaves_neither_copies_nor_processes_nor_a_block() {
                     wait_until("its end", PATIENCE, || child.child().try_wait().ok().flatten())?;
                     wait_for_sql(&mut client, NO_BLOCK, PATIENCE)?;
                     // Nobody was left to take the copies away: without a manifest they are no backup.
-                    verify(&dir)?.expect(1).complains_of(&["holds no whole backup"]);
+                    verify(&dir)?.expect(1).complains_of(&["no backup"]);
                 }
             }
             wait_for_sql(
