@@ -100,7 +100,9 @@ impl Exchange {
                 Some(PqResult::Error(error)) => {
                     self.error.get_or_insert(error);
                 }
-                Some(PqResult::CopyOut | PqResult::Copy) => return Some(Outcome::Unusable("it began a COPY")),
+                Some(PqResult::CopyOut | PqResult::Copy) => {
+                    return Some(Outcome::Unusable("it began a COPY"));
+                }
                 Some(PqResult::Unexpected) => {
                     return Some(Outcome::Unusable("a result of a kind that was not asked for"));
                 }

@@ -20,8 +20,8 @@ use libpq_sys as pq;
 
 use crate::conninfo::ConnParams;
 use crate::pq::{
-    ConnStatus, CopyStep, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
-    StartError, TransactionStatus,
+    ConnStatus, CopyStep, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity,
+    SqlState, StartError, TransactionStatus,
 };
 use crate::reply::ResultSet;
 use crate::wait::Interest;

@@ -81,8 +81,8 @@ pub use ffi::{LibPq, LoadedLibPq, loaded_libpq};
 pub use node::NodeLabel;
 pub use poll::{PollWaiter, ready_now};
 pub use pq::{
-    ConnStatus, CopyStep, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity, SqlState,
-    StartError, TransactionStatus,
+    ConnStatus, CopyStep, Flush, Peer, PollStep, Pq, PqFailure, PqResult, ServerError, Severity,
+    SqlState, StartError, TransactionStatus,
 };
 pub use reply::{Command, Reply, ResultSet};
 pub use wait::{Interest, Readiness, WaitEnd, Waiter};

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::*;
 use crate::script::*;
+use crate::*;
 
 fn copied() -> PqResult {
     PqResult::Set(ResultSet { command_tag: "COPY 2".into(), affected: 2, ..ResultSet::default() })
@@ -54,7 +54,10 @@ fn what_is_cut_is_not_whole_wherever_it_is_cut() {
         let mut answer: Vec<_> = whole[..length].iter().map(|what| (1, what.clone())).collect();
         answer.push((2, Incoming::Eof(EOF)));
         let (session, end) = copy(answer, &mut Vec::new());
-        assert!(matches!(end, Err(CopyError::Remote(RemoteError::Lost { .. }))), "{length} {end:?}");
+        assert!(
+            matches!(end, Err(CopyError::Remote(RemoteError::Lost { .. }))),
+            "{length} {end:?}"
+        );
         assert_eq!(session.state(), SessionState::Broken);
     }
 }
@@ -75,8 +78,7 @@ fn an_error_in_the_middle_leaves_the_session_usable() {
 
 #[test]
 fn silence_is_bounded_and_a_cancel_brings_the_session_back() {
-    let answer =
-        vec![(1, Incoming::Result(PqResult::CopyOut)), (2, Incoming::Row(b"1\n"))];
+    let answer = vec![(1, Incoming::Result(PqResult::CopyOut)), (2, Incoming::Row(b"1\n"))];
     let script = Script::connects(0).answers([answer]).cancellable(5);
     let mut session = sessions(&[node("a", [script, Script::connects(0)])]).remove(0);
     session.set_server_pid(1);
@@ -97,9 +99,8 @@ fn a_sink_that_fails_closes_the_session() {
     let mut session = session("a", [Script::connects(0).answers([answer])]);
     let mut waiter = ScriptWaiter::default();
     let command = Command::new("copy", "COPY t TO STDOUT");
-    let end = session.copy_out(&mut waiter, &command, ms(500), &mut |_| {
-        Err(io::ErrorKind::StorageFull.into())
-    });
+    let end = session
+        .copy_out(&mut waiter, &command, ms(500), &mut |_| Err(io::ErrorKind::StorageFull.into()));
     assert!(matches!(end, Err(CopyError::Sink(_))), "{end:?}");
     assert_eq!(session.state(), SessionState::Broken);
 }
