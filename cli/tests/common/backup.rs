@@ -12,12 +12,19 @@ use test_cluster::{
 
 use super::{Ended, command, run};
 
-/// Takes a backup under a block: its directory.
+/// Takes a backup by the command, as the servers' user: its directory.
 pub fn backup(cluster: &Cluster, round: &str) -> Result<PathBuf> {
-    backup_mapped(cluster, round, &|_, _| Vec::new())
+    let dir = cluster.copy_target(round, 0)?.with_file_name("backup");
+    let bindir = Installation::current()?.bindir().display().to_string();
+    let port = cluster.coordinator().port().to_string();
+    let mut command = as_servers_user(&["backup", "-h", HOST, "-p", &port, "-U", SUPERUSER]);
+    command.args(["-d", cluster.database(), "--bindir", &bindir]).arg(&dir);
+    run(&mut command).expect(0);
+    Ok(dir)
 }
 
-/// The same with more words for each node's pg_basebackup, from the backup's directory and the group.
+/// One in the same shape, made by hand, with more words for each node's pg_basebackup, from the backup's directory and
+/// the group.
 pub fn backup_mapped(
     cluster: &Cluster,
     round: &str,
