@@ -233,3 +233,75 @@ fn a_lost_block_ends_the_command_and_a_lost_connection_does_not() {
         Ok(())
     });
 }
+
+/// Makes a second database a cluster of its own, with or without this extension in it on the coordinator.
+fn second_cluster(engine: Engine, cluster: &Cluster, with_fence: bool) -> Result<Client> {
+    for node in cluster.nodes() {
+        node.execute("CREATE DATABASE second")?;
+        let mut client = node.connect_params().database("second").connect()?;
+        let catalog = format!("CREATE EXTENSION {}", engine.catalog_extension());
+        client.batch_execute(&catalog).expect("the catalog");
+    }
+    let mut second = cluster.coordinator().connect_params().database("second").connect()?;
+    let (own, worker) = (cluster.coordinator().port(), cluster.worker(1).port());
+    if with_fence && engine == Engine::Embedded {
+        let mut there = cluster.worker(1).connect_params().database("second").connect()?;
+        there.batch_execute("CREATE EXTENSION citus_fence").expect("the extension");
+    }
+    second
+        .batch_execute(&format!(
+            "SELECT citus_set_coordinator_host('127.0.0.1', {own}); \
+             SELECT citus_add_node('127.0.0.1', {worker})"
+        ))
+        .expect("a second cluster");
+    if with_fence {
+        second.batch_execute("CREATE EXTENSION citus_fence").expect("the extension");
+    }
+    Ok(second)
+}
+
+#[test]
+fn all_clusters_of_the_servers_are_held_unless_told_otherwise() {
+    on_each_engine(|engine| {
+        let (cluster, mut client) = cluster(engine)?;
+        let port = cluster.coordinator().port();
+        let mut second = second_cluster(engine, &cluster, true)?;
+        let psql = test_cluster::Installation::current()?.program("psql").display().to_string();
+        let states = |more: &[&str]| {
+            let ask = "SELECT state FROM citus_backup_block_status()";
+            let one = |database: &str| {
+                format!(
+                    "'{psql}' -X -At -h {HOST} -p {port} -U {SUPERUSER} -d {database} -c '{ask}'"
+                )
+            };
+            let script = format!("{} && {}", one("postgres"), one("second"));
+            let mut words = more.to_vec();
+            words.extend(["--", "sh", "-c", &script]);
+            run(&mut block(port, &words)).expect(0).out
+        };
+        assert_eq!(states(&[]), "active\nactive\n");
+        // The control: the other one's commits go on, and are cut in half in a copy.
+        assert_eq!(states(&["--only-this-database"]), "active\ninactive\n");
+        for client in [&mut client, &mut second] {
+            wait_for_sql(client, NO_BLOCK, PATIENCE)?;
+        }
+
+        // One that ends early makes the whole void.
+        let (mut command, folder) = long(cluster.coordinator(), &[]);
+        let running = start(&mut command);
+        pid_in(&folder)?;
+        second.batch_execute("SELECT citus_unblock_writes_for_backup()").expect("a release");
+        running.ended()?.expect(125).complains_of(&["second"]);
+        wait_for_sql(&mut client, NO_BLOCK, PATIENCE)?;
+
+        // One that cannot be held is named before anything is held.
+        second.batch_execute("DROP EXTENSION citus_fence").expect("no extension");
+        let ended = run(&mut block(port, &["--", "true"]));
+        ended.expect(125).complains_of(&[
+            "\"second\"",
+            "lacks citus_fence",
+            "--only-this-database",
+        ]);
+        wait_for_sql(&mut client, NO_BLOCK, PATIENCE)
+    });
+}

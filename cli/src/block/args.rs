@@ -42,6 +42,10 @@ pub struct HoldArgs {
     /// How long writers may be held altogether
     #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = units::limit)]
     pub max: Duration,
+    /// Hold the writers of this database alone. Else those of every database of these servers with Citus are held, as a
+    /// copy of a server has all of them in it
+    #[arg(long)]
+    pub only_this_database: bool,
 }
 
 /// The modes of a block.
@@ -62,7 +66,8 @@ impl HoldArgs {
             Mode::TwoPhase => "2pc",
             Mode::All => "all",
         });
-        Terms { mode, lease: self.lease, max: self.max }
+        let only_this_database = self.only_this_database;
+        Terms { mode, lease: self.lease, max: self.max, only_this_database }
     }
 }
 

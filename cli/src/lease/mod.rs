@@ -12,6 +12,7 @@
 //! **What may be relied on.** `citus_backup_block_stop()` is true if and only if the block lasted until then, so
 //! the verdict is the server's. [`Held::trouble`] is only there to end early what has become useless.
 
+mod databases;
 mod keeper;
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Terms {
     pub lease: Duration,
     /// How long it may last altogether.
     pub max: Duration,
+    /// Other databases of the servers that have Citus are left alone.
+    pub only_this_database: bool,
 }
 
 /// A node under the block.
@@ -81,6 +84,8 @@ pub struct Held {
     began: Instant,
     shared: Arc<Shared>,
     keeper: Option<JoinHandle<()>>,
+    /// The blocks of the other databases, each with a name for messages.
+    others: Vec<(String, Held)>,
 }
 
 /// Why what is done under a block should stop.
@@ -105,8 +110,22 @@ pub struct Verdict {
     pub held: Duration,
 }
 
-/// Begins a block, and keeps it.
+/// Begins a block, and keeps it; and one in every other database of the servers that is a cluster, for copies of the
+/// servers have all of them in it.
 pub fn begin(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<Held, Failure> {
+    let others = match terms.only_this_database {
+        true => Vec::new(),
+        false => databases::others(destination, stop)?,
+    };
+    let mut held = begin_one(destination, terms, stop)?;
+    // An early return ends those that have begun: by Drop.
+    for (name, other) in others {
+        held.others.push((name, begin_one(&other, terms, stop)?));
+    }
+    Ok(held)
+}
+
+fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<Held, Failure> {
     let mut server = Server::open(destination, stop)?;
     let coordinator = crate::status::coordinator(&mut server)?;
     server.close();
@@ -154,6 +173,7 @@ pub fn begin(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
         began: Instant::now(),
         shared: Arc::clone(&shared),
         keeper: None,
+        others: Vec::new(),
     };
     let keeper = keeper::Keeper {
         id,
@@ -196,6 +216,12 @@ impl Held {
 
     /// Whether what is done under it should stop. Does not wait.
     pub fn trouble(&self) -> Option<Trouble> {
+        let of_others =
+            || self.others.iter().find_map(|(name, other)| named(name, other.trouble()?));
+        self.own_trouble().or_else(of_others)
+    }
+
+    fn own_trouble(&self) -> Option<Trouble> {
         self.shared.trouble.lock().clone()
     }
 
@@ -215,7 +241,20 @@ impl Held {
         self.leave()
     }
 
+    /// Ends it and the others; true if all of them have lasted.
     fn leave(&mut self) -> Verdict {
+        let mut verdict = self.leave_own();
+        for (name, mut other) in std::mem::take(&mut self.others) {
+            let theirs = other.leave();
+            if !theirs.lasted && verdict.lasted {
+                verdict.lasted = false;
+                verdict.why = theirs.why.map(|why| format!("database \"{name}\": {why}"));
+            }
+        }
+        verdict
+    }
+
+    fn leave_own(&mut self) -> Verdict {
         self.shared.ending.store(true, Ordering::Release);
         self.shared.leave.store(true, Ordering::Release);
         if let Some(keeper) = self.keeper.take() {
@@ -223,7 +262,7 @@ impl Held {
             // It does not panic; if it did, the verdict is the server's all the same.
             let _ = keeper.join();
         }
-        let why_lost = match self.trouble() {
+        let why_lost = match self.own_trouble() {
             Some(Trouble::Lost(why)) => Some(why),
             Some(Trouble::Over) | None => None,
         };
@@ -275,6 +314,14 @@ impl Held {
         let error = status.ok().and_then(|reply| only_row(&reply).ok()?.maybe("error").ok()?);
         Ok((false, error))
     }
+}
+
+/// The same of another database.
+fn named(database: &str, trouble: Trouble) -> Option<Trouble> {
+    Some(match trouble {
+        Trouble::Lost(why) => Trouble::Lost(format!("database \"{database}\": {why}")),
+        Trouble::Over => Trouble::Over,
+    })
 }
 
 impl Drop for Held {

@@ -15,6 +15,9 @@ pub struct RestorePointArgs {
     pub connection: ConnectionArgs,
     #[command(flatten)]
     pub nodes: NodeArgs,
+    /// Hold the writers of this database alone, not those of every database of these servers with Citus
+    #[arg(long)]
+    pub only_this_database: bool,
     /// The name; the time is added to it, as recovery stops at the first point of a name
     pub name: String,
     /// Add no time to the name: it has never been used before on this cluster

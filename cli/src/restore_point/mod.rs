@@ -67,7 +67,8 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
         sessions.push((node, talk, identity));
     }
 
-    let terms = Terms { mode: None, lease: LEASE, max: MAX };
+    let only_this_database = args.only_this_database;
+    let terms = Terms { mode: None, lease: LEASE, max: MAX, only_this_database };
     let held = lease::begin(&destination, &terms, stop)?;
     for (node, _, identity) in &sessions {
         node.is_held(&held.nodes, &identity.system_identifier)?;
