@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_cluster::postgres::Client;
 use test_cluster::{
-    Cluster, Engine, HOST, PATIENCE, Result, SUPERUSER, Server, wait_for_sql, wait_until,
+    Cluster, Engine, HOST, PATIENCE, Pooler, Result, SUPERUSER, Server, wait_for_sql, wait_until,
 };
 
 const NO_BLOCK: &str = "SELECT state IN ('inactive', 'error') FROM citus_backup_block_status()";
@@ -302,6 +302,22 @@ fn all_clusters_of_the_servers_are_held_unless_told_otherwise() {
             "lacks citus_fence",
             "--only-this-database",
         ]);
+        wait_for_sql(&mut client, NO_BLOCK, PATIENCE)
+    });
+}
+
+/// Each of its statements may be run by another session.
+#[test]
+fn it_works_through_a_pooler_in_transaction_mode() {
+    on_each_engine(|engine| {
+        let (cluster, mut client) = cluster(engine)?;
+        let pooler = Pooler::start(&[cluster.coordinator()], cluster.database())?;
+        let port = pooler.port().to_string();
+        for _ in 0..5 {
+            let mut block = command(&["block", "--only-this-database", "-h", HOST, "-p", &port]);
+            block.args(["-U", SUPERUSER, "-d", "node0", "--", "true"]);
+            run(&mut block).expect(0);
+        }
         wait_for_sql(&mut client, NO_BLOCK, PATIENCE)
     });
 }

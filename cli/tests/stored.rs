@@ -61,6 +61,13 @@ fn a_backup_and_a_dump_are_listed_and_no_changed_bit_goes_unseen() {
             serde_json::from_str(&list(&dir, &["--json"]).expect(0).out).expect("JSON");
         assert_eq!(json["nodes"].as_array().map(Vec::len), Some(3));
         assert!(verify(&dir).expect(0).out.contains("3 copies"));
+        let (above, name) = (dir.parent().expect("a parent"), dir.file_name().expect("a name"));
+        let bindir = Installation::current().expect("PostgreSQL").bindir().to_owned();
+        let linked = above.join("programs");
+        std::os::unix::fs::symlink(&bindir, &linked).expect("a link");
+        let mut relative = command(&["verify", "--bindir", "programs"]);
+        run(relative.arg(name).current_dir(above)).expect(0);
+        fs::remove_file(&linked).expect("no link");
         with_a_flipped_bit(&largest(&dir.join("nodes/1/data/base")), || {
             let ended = verify(&dir).expect(1);
             assert!(ended.err.contains("group 1") && ended.err.contains("checksum"), "{ended:?}");

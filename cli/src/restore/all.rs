@@ -169,6 +169,9 @@ impl Work<'_> {
         let data = &place.to.data;
         let major = self.programs.check_version(place.group(), data, self.stop)?;
         let control = self.programs.control(place.group(), data, self.stop)?;
+        if matches!(recovery, Recovery::Own) {
+            place::give_label_back(data, &control)?;
+        }
         let private = private_directory()?;
         progress.private = Some(private.clone());
         // Before the start: whoever comes after a kill has to know whose server that is.
@@ -342,8 +345,7 @@ impl Work<'_> {
         }
         let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;
-        let has_citus =
-            libraries.split(',').any(|library| library.trim().trim_matches('"') == "citus");
+        let has_citus = config::preloads_citus(&libraries);
         if self.plan.backup.citus.is_some() && !has_citus {
             findings.push(format!(
                 "node {group}: {} does not preload citus (shared_preload_libraries is '{libraries}'): a distributed \

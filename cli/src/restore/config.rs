@@ -191,9 +191,27 @@ fn line(name: &str, value: &str) -> String {
     format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
+/// Whether a list of libraries, as `shared_preload_libraries` shows it, has Citus in it.  `citus_fence` is another one.
+pub fn preloads_citus(libraries: &str) -> bool {
+    libraries.split(',').any(|library| {
+        let library = library.trim().trim_matches('"');
+        library.rsplit('/').next() == Some("citus")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn citus_is_told_from_what_begins_like_it() {
+        for list in ["citus", "citus,citus_fence", "pg_cron, \"citus\"", "$libdir/citus"] {
+            assert!(preloads_citus(list), "{list}");
+        }
+        for list in ["", "citus_fence", "pg_cron,citus_columnar", "nocitus"] {
+            assert!(!preloads_citus(list), "{list}");
+        }
+    }
 
     #[test]
     fn settings_are_read_as_the_server_writes_them() {

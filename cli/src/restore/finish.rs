@@ -253,7 +253,8 @@ fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failu
             "libraries",
             "SELECT current_setting('shared_preload_libraries')",
         )?;
-        if has_citus(&mut member.talk)? && !libraries.single_value()?.contains("citus") {
+        if has_citus(&mut member.talk)? && !super::config::preloads_citus(libraries.single_value()?)
+        {
             wrong.push(format!("{place} does not preload citus"));
         }
         let map = ask(

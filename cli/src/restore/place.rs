@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::fault::{At, Fault};
 use super::plan::{Place, Plan};
-use super::programs::Programs;
+use super::programs::{Control, Programs};
 use super::running;
 use super::stage::{self, Progress, Stage};
 use crate::failure::Failure;
@@ -49,6 +49,31 @@ pub fn nothing_answers(place: &Place) -> Result<(), Fault> {
             "Stop it, or give the restored node another address: whatever answers there would be taken for it.",
         )),
     }
+}
+
+/// Puts a copy's label back where its recovery was interrupted.  The server puts it aside when it begins, and without it,
+/// and without an archive, a second start does not know the end of the backup when it comes, and dies there ("WAL ends
+/// before end of online backup", PostgreSQL 15.20).  With it recovery begins anew at the backup's checkpoint, as it did
+/// the first time.
+///
+/// The control file names the backup's start until that recovery has ended, so that no label of another backup counts,
+/// and none once anything new has been written.
+pub fn give_label_back(data: &Path, control: &Control) -> Result<(), Fault> {
+    let start = control.get("Backup start location")?;
+    let (label, aside) = (data.join("backup_label"), data.join("backup_label.old"));
+    if start == "0/0" || label.exists() {
+        return Ok(());
+    }
+    let text = match fs::read_to_string(&aside) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.at("read", &aside)?,
+    };
+    let of_label = text.lines().find_map(|line| line.strip_prefix("START WAL LOCATION: "));
+    if of_label.and_then(|place| place.split_whitespace().next()) == Some(start) {
+        fs::rename(&aside, &label).at("rename", &aside)?;
+        stage::sync_directory(data)?;
+    }
+    Ok(())
 }
 
 /// Brings the files there, unless they are there.

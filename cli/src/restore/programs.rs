@@ -33,7 +33,9 @@ impl Programs {
                 .map(Path::to_owned)
                 .filter(|directory| directory.join("postgres").is_file())
         };
-        Programs { bindir: bindir.map(Path::to_owned).or_else(beside) }
+        // They run in another directory than the one that the caller's path starts from.
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Programs { bindir: bindir.map(absolute).or_else(beside) }
     }
 
     /// One of them, to be shown.

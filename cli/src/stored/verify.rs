@@ -69,6 +69,8 @@ fn copy(
     if !data.join("backup_manifest").is_file() {
         return Ok(Err(format!("{} has no backup_manifest", data.display())));
     }
+    // The program runs in another directory than the one that the caller's path starts from.
+    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
     let mut command = programs.command("pg_verifybackup");
     programs.judge(node.groupid, command.arg("--quiet").arg(data), stop)
 }

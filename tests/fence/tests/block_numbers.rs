@@ -97,7 +97,7 @@ fn a_number_does_not_come_again_after_a_crash() {
     });
 }
 
-/// The functions that all recipes of the page begin with, for this server.
+/// The page's functions for scripts without the command, for this server.
 fn recipe(port: u16) -> String {
     let page = include_str!("../../../docs/backup.md");
     let begin = page.find("sql() {").expect("the functions of the page");
@@ -144,8 +144,16 @@ fn rounds(functions: &str, count: u32) -> u32 {
 
 /// Others who come and go through the pooler, so that two statements of one client are run by two sessions.
 fn with_traffic<R>(pooler: &Pooler, body: impl FnOnce() -> R) -> R {
+    /// The others end with the body, whichever way that ends.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ends = Ends(&stop);
         for _ in 0..4 {
             scope.spawn(|| {
                 let conninfo =
@@ -157,9 +165,7 @@ fn with_traffic<R>(pooler: &Pooler, body: impl FnOnce() -> R) -> R {
                 }
             });
         }
-        let result = body();
-        stop.store(true, Ordering::Relaxed);
-        result
+        body()
     })
 }
 
