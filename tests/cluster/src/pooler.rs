@@ -58,7 +58,9 @@ impl Pooler {
         fs::write(&users, format!("\"{SUPERUSER}\" \"\"\n")).at("cannot write", &users)?;
         give_tree_to_server_user(&folder)?;
         let mut command = Command::new(program());
-        command.arg("--quiet").arg(&path).stdin(Stdio::null());
+        // It must not keep a test's output open that was killed before it.
+        command.arg("--quiet").arg(&path);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         run_as_server_user(&mut command)?;
         let child = command.spawn().at("cannot start PgBouncer with", &path)?;
         let pooler = Pooler { child, port, _folder: root };
