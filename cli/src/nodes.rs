@@ -60,14 +60,7 @@ pub struct Node {
 impl Node {
     /// A session on it.
     pub fn talk<'a>(&self, stop: &'a Stop) -> Result<Talk<'a>, Failure> {
-        let to = &self.destination;
-        Talk::open(
-            to.target.node.clone(),
-            to.target.params.clone(),
-            to.connect_timeout,
-            ANSWER_TIME,
-            stop,
-        )
+        Talk::to(&self.destination, ANSWER_TIME, stop)
     }
 
     /// What messages call it.
@@ -103,14 +96,7 @@ pub fn called(name: &str, port: i32, group: i32) -> String {
 
 /// All of them, by group, as the coordinator's catalog has them.
 pub fn find(coordinator: &Destination, args: &NodeArgs, stop: &Stop) -> Result<Vec<Node>, Failure> {
-    let target = &coordinator.target;
-    let mut talk = Talk::open(
-        target.node.clone(),
-        target.params.clone(),
-        coordinator.connect_timeout,
-        ANSWER_TIME,
-        stop,
-    )?;
+    let mut talk = Talk::to(coordinator, ANSWER_TIME, stop)?;
     let place = talk.place().clone();
     let reply = talk.ask(
         "list of nodes",

@@ -13,21 +13,16 @@
 
 use std::time::Duration;
 
-use remote::{
-    Command, Deadline, LibPq, NodeLabel, PollWaiter, RemoteError, Reply, Session, cancel_and_drain,
-    connect_all,
-};
+use remote::{NodeLabel, Reply};
 use tracing::debug;
 
 use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::signals::Stop;
+use crate::talk::Talk;
 
 /// How long an answer may take. The server's own limit is shorter, so that it usually speaks first.
 const ANSWER_TIME: Duration = Duration::from_secs(35);
-
-/// How long a cancel may take that is on the way out.
-const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// How long the end of the transaction is waited for.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -47,84 +42,33 @@ SELECT set_config('transaction_timeout', '120s', true)
 SELECT pg_backend_pid()";
 
 /// A session in its transaction.
-pub struct Server<'a> {
-    session: Session<LibPq>,
-    waiter: PollWaiter,
-    stop: &'a Stop,
-}
+pub struct Server<'a>(Talk<'a>);
 
 impl<'a> Server<'a> {
     /// Connects and begins.
     pub fn open(destination: &Destination, stop: &'a Stop) -> Result<Self, Failure> {
-        debug!("connecting with {}", destination.target.params);
-        let mut waiter = PollWaiter::with_stop(stop.flag());
-        let deadline = Deadline::after(&waiter, destination.connect_timeout);
-        let targets = std::slice::from_ref(&destination.target);
-        let session = connect_all(&mut waiter, targets, deadline)
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| Err(nothing_tried(destination)))
-            .map_err(|error| or_told(error, stop))?;
-        debug!("connected to {}", session.node());
-        let mut server = Self { session, waiter, stop };
+        let mut server = Self(Talk::to(destination, ANSWER_TIME, stop)?);
+        debug!("connected to {}", server.place());
         let pid = server.ask("begin", BEGIN)?.parse_single()?;
-        server.session.set_server_pid(pid);
+        server.0.set_server_pid(pid);
         Ok(server)
     }
 
     /// Where it is.
     pub fn place(&self) -> &NodeLabel {
-        self.session.node()
+        self.0.place()
     }
 
     /// Asks, and waits for the answer.
     pub fn ask(&mut self, name: &'static str, sql: &str) -> Result<Reply, Failure> {
-        let deadline = Deadline::after(&self.waiter, ANSWER_TIME);
-        let answer = self.session.run(&mut self.waiter, Command::new(name, sql), deadline);
-        match answer {
-            Ok(reply) => {
-                debug!("{name} took {} ms", reply.took.as_millis());
-                Ok(reply)
-            }
-            Err(error) => {
-                debug!("{error}");
-                self.cancel();
-                Err(or_told(error, self.stop))
-            }
-        }
+        let reply = self.0.ask(name, sql)?;
+        debug!("{name} took {} ms", reply.took.as_millis());
+        Ok(reply)
     }
 
     /// Ends the transaction and the session. An error of this changes nothing about what was asked,
     /// and a server that has stopped answering does not hold it back.
-    pub fn close(mut self) {
-        let deadline = Deadline::after(&self.waiter, CLOSE_TIME);
-        let _ = self.session.run(&mut self.waiter, Command::new("end", "ROLLBACK"), deadline);
-    }
-
-    /// Cancels what is still under way, if anything is. A signal does not stop this; a second one
-    /// ends the program.
-    fn cancel(&mut self) {
-        let mut waiter = PollWaiter::new();
-        let deadline = Deadline::after(&waiter, CANCEL_TIME);
-        for end in cancel_and_drain(&mut waiter, &mut [&mut self.session], deadline) {
-            debug!("after a cancel: {end:?}");
-        }
-    }
-}
-
-/// The error itself, or that a signal was its cause.
-fn or_told(error: RemoteError, stop: &Stop) -> Failure {
-    match (&error, stop.signal()) {
-        (RemoteError::Stopped { .. }, Some(signal)) => Failure::ToldToStop { signal },
-        _ => Failure::Remote(error),
-    }
-}
-
-/// The error of a connection without a result, which does not happen: there is one per target.
-fn nothing_tried(destination: &Destination) -> RemoteError {
-    RemoteError::Unexpected {
-        node: destination.target.node.clone(),
-        command: "connect",
-        what: "no result",
+    pub fn close(self) {
+        self.0.close_with("ROLLBACK", CLOSE_TIME);
     }
 }

@@ -1,5 +1,5 @@
 //! One session outside of any transaction: for what a restore has to change, and for calls that make
-//! transactions of their own. Like [`crate::server`], every question is bounded, and cancelled on the way out.
+//! transactions of their own; [`crate::server`] stands on it. Every question is bounded, and cancelled on the way out.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use remote::{
 };
 use tracing::debug;
 
+use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::signals::Stop;
 
@@ -24,6 +25,17 @@ pub struct Talk<'a> {
 }
 
 impl<'a> Talk<'a> {
+    /// Connects to a place that somebody has named.
+    pub fn to(
+        destination: &Destination,
+        limit: Duration,
+        stop: &'a Stop,
+    ) -> Result<Talk<'a>, Failure> {
+        let target = &destination.target;
+        let (node, params) = (target.node.clone(), target.params.clone());
+        Talk::open(node, params, destination.connect_timeout, limit, stop)
+    }
+
     /// Connects. `limit` is what each question may take.
     pub fn open(
         node: NodeLabel,
@@ -47,6 +59,17 @@ impl<'a> Talk<'a> {
     /// Where it is.
     pub fn place(&self) -> &NodeLabel {
         self.session.node()
+    }
+
+    /// Tells which process it is there, which a cancel needs where the startup packet did not say it.
+    pub fn set_server_pid(&mut self, pid: i32) {
+        self.session.set_server_pid(pid);
+    }
+
+    /// Runs one last statement, whatever comes of it, and closes.
+    pub fn close_with(mut self, sql: &str, time: Duration) {
+        let deadline = Deadline::after(&self.waiter, time);
+        let _ = self.session.run(&mut self.waiter, Command::new("end", sql), deadline);
     }
 
     /// Asks, and waits for the answer. Several statements are one transaction, unless they say otherwise.

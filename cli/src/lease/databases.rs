@@ -3,11 +3,12 @@
 //! A block is of one database, and whatever copies a server copies all of them: without blocks of their own their
 //! two-phase commits would be cut in half in the copies.
 
-use super::{ANSWER_TIME, open};
+use super::ANSWER_TIME;
 use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
+use crate::talk::Talk;
 
 const OTHERS: &str = "SELECT datname FROM pg_catalog.pg_database \
      WHERE datallowconn AND NOT datistemplate AND datname <> pg_catalog.current_database() ORDER BY datname";
@@ -22,7 +23,7 @@ pub fn others(
     destination: &Destination,
     stop: &Stop,
 ) -> Result<Vec<(String, Destination)>, Failure> {
-    let reply = open(destination, ANSWER_TIME, stop)?.ask("list of databases", OTHERS)?;
+    let reply = Talk::to(destination, ANSWER_TIME, stop)?.ask("list of databases", OTHERS)?;
     let mut found = Vec::new();
     for row in rows(&reply)? {
         let name: String = row.get("datname")?;
@@ -63,7 +64,7 @@ const LEAVE: &str = "--only-this-database";
 
 /// Whether it can be held; none if it has not to be.
 fn look(there: &Destination, stop: &Stop) -> Result<Option<bool>, Failure> {
-    let mut talk = open(there, ANSWER_TIME, stop)?;
+    let mut talk = Talk::to(there, ANSWER_TIME, stop)?;
     if !only_row(&talk.ask("look for Citus' catalog", HAS_CATALOG)?)?.is_true("has_catalog")? {
         return Ok(None);
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use remote::RemoteError;
 use tracing::debug;
 
-use super::{SERVER_TIME, Terms, Trouble, milliseconds, open};
+use super::{SERVER_TIME, Terms, Trouble, milliseconds};
 use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::rows::only_row;
@@ -119,7 +119,7 @@ impl Keeper {
     ) -> Result<Option<String>, Failure> {
         let session = match talk {
             Some(session) => session,
-            None => talk.insert(open(&self.bounded(), self.terms.lease / 4, stop)?),
+            None => talk.insert(Talk::to(&self.bounded(), self.terms.lease / 4, stop)?),
         };
         if renew {
             let sql = format!(

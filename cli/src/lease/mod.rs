@@ -135,7 +135,7 @@ fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
             version: coordinator.citus_fence,
         });
     }
-    let mut talk = open(destination, START_TIME, stop)?;
+    let mut talk = Talk::to(destination, START_TIME, stop)?;
     let home: String = only_row(&talk.ask(
         "find the extension",
         "SELECT quote_ident(n.nspname) AS home FROM pg_catalog.pg_extension e \
@@ -193,7 +193,7 @@ fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
 impl Held {
     /// Whom it holds, and since when.
     fn look(&mut self, stop: &Stop) -> Result<(), Failure> {
-        let mut talk = open(&self.destination, ANSWER_TIME, stop)?;
+        let mut talk = Talk::to(&self.destination, ANSWER_TIME, stop)?;
         let sql = format!(
             "{SERVER_TIME}SELECT nodeid, groupid, nodename, nodeport, system_identifier, timeline_id, wal_lsn, mode, \
              to_char(max(locked_at) OVER (), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS began_at \
@@ -232,7 +232,7 @@ impl Held {
         sql: &str,
         stop: &Stop,
     ) -> Result<remote::Reply, Failure> {
-        let mut talk = open(&self.destination, ANSWER_TIME, stop)?;
+        let mut talk = Talk::to(&self.destination, ANSWER_TIME, stop)?;
         talk.run(Command::new(name, format!("{SERVER_TIME}{}", sql.replace("{home}", &self.home))))
     }
 
@@ -297,7 +297,7 @@ impl Held {
 
     /// Has the coordinator end it.
     fn release(&self, stop: &Stop) -> Result<(bool, Option<String>), Failure> {
-        let mut talk = open(&self.destination, ANSWER_TIME, stop)?;
+        let mut talk = Talk::to(&self.destination, ANSWER_TIME, stop)?;
         let sql = format!(
             "{SERVER_TIME}SELECT {}.citus_backup_block_stop({}) AS lasted",
             self.home, self.id
@@ -342,23 +342,13 @@ fn give_up(destination: &Destination, home: &str, pid: i32) {
         "{SERVER_TIME}SELECT {home}.citus_backup_block_stop(block_id) FROM {home}.citus_backup_block_status() \
          WHERE state IN ('starting', 'active') AND requestor_pid = {pid}"
     );
-    let mut talk = match open(destination, ANSWER_TIME, &never) {
+    let mut talk = match Talk::to(destination, ANSWER_TIME, &never) {
         Ok(talk) => talk,
         Err(error) => return debug!("{error}"),
     };
     if let Err(error) = talk.ask("end of an unheard block", &sql) {
         debug!("{error}");
     }
-}
-
-/// A session for one or a few statements, each a transaction of its own, so that a pooler may be in between.
-fn open<'a>(
-    destination: &Destination,
-    limit: Duration,
-    stop: &'a Stop,
-) -> Result<Talk<'a>, Failure> {
-    let target = &destination.target;
-    Talk::open(target.node.clone(), target.params.clone(), destination.connect_timeout, limit, stop)
 }
 
 /// Whether the server itself has spoken, in a way that asking again does not change.
