@@ -107,7 +107,7 @@ pub enum Failure {
         /// Why.
         why: String,
     },
-    /// What is in a directory is no use, or in the way.
+    /// What is in a directory is in the way.
     #[error("{dir}: {what}")]
     Directory {
         /// Which.
@@ -116,8 +116,6 @@ pub enum Failure {
         what: String,
         /// What to do.
         todo: &'static str,
-        /// Whether the command line was at fault.
-        wrong_use: bool,
     },
     /// A node is not what it has to be, or something failed on it.
     #[error("{node}: {what}")]
@@ -184,9 +182,9 @@ impl Failure {
     /// The exit code it ends the program with.
     pub fn exit(&self) -> Exit {
         match self {
-            Failure::BadConnInfo(_)
-            | Failure::WrongName { .. }
-            | Failure::Directory { wrong_use: true, .. } => Exit::WrongUse,
+            Failure::BadConnInfo(_) | Failure::WrongName { .. } | Failure::Directory { .. } => {
+                Exit::WrongUse
+            }
             Failure::Block(failure) => failure.exit(),
             Failure::Dump(error) => error.exit(),
             Failure::Restore(fault) => fault.exit(),
@@ -203,7 +201,6 @@ impl Failure {
             | Failure::Node { .. }
             | Failure::NotArchived { .. }
             | Failure::NotHeld { .. }
-            | Failure::Directory { wrong_use: false, .. }
             | Failure::File { .. }
             | Failure::Thread(_)
             | Failure::Signals(_) => Exit::Failed,

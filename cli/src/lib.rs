@@ -23,6 +23,7 @@
 //! | `lease` | a block that is renewed, and ends with this program |
 //! | `group` | a command and all that it starts, ended together |
 //! | `nodes` | the cluster's nodes, and the way to each |
+//! | `folder`, `durable` | a directory that is whole or empty in the end; files that are on disk |
 //! | `programs` | PostgreSQL's own programs |
 //! | `block`, `restore_point`, `backup` | the subcommands of that name |
 //! | `dump` | the subcommand of that name: plan, workers, files, manifest |
@@ -40,8 +41,10 @@ mod block;
 mod check;
 mod connection;
 mod dump;
+mod durable;
 mod exit;
 mod failure;
+mod folder;
 mod group;
 mod lease;
 mod manifest;

@@ -9,7 +9,6 @@
 
 pub mod args;
 mod copies;
-mod folder;
 mod reached;
 mod source;
 
@@ -21,12 +20,11 @@ use std::time::Duration;
 
 use self::args::BackupArgs;
 use self::copies::{Job, base_backup, tablespace_folder};
-use self::folder::Folder;
 use self::source::Source;
-use crate::block::write_json;
 use crate::connection::Destination;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::folder::{self, Folder, write_json};
 use crate::lease::{self, Held};
 use crate::manifest::{self, Backup};
 use crate::nodes::{self, Node};

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::folder::failed;
 use crate::failure::Failure;
+use crate::folder::failed;
 use crate::manifest::Fork;
 use crate::nodes::Node;
 

@@ -3,9 +3,7 @@
 pub mod args;
 mod failure;
 
-use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -19,6 +17,7 @@ use crate::block::args::BlockArgs;
 use crate::connection::Destination;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::folder;
 use crate::group::{GRACE, Group};
 use crate::lease::{self, Held, HeldNode, Trouble};
 use crate::output::Output;
@@ -155,27 +154,5 @@ fn write_manifest(path: &Path, held: &Held) -> Result<(), Failure> {
         began_at: held.began_at,
         nodes: &held.nodes,
     };
-    write_json(path, &manifest)
-}
-
-/// Writes a file of JSON: beside its place, to disk, then over it.
-pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
-    let failed = |error| Failure::File { what: "write", path: path.display().to_string(), error };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written = (|| {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-    })();
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&beside);
-        failed(error)
-    })
+    folder::write_json(path, &manifest)
 }

@@ -14,9 +14,6 @@ pub enum DumpError {
     /// A file or directory.
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    /// There is something in it already.
-    #[error("{} is not empty", dir.display())]
-    NotEmpty { dir: PathBuf },
     /// `--node` names a group without a node, or holds no connection string.
     #[error("--node {group}: {why}")]
     BadNode { group: i32, why: String },
@@ -65,7 +62,7 @@ impl DumpError {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            DumpError::BadNode { .. } | DumpError::NotEmpty { .. } => Exit::WrongUse,
+            DumpError::BadNode { .. } => Exit::WrongUse,
             DumpError::File { .. }
             | DumpError::Pooler { .. }
             | DumpError::WrongNode { .. }
@@ -94,7 +91,6 @@ impl DumpError {
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            DumpError::NotEmpty { .. } => "Name a directory that does not exist or is empty.",
             DumpError::BadNode { .. } => {
                 "Write --node GROUP='host=… port=…', with a group of pg_dist_node."
             }

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -11,6 +11,8 @@ use zstd::stream::write::Encoder;
 
 use super::args::Compress;
 use super::error::DumpError;
+use crate::failure::Failure;
+use crate::folder::{self, Folder};
 
 /// How much is given to the compressor at once: it is called per row otherwise.
 const BUFFER: usize = 128 * 1024;
@@ -20,95 +22,49 @@ pub fn at(path: &Path) -> impl Fn(io::Error) -> DumpError + '_ {
     move |error| DumpError::File { path: path.to_owned(), error }
 }
 
+/// The parts of a dump's directory.
+const PARTS: [&str; 2] = ["schema", "data"];
+
 /// The directory of a dump. Dropped before it is [kept](Self::keep), all that is in it is removed.
-#[derive(Debug)]
-pub struct Directory {
-    path: PathBuf,
-    made: bool,
-    kept: bool,
-}
+pub struct Directory(Folder);
 
 impl Directory {
     /// Makes it, or takes an empty one.
-    pub fn create(path: &Path) -> Result<Directory, DumpError> {
-        let made = match fs::DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut entries = fs::read_dir(path).map_err(at(path))?;
-                if entries.next().is_some() {
-                    return Err(DumpError::NotEmpty { dir: path.to_owned() });
-                }
-                false
-            }
-            Err(error) => return Err(at(path)(error)),
-        };
-        let this = Directory { path: path.to_owned(), made, kept: false };
-        this.make_folders()?;
+    pub fn create(path: &Path) -> Result<Directory, Failure> {
+        let this = Directory(Folder::claim(path)?);
+        this.make_parts()?;
         Ok(this)
     }
 
-    fn make_folders(&self) -> Result<(), DumpError> {
-        for folder in ["schema", "data"] {
-            let folder = self.path.join(folder);
-            fs::DirBuilder::new().mode(0o700).create(&folder).map_err(at(&folder))?;
-        }
-        Ok(())
+    fn make_parts(&self) -> Result<(), Failure> {
+        PARTS.iter().try_for_each(|part| self.0.make(&self.path().join(part)))
     }
 
     /// Removes what has been written, for another attempt.
-    pub fn empty(&self) -> Result<(), DumpError> {
-        for folder in ["schema", "data"] {
-            let folder = self.path.join(folder);
-            fs::remove_dir_all(&folder).map_err(at(&folder))?;
+    pub fn empty(&self) -> Result<(), Failure> {
+        for part in PARTS.map(|part| self.path().join(part)) {
+            fs::remove_dir_all(&part).map_err(at(&part))?;
         }
-        self.make_folders()
+        self.make_parts()
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// Writes the manifest: the dump is whole from the rename on.
-    pub fn keep(mut self, manifest: &impl Serialize) -> Result<(), DumpError> {
-        for folder in ["schema", "data"] {
-            sync_directory(&self.path.join(folder))?;
+    pub fn keep(self, manifest: &impl Serialize) -> Result<(), Failure> {
+        for part in PARTS {
+            folder::sync(&self.path().join(part))?;
         }
-        let last = self.path.join(crate::manifest::FILE);
-        let first = self.path.join("manifest.json.new");
-        let text = serde_json::to_vec_pretty(manifest).map_err(|error| at(&first)(error.into()))?;
-        let mut file = new_file(&first)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(at(&first))?;
-        fs::rename(&first, &last).map_err(at(&last))?;
-        sync_directory(&self.path)?;
-        self.kept = true;
-        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent)?;
+        folder::write_json(&self.path().join(crate::manifest::FILE), manifest)?;
+        if let Some(parent) = self.path().parent() {
+            folder::sync(parent)?;
         }
+        self.0.keep();
         Ok(())
     }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        // What cannot be removed has no manifest, and so is no dump. The manifest goes first.
-        for file in [crate::manifest::FILE, "manifest.json.new"] {
-            let _ = fs::remove_file(self.path.join(file));
-        }
-        for folder in ["schema", "data"] {
-            let _ = fs::remove_dir_all(self.path.join(folder));
-        }
-        if self.made {
-            let _ = fs::remove_dir(&self.path);
-        }
-    }
-}
-
-fn sync_directory(path: &Path) -> Result<(), DumpError> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
 }
 
 /// A file that is new, or begun again.
@@ -268,7 +224,7 @@ mod tests {
         drop(directory);
         assert!(path.exists() && fs::read_dir(&path).expect("a folder").next().is_none());
         fs::write(path.join("mine"), "x").expect("a file");
-        assert!(matches!(Directory::create(&path), Err(DumpError::NotEmpty { .. })));
+        assert!(matches!(Directory::create(&path), Err(Failure::Directory { .. })));
         assert!(path.join("mine").exists());
         fs::remove_file(path.join("mine")).expect("a file");
         Directory::create(&path).expect("empty").keep(&1).expect("kept");

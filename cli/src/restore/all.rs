@@ -20,8 +20,9 @@ use super::first::{FirstStart, private_directory};
 use super::place;
 use super::plan::{self, Place, Plan};
 use super::programs::Programs;
-use super::stage::{self, Progress, Stage};
+use super::stage::{Progress, Stage};
 use super::{rewrite, running};
+use crate::durable;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -193,7 +194,8 @@ impl Work<'_> {
             return Ok(());
         }
         let data = &place.to.data;
-        stage::write_durably(&data.join("recovery.signal"), b"")?;
+        let signal = data.join("recovery.signal");
+        durable::write(&signal, b"").at("write", &signal)?;
         let recovery = Recovery::To {
             restore_command: command,
             point: &point.name,
@@ -253,7 +255,7 @@ impl Work<'_> {
                 // Who has been promoted already has a timeline that the archive knows nothing of.
                 let control = self.programs.control(place.group(), data, self.stop)?;
                 if control.is_in_archive_recovery()? {
-                    stage::write_durably(&signal, b"")?;
+                    durable::write(&signal, b"").at("write", &signal)?;
                 } else {
                     place::remove_if_there(&signal)?;
                 }
@@ -266,7 +268,7 @@ impl Work<'_> {
             }
             (None, Some(command)) if place.restore_command.is_some() || signal.exists() => {
                 if progress.stage < Stage::Promoting && data.join("backup_label").exists() {
-                    stage::write_durably(&signal, b"")?;
+                    durable::write(&signal, b"").at("write", &signal)?;
                 }
                 Recovery::FromArchive(command)
             }
@@ -296,7 +298,8 @@ impl Work<'_> {
         let group = place.group();
         if progress.stage < Stage::Prepared {
             let text = config::quiet(&config::former(data)?, place, &self.plan.restore_id);
-            stage::write_durably(&data.join(place::AUTO_CONF), text.as_bytes())?;
+            let path = data.join(place::AUTO_CONF);
+            durable::write(&path, text.as_bytes()).at("write", &path)?;
         }
         let own = data.join("postgresql.conf");
         let config_file = match (&place.to.config, own.is_file()) {
@@ -341,7 +344,7 @@ impl Work<'_> {
         if !pid_file.is_empty() && !own_file.contains(&pid_file) {
             let path = data.join(place::AUTO_CONF);
             let text = std::fs::read_to_string(&path).at("read", &path)?;
-            stage::write_durably(&path, format!("{text}{own_file}").as_bytes())?;
+            durable::write(&path, format!("{text}{own_file}").as_bytes()).at("write", &path)?;
         }
         let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;

@@ -13,6 +13,7 @@ use super::plan::{Place, Plan};
 use super::programs::{Control, Programs};
 use super::running;
 use super::stage::{self, Progress, Stage};
+use crate::durable;
 use crate::failure::Failure;
 use crate::signals::Stop;
 
@@ -71,7 +72,7 @@ pub fn give_label_back(data: &Path, control: &Control) -> Result<(), Fault> {
     let of_label = text.lines().find_map(|line| line.strip_prefix("START WAL LOCATION: "));
     if of_label.and_then(|place| place.split_whitespace().next()) == Some(start) {
         fs::rename(&aside, &label).at("rename", &aside)?;
-        stage::sync_directory(data)?;
+        durable::sync_directory(data).at("sync", data)?;
     }
     Ok(())
 }
@@ -227,7 +228,7 @@ fn set_former_settings_aside(data: &Path) -> Result<(), Fault> {
     let path = data.join(AUTO_CONF);
     match fs::rename(&path, data.join(FORMER_AUTO_CONF)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error).at("rename", &path),
-        _ => stage::sync_directory(data),
+        _ => durable::sync_directory(data).at("sync", data),
     }
 }
 

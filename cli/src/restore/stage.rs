@@ -8,12 +8,12 @@
 //! finds `Promoting` must not ask for recovery from the archive again unless the control file is still in recovery.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::fault::{At, Fault};
+use crate::durable;
 
 /// Its name.
 pub const FILE: &str = "citus_fence.restore";
@@ -65,28 +65,9 @@ impl Progress {
     /// Writes it: whole and on disk, or the former one stays.
     pub fn write(&self, data: &Path) -> Result<(), Fault> {
         let text = serde_json::to_vec(self).map_err(std::io::Error::from).at("write", data)?;
-        write_durably(&data.join(FILE), &text)
+        let path = data.join(FILE);
+        durable::write(&path, &text).at("write", &path)
     }
-}
-
-/// Puts a file in place of a former one, readable by its owner alone.
-pub fn write_durably(path: &Path, contents: &[u8]) -> Result<(), Fault> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let draft = path.with_file_name(format!(
-        "{}.draft",
-        path.file_name().unwrap_or_default().to_string_lossy()
-    ));
-    let mut options = fs::OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600);
-    let mut file = options.open(&draft).at("write", &draft)?;
-    file.write_all(contents).and_then(|()| file.sync_all()).at("write", &draft)?;
-    fs::rename(&draft, path).at("write", path)?;
-    sync_directory(path.parent().unwrap_or(path))
-}
-
-/// Brings a directory's entries to disk.
-pub fn sync_directory(directory: &Path) -> Result<(), Fault> {
-    fs::File::open(directory).and_then(|file| file.sync_all()).at("sync", directory)
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
-//! The directory of a backup: empty before, whole or empty afterwards.
+//! The directory of a backup or a dump: empty before, whole or empty afterwards.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
+use crate::durable;
 use crate::failure::Failure;
 
 /// A directory that is being filled. Dropped before [`Folder::keep`] it is emptied again.
@@ -32,7 +35,6 @@ impl Folder {
                 dir: dir.display().to_string(),
                 what: "it is not empty".to_owned(),
                 todo: "Name a directory that does not exist, or is empty: nothing is ever overwritten.",
-                wrong_use: true,
             });
         }
         folder.keep = false;
@@ -111,9 +113,14 @@ pub fn size(path: &Path) -> Result<u64, Failure> {
 
 /// Brings the names in a directory to disk.
 pub fn sync(path: &Path) -> Result<(), Failure> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| failed("sync", path, error))
+    durable::sync_directory(path).map_err(|error| failed("sync", path, error))
+}
+
+/// Writes a file of JSON, whole or not at all.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from);
+    text.and_then(|text| durable::write(path, (text + "\n").as_bytes()))
+        .map_err(|error| failed("write", path, error))
 }
 
 pub fn failed(what: &'static str, path: &Path, error: io::Error) -> Failure {
