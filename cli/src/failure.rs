@@ -135,6 +135,12 @@ pub enum Failure {
         /// How long it may be.
         longest: usize,
     },
+    /// `--node` names a group that is not there.
+    #[error("--node {group}: the cluster has no node of that group")]
+    UnknownGroup {
+        /// Which.
+        group: i32,
+    },
     /// The archives lack a restore point.
     #[error("the restore point \"{name}\" was not archived by all nodes within {limit}: {late}")]
     NotArchived {
@@ -182,9 +188,10 @@ impl Failure {
     /// The exit code it ends the program with.
     pub fn exit(&self) -> Exit {
         match self {
-            Failure::BadConnInfo(_) | Failure::WrongName { .. } | Failure::Directory { .. } => {
-                Exit::WrongUse
-            }
+            Failure::BadConnInfo(_)
+            | Failure::WrongName { .. }
+            | Failure::UnknownGroup { .. }
+            | Failure::Directory { .. } => Exit::WrongUse,
             Failure::Block(failure) => failure.exit(),
             Failure::Dump(error) => error.exit(),
             Failure::Restore(fault) => fault.exit(),
@@ -286,6 +293,9 @@ impl Failure {
             }
             Failure::Directory { todo, .. } => todo,
             Failure::Node { todo, .. } => return todo.clone(),
+            Failure::UnknownGroup { .. } => {
+                "On the coordinator, SELECT groupid, nodename, nodeport FROM pg_dist_node; lists them."
+            }
             Failure::WrongName { .. } => {
                 "A shorter one leaves room for the time; --exact-name adds none."
             }

@@ -16,7 +16,7 @@ use crate::talk::Talk;
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Where nodes are, seen from here.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct NodeArgs {
     /// How to reach the node of a group, where it is not as pg_dist_node says; parameters not named are as for the
     /// coordinator. May be repeated
@@ -35,6 +35,38 @@ impl std::fmt::Debug for Override {
     /// Not the parameters, which may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Override").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl NodeArgs {
+    /// How a node is reached: as the coordinator is, at the node's own address, or as somebody said.
+    pub fn params(
+        &self,
+        coordinator: &Destination,
+        group: i32,
+        host: &str,
+        port: i32,
+    ) -> ConnParams {
+        let mut params = coordinator.target.params.clone();
+        // A list of hosts or addresses is the coordinator's, and so is what is asked of them: a node may be read-only.
+        params.set("hostaddr", "").set("host", host).set("port", port.to_string());
+        params.set("target_session_attrs", "any");
+        self.apply(group, &mut params);
+        params
+    }
+
+    fn apply(&self, group: i32, params: &mut ConnParams) {
+        for said in self.nodes.iter().filter(|said| said.group == group) {
+            params.merge(&said.params);
+        }
+    }
+
+    /// Refuses what is said of a group that the cluster does not have: it was meant for another one.
+    pub fn must_be_among(&self, groups: &[i32]) -> Result<(), Failure> {
+        match self.nodes.iter().find(|said| !groups.contains(&said.group)) {
+            Some(said) => Err(Failure::UnknownGroup { group: said.group }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -110,12 +142,7 @@ pub fn find(coordinator: &Destination, args: &NodeArgs, stop: &Stop) -> Result<V
         let mut destination = coordinator.clone();
         if groupid != 0 {
             destination.target.node = NodeLabel::new(nodeid, name.clone(), port);
-            destination
-                .target
-                .params
-                .set("host", &name)
-                .set("port", port.to_string())
-                .set("hostaddr", "");
+            destination.target.params = args.params(coordinator, groupid, &name, port);
         }
         nodes.push(Node { nodeid: Some(nodeid), groupid, name, port, destination });
     }
@@ -126,17 +153,9 @@ pub fn find(coordinator: &Destination, args: &NodeArgs, stop: &Stop) -> Result<V
             Node { nodeid: None, groupid: 0, name, port, destination: coordinator.clone() },
         );
     }
-    for said in &args.nodes {
-        let node = nodes.iter_mut().find(|node| node.groupid == said.group).ok_or_else(|| {
-            Failure::Node {
-                node: format!("--node {}", said.group),
-                what: "the cluster has no such group".to_owned(),
-                todo: Some(
-                    "SELECT groupid, nodename, nodeport FROM pg_dist_node lists them.".to_owned(),
-                ),
-            }
-        })?;
-        node.destination.target.params.merge(&said.params);
+    args.must_be_among(&nodes.iter().map(|node| node.groupid).collect::<Vec<_>>())?;
+    if let Some(node) = nodes.iter_mut().find(|node| node.groupid == 0) {
+        args.apply(0, &mut node.destination.target.params);
     }
     Ok(nodes)
 }
@@ -167,4 +186,22 @@ pub fn identify(node: &Node, talk: &mut Talk<'_>) -> Result<Identity, Failure> {
         system_identifier: row.get::<i64>("system_identifier")?.cast_unsigned().to_string(),
         postgresql: row.get("postgresql")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_node_is_kept_with_its_secret() {
+        let said = override_of("2=host=a password=hunter2").expect("an override");
+        assert_eq!((said.group, said.params.get("host")), (2, Some("a")));
+        assert!(!format!("{said:?}").contains("hunter2"));
+        for bad in ["host=a", "x=host=a", "1=host", "1"] {
+            assert!(override_of(bad).is_err(), "{bad}");
+        }
+        let args = NodeArgs { nodes: vec![said] };
+        assert!(args.must_be_among(&[0, 1, 2]).is_ok());
+        assert!(matches!(args.must_be_among(&[0, 1]), Err(Failure::UnknownGroup { group: 2 })));
+    }
 }

@@ -3,16 +3,15 @@
 use clap::Args;
 
 use crate::args::ConnectionArgs;
-use crate::restore::args::{NodeAt, node};
+use crate::nodes::NodeArgs;
 
 /// `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     #[command(flatten)]
     pub connection: ConnectionArgs,
-    /// How this machine reaches a node where that differs from how the nodes do
-    #[arg(long, value_name = "GROUP=CONNINFO", value_parser = node)]
-    pub node: Vec<NodeAt>,
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// Raise sequences that lag behind what is stored, each within its own node's range; keep clients out meanwhile
     #[arg(long)]
     pub fix: bool,

@@ -6,7 +6,7 @@ use remote::{ConnParams, NodeLabel, Reply};
 
 use crate::connection::Destination;
 use crate::failure::Failure;
-use crate::restore::args::NodeAt;
+use crate::nodes::NodeArgs;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
 use crate::talk::Talk;
@@ -69,7 +69,7 @@ impl<'a> Cluster<'a> {
     pub fn of(
         coordinator: &mut Talk<'a>,
         destination: &Destination,
-        at: &[NodeAt],
+        at: &NodeArgs,
         stop: &'a Stop,
     ) -> Result<Cluster<'a>, Failure> {
         let place = coordinator.place().clone();
@@ -108,7 +108,7 @@ impl<'a> Cluster<'a> {
             let (nodeid, host, port) =
                 (row.get("nodeid")?, row.get::<String>("nodename")?, row.get::<i32>("nodeport")?);
             let label = NodeLabel::new(nodeid, &host, port);
-            let params = params(destination, at, group, &host, port, &cluster.database)?;
+            let params = params(destination, at, group, &host, port, &cluster.database);
             let talk = open(&label, &params, destination, stop)?;
             let has_metadata = row.is_true("hasmetadata")? || group == 0;
             cluster.members.push(Member { nodeid, group, host, port, has_metadata, talk });
@@ -125,28 +125,22 @@ impl<'a> Cluster<'a> {
                 .members
                 .insert(0, Member { nodeid: 0, group: 0, host, port, has_metadata: true, talk });
         }
+        let groups = cluster.members.iter().map(|member| member.group);
+        at.must_be_among(&groups.chain(cluster.absent.iter().copied()).collect::<Vec<_>>())?;
         Ok(cluster)
     }
 }
 
-/// How a node is reached from here: as the coordinator is, at its own address, or as somebody said.
+/// How a node's database is reached from here.
 pub fn params(
     destination: &Destination,
-    at: &[NodeAt],
+    at: &NodeArgs,
     group: i32,
     host: &str,
     port: i32,
     database: &str,
-) -> Result<ConnParams, Failure> {
-    let mut params = destination.target.params.clone();
+) -> ConnParams {
+    let mut params = at.params(destination, group, host, port);
+    params.set("dbname", database);
     params
-        .set("host", host)
-        .set("port", port.to_string())
-        .set("hostaddr", "")
-        .set("dbname", database);
-    if let Some(at) = at.iter().find(|at| at.group == group) {
-        params.merge_conninfo(&at.conninfo).map_err(Failure::BadConnInfo)?;
-        params.set("dbname", database);
-    }
-    Ok(params)
 }

@@ -48,7 +48,7 @@ pub struct Report {
 pub fn run(args: &CheckArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     let destination = Destination::new(&args.connection)?;
     let mut first = open(&destination.target.node, &destination.target.params, &destination, stop)?;
-    let mut cluster = Cluster::of(&mut first, &destination, &args.node, stop)?;
+    let mut cluster = Cluster::of(&mut first, &destination, &args.nodes, stop)?;
     let mut report = Report { nodes: cluster.members.len(), ..Report::default() };
     look(&mut cluster, Age::Settled, args.fix, &mut report)?;
     output.result(&report, lines)?;

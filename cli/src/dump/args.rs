@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::args::ConnectionArgs;
+use crate::nodes::NodeArgs;
 use crate::units;
 
 /// What `dump` takes.
@@ -31,9 +32,8 @@ pub struct DumpArgs {
     /// How long the lock of a table is waited for that somebody else keeps
     #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = units::limit)]
     pub lock_wait: Duration,
-    /// Reach the node of a group by this connection string, not by its address in pg_dist_node
-    #[arg(long, value_name = "GROUP=CONNINFO")]
-    pub node: Vec<NodeAddress>,
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// Dump the roles too, without their passwords (pg_dumpall --roles-only)
     #[arg(long)]
     pub roles: bool,
@@ -91,32 +91,6 @@ pub enum Format {
     Binary,
 }
 
-/// Another address of a node.
-#[derive(Clone, PartialEq, Eq)]
-pub struct NodeAddress {
-    /// Its group.
-    pub group: i32,
-    /// A connection string, which may have a password.
-    pub conninfo: String,
-}
-
-impl std::fmt::Debug for NodeAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}=****", self.group)
-    }
-}
-
-impl FromStr for NodeAddress {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<NodeAddress, Self::Err> {
-        let (group, conninfo) = text.split_once('=').ok_or("it is GROUP=CONNINFO")?;
-        let group =
-            group.trim().parse().map_err(|_| "the group is a number, as in pg_dist_node")?;
-        Ok(NodeAddress { group, conninfo: conninfo.to_owned() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +103,5 @@ mod tests {
         for bad in ["", "gzip", "zstd:", "zstd:0", "zstd:20", "zstd:x", "none:1"] {
             assert!(bad.parse::<Compress>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn an_address_of_a_node_keeps_its_secret() {
-        let node: NodeAddress = "2=host=a password=hunter2".parse().expect("an address");
-        assert_eq!((node.group, node.conninfo.as_str()), (2, "host=a password=hunter2"));
-        assert!(!format!("{node:?}").contains("hunter2"));
-        assert!("host=a".parse::<NodeAddress>().is_err());
     }
 }

@@ -14,9 +14,6 @@ pub enum DumpError {
     /// A file or directory.
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    /// `--node` names a group without a node, or holds no connection string.
-    #[error("--node {group}: {why}")]
-    BadNode { group: i32, why: String },
     /// The session is not with the server itself.
     #[error("{node} is reached through a pooler, and a snapshot belongs to one session")]
     Pooler { node: String },
@@ -62,7 +59,6 @@ impl DumpError {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            DumpError::BadNode { .. } => Exit::WrongUse,
             DumpError::File { .. }
             | DumpError::Pooler { .. }
             | DumpError::WrongNode { .. }
@@ -91,9 +87,6 @@ impl DumpError {
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            DumpError::BadNode { .. } => {
-                "Write --node GROUP='host=… port=…', with a group of pg_dist_node."
-            }
             DumpError::Pooler { .. } => {
                 "Name the server itself: -h and -p for the coordinator, --node GROUP=CONNINFO for \
                  another node."

@@ -124,12 +124,8 @@ pub fn take(
         keeper.node = node;
         keepers.push(keeper);
     }
-    let unknown =
-        args.node.iter().find(|said| !keepers.iter().any(|k| k.node.groupid == said.group));
-    if let Some(said) = unknown {
-        let why = "no active node has that group".to_owned();
-        return Err(DumpError::BadNode { group: said.group, why }.into());
-    }
+    let groups: Vec<i32> = keepers.iter().map(|keeper| keeper.node.groupid).collect();
+    args.nodes.must_be_among(&groups)?;
     // All have what they need. If it had ended before, an import would have failed: this makes sure that it is gone.
     let release = format!("SELECT {home}.citus_release_cluster_snapshot({export_id})");
     if coordinator.ask("release the export", &release)?.single_value()? != "t" {
@@ -176,16 +172,10 @@ fn reach(
     user: String,
     database: String,
 ) -> Result<Reach, Failure> {
-    let mut params = destination.target.params.clone();
-    // A list of hosts, or of addresses, is the coordinator's.
-    params.set("hostaddr", "").set("host", &*node.name).set("port", node.port.to_string());
-    params.set("user", user).set("dbname", database).set("target_session_attrs", "any");
-    if let Some(said) = args.node.iter().find(|said| said.group == node.groupid) {
-        params
-            .merge_conninfo(&said.conninfo)
-            .map_err(|error| DumpError::BadNode { group: said.group, why: error.to_string() })?;
-        params.set("client_encoding", "UTF8");
-    }
+    let mut theirs = destination.clone();
+    theirs.target.params.set("user", user).set("dbname", database);
+    let mut params = args.nodes.params(&theirs, node.groupid, &node.name, node.port);
+    params.set("client_encoding", "UTF8");
     let label = remote::NodeLabel::new(node.nodeid, &*node.name, node.port);
     Ok(Reach {
         target: Target { node: label, params },

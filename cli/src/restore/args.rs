@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::args::ConnectionArgs;
+use crate::nodes::NodeArgs;
 use crate::units;
 
 /// `restore`.
@@ -73,9 +74,8 @@ pub struct AllArgs {
 pub struct FinishArgs {
     #[command(flatten)]
     pub connection: ConnectionArgs,
-    /// How this machine reaches a node where that differs from how the nodes do
-    #[arg(long, value_name = "GROUP=CONNINFO", value_parser = node)]
-    pub node: Vec<NodeAt>,
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// How long nodes that do not answer are waited for
     #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = units::duration)]
     pub wait: Duration,
@@ -97,20 +97,6 @@ pub struct Mapping {
     pub group: Option<i32>,
     pub old: PathBuf,
     pub new: PathBuf,
-}
-
-/// A `--node`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct NodeAt {
-    pub group: i32,
-    pub conninfo: String,
-}
-
-impl std::fmt::Debug for NodeAt {
-    /// Not the connection string, which may hold a password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeAt").field("group", &self.group).finish_non_exhaustive()
-    }
 }
 
 fn to(text: &str) -> Result<To, String> {
@@ -164,12 +150,6 @@ fn library(text: &str) -> Result<String, String> {
         (true, true) => Err("the first start of a copy is never with this one".into()),
         (true, false) => Ok(text.to_owned()),
     }
-}
-
-pub fn node(text: &str) -> Result<NodeAt, String> {
-    let (group, conninfo) = text.split_once('=').ok_or("it lacks the group and a =")?;
-    let group = group.parse().map_err(|_| "what stands before the first = is no group")?;
-    Ok(NodeAt { group, conninfo: conninfo.to_owned() })
 }
 
 const ALL_EXAMPLES: &str = "\

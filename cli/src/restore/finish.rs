@@ -19,13 +19,14 @@ use remote::{NodeLabel, RemoteError};
 use serde::Serialize;
 use tracing::debug;
 
-use super::args::{FinishArgs, NodeAt};
+use super::args::FinishArgs;
 use super::config::{QUIET, settings};
 use super::place::FORMER_AUTO_CONF;
 use crate::check::{self, Age, Cluster, ask, has_citus, open, params};
 use crate::connection::Destination;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::nodes::NodeArgs;
 use crate::output::Output;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
@@ -65,9 +66,9 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let databases = databases(&mut first, &destination, stop)?;
     let mut clusters = Vec::new();
     for database in &databases {
-        await_all(database, &destination, &args.node, deadline, stop)?;
+        await_all(database, &destination, &args.nodes, deadline, stop)?;
         let mut coordinator = in_database(&first, &destination, database, stop)?;
-        clusters.push(Cluster::of(&mut coordinator, &destination, &args.node, stop)?);
+        clusters.push(Cluster::of(&mut coordinator, &destination, &args.nodes, stop)?);
     }
     for cluster in &mut clusters {
         who_is_where(cluster, &restore_id)?;
@@ -197,7 +198,7 @@ fn in_database<'a>(
 fn await_all(
     database: &str,
     destination: &Destination,
-    at: &[NodeAt],
+    at: &NodeArgs,
     deadline: Instant,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -217,7 +218,7 @@ fn await_all(
             row.get::<String>("nodename")?,
             row.get::<i32>("nodeport")?,
         );
-        let params = params(destination, at, group, &host, port, database)?;
+        let params = params(destination, at, group, &host, port, database);
         let label = NodeLabel::new(row.get("nodeid")?, &host, port);
         match patiently(deadline, stop, || open(&label, &params, destination, stop)) {
             Ok(_) => debug!("node {group} answers at {label}"),
