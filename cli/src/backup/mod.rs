@@ -8,7 +8,7 @@
 //! directory without one holds no backup. On every other way out copies, processes and block are gone.
 
 pub mod args;
-mod copies;
+pub mod copies;
 mod reached;
 mod source;
 

@@ -30,7 +30,6 @@ mod stage;
 
 pub use fault::Fault;
 pub use plan::read as read_backup;
-pub use programs::Programs;
 
 use crate::exit::Exit;
 use crate::failure::Failure;

@@ -1,7 +1,7 @@
 //! PostgreSQL's own programs: found, run in an environment of ours, and ended on every way out.
 
 use std::collections::HashMap;
-use std::io::{Read, Seek as _};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -105,52 +105,6 @@ impl Programs {
             Some(status) => Err(failed(status.to_string(), complaint.trim().to_owned()).into()),
             None => Err(failed("it does not end".into(), complaint.trim().to_owned()).into()),
         }
-    }
-
-    /// Runs one that judges, for as long as that takes: what it says against what it was asked about.  One that cannot
-    /// be run is an error.
-    pub fn judge(
-        &self,
-        group: i32,
-        command: &mut Command,
-        stop: &Stop,
-    ) -> Result<Result<(), String>, Failure> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let failed = |outcome: String| Fault::Program {
-            group,
-            program: program.clone(),
-            outcome,
-            output: String::new(),
-        };
-        let mut words = tempfile::tempfile().map_err(|error| failed(error.to_string()))?;
-        let output = words.try_clone().map_err(|error| failed(error.to_string()))?;
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(output)
-            .spawn()
-            .map_err(|error| failed(format!("{error}; --bindir names the directory")))?;
-        let status = loop {
-            match child.try_wait() {
-                Ok(None) if stop.signal().is_none() => thread::sleep(LOOK),
-                Ok(Some(status)) => break status,
-                Ok(None) | Err(_) => {
-                    // It may have ended by now, and is collected either way.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(match stop.signal() {
-                        Some(signal) => Failure::ToldToStop { signal },
-                        None => failed("it cannot be waited for".into()).into(),
-                    });
-                }
-            }
-        };
-        if status.success() {
-            return Ok(Ok(()));
-        }
-        let mut bytes = Vec::new();
-        let _ = words.rewind().and_then(|()| words.read_to_end(&mut bytes));
-        let said = String::from_utf8_lossy(&bytes).trim().replace('\n', "; ");
-        Ok(Err(if said.is_empty() { status.to_string() } else { said }))
     }
 
     /// The control file.

@@ -5,11 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::args::VerifyArgs;
+use crate::backup::copies::{self, Job};
 use crate::dump;
 use crate::failure::Failure;
 use crate::manifest::{Backup, Node};
 use crate::nodes::called;
-use crate::restore::Programs;
+use crate::programs;
 use crate::signals::Stop;
 
 /// What was read.
@@ -34,14 +35,14 @@ pub fn dump(dir: &Path) -> Result<Verified, Failure> {
 /// All nodes' copies of a backup, by the manifests that pg_basebackup has written into them; with the WAL that each
 /// needs.
 pub fn backup(args: &VerifyArgs, backup: &Backup, stop: &Stop) -> Result<Verified, Failure> {
-    let programs = Programs::find(args.bindir.as_deref());
+    let program = programs::find("pg_verifybackup", args.bindir.as_deref());
     let mut verified = Verified { kind: "backup", parts: 0, elsewhere: 0, damaged: Vec::new() };
     for node in &backup.nodes {
         let Some(data) = &node.data else {
             verified.elsewhere += 1;
             continue;
         };
-        let whole = copy(&programs, node, &args.dir.join(data), stop)?;
+        let whole = copy(&program, node, &args.dir.join(data), stop)?;
         verified.parts += usize::from(whole.is_ok());
         let name = || called(&node.name, node.port, node.groupid);
         verified.damaged.extend(whole.err().map(|why| format!("{}: {why}", name())));
@@ -60,17 +61,20 @@ pub fn backup(args: &VerifyArgs, backup: &Backup, stop: &Stop) -> Result<Verifie
 
 /// One node's copy; what is wrong with it.
 fn copy(
-    programs: &Programs,
+    program: &Path,
     node: &Node,
     data: &Path,
     stop: &Stop,
 ) -> Result<Result<(), String>, Failure> {
-    // It reads no link's target and asks for no server, so this is all that it needs.
     if !data.join("backup_manifest").is_file() {
         return Ok(Err(format!("{} has no backup_manifest", data.display())));
     }
-    // The program runs in another directory than the one that the caller's path starts from.
-    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
-    let mut command = programs.command("pg_verifybackup");
-    programs.judge(node.groupid, command.arg("--quiet").arg(data), stop)
+    let called = called(&node.name, node.port, node.groupid);
+    // One that cannot be run says nothing of the copy.
+    let job = Job::start(called, "pg_verifybackup", &mut copies::verify(program, data))?;
+    match copies::wait(vec![job], None, stop) {
+        Ok(()) => Ok(Ok(())),
+        Err(Failure::Node { what, .. }) => Ok(Err(what)),
+        Err(other) => Err(other),
+    }
 }
