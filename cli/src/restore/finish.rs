@@ -115,7 +115,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     Ok(report.check.exit())
 }
 
-/// Tries until somebody answers or the time is over. A refusal is final.
+/// Tries until somebody answers or the time is over. Who is refused tries again, too: a server that starts refuses
+/// everybody.
 fn patiently<'a>(
     deadline: Instant,
     stop: &Stop,
@@ -123,7 +124,6 @@ fn patiently<'a>(
 ) -> Result<Talk<'a>, Failure> {
     loop {
         match connect() {
-            // 57P03: it is starting.
             Err(Failure::Remote(
                 RemoteError::Connect { .. }
                 | RemoteError::ConnectTimeout { .. }
