@@ -19,7 +19,7 @@
 //! | `signals` | INT, TERM and HUP |
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
-//! | `rows` | from an answer's text to values |
+//! | `rows`, `lsn` | from an answer's text to values; positions in the WAL |
 //! | `lease` | a block that is renewed, and ends with this program |
 //! | `group` | a command and all that it starts, ended together |
 //! | `nodes` | the cluster's nodes, and the way to each |
@@ -47,6 +47,7 @@ mod failure;
 mod folder;
 mod group;
 mod lease;
+mod lsn;
 mod manifest;
 mod nodes;
 mod output;

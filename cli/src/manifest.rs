@@ -35,8 +35,12 @@ pub struct Backup {
     pub citus_databases: Vec<String>,
     /// The version of Citus; none on the embedded catalog.
     pub citus: Option<String>,
-    /// The block that all copies ended under.
+    /// The block that all copies ended under, or that the restore point was made under.
     pub block: Block,
+    /// The restore point that all nodes are to be brought to, by whichever copies were begun before it and the archive;
+    /// none where the copies themselves ended under the block.
+    #[serde(default)]
+    pub point: Option<String>,
     /// The nodes, by group.
     pub nodes: Vec<Node>,
     /// Nodes that the catalog knows and this backup has no copy of, with the reason.
@@ -75,7 +79,7 @@ pub struct Node {
     pub wal_lsn: String,
     /// `server_version` of the node.
     pub postgresql: String,
-    /// The size of the copy.
+    /// The size of the copy; where a tool keeps it elsewhere, that of the node's databases, or 0 if that is not known.
     pub bytes: u64,
     /// Where the copy is, below the manifest's directory; none where a tool keeps it elsewhere.
     pub data: Option<PathBuf>,
@@ -83,7 +87,8 @@ pub struct Node {
     pub config: Option<PathBuf>,
     /// Its tablespaces.
     pub tablespaces: Vec<Tablespace>,
-    /// What made the copy: `pg_basebackup`, or the command that was given.
+    /// What made the copy: `pg_basebackup`, or the command that was given; `another tool` where a restore point is all
+    /// that was made.
     pub tool: String,
 }
 

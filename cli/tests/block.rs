@@ -5,7 +5,7 @@ mod common;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Running, command, run, start};
+use common::{Running, command, run, second_cluster, start};
 use fence_tests::on_each_engine;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -234,38 +234,12 @@ fn a_lost_block_ends_the_command_and_a_lost_connection_does_not() {
     });
 }
 
-/// Makes a second database a cluster of its own, with or without this extension in it on the coordinator.
-fn second_cluster(engine: Engine, cluster: &Cluster, with_fence: bool) -> Result<Client> {
-    for node in cluster.nodes() {
-        node.execute("CREATE DATABASE second")?;
-        let mut client = node.connect_params().database("second").connect()?;
-        let catalog = format!("CREATE EXTENSION {}", engine.catalog_extension());
-        client.batch_execute(&catalog).expect("the catalog");
-    }
-    let mut second = cluster.coordinator().connect_params().database("second").connect()?;
-    let (own, worker) = (cluster.coordinator().port(), cluster.worker(1).port());
-    if with_fence && engine == Engine::Embedded {
-        let mut there = cluster.worker(1).connect_params().database("second").connect()?;
-        there.batch_execute("CREATE EXTENSION citus_fence").expect("the extension");
-    }
-    second
-        .batch_execute(&format!(
-            "SELECT citus_set_coordinator_host('127.0.0.1', {own}); \
-             SELECT citus_add_node('127.0.0.1', {worker})"
-        ))
-        .expect("a second cluster");
-    if with_fence {
-        second.batch_execute("CREATE EXTENSION citus_fence").expect("the extension");
-    }
-    Ok(second)
-}
-
 #[test]
 fn all_clusters_of_the_servers_are_held_unless_told_otherwise() {
     on_each_engine(|engine| {
         let (cluster, mut client) = cluster(engine)?;
         let port = cluster.coordinator().port();
-        let mut second = second_cluster(engine, &cluster, true)?;
+        let mut second = second_cluster(&cluster, true)?;
         let psql = test_cluster::Installation::current()?.program("psql").display().to_string();
         let states = |more: &[&str]| {
             let ask = "SELECT state FROM citus_backup_block_status()";

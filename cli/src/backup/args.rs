@@ -21,6 +21,10 @@ pub struct BackupArgs {
     /// that writers will be held is known beforehand, and nothing is begun if that is longer than --max
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub max_rate: Option<Rate>,
+    /// Copy each node by this command instead, run by /bin/sh for all nodes at once; {name}, {host}, {port}, {groupid} and
+    /// {datadir} stand for the node
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["max_rate", "bindir"])]
+    pub exec: Option<String>,
     /// Where pg_basebackup and pg_verifybackup are [default: PATH, or what pg_config says]
     #[arg(long, value_name = "DIR")]
     pub bindir: Option<PathBuf>,
@@ -58,11 +62,18 @@ Examples:
   citus-fence backup -h coordinator -U postgres -d shop /backup/2031-05-01
   citus-fence backup -d shop --max-rate 200M --max 30min /backup/2031-05-01
   citus-fence backup -d shop --node 1='host=worker1.backup.lan' /backup/2031-05-01
+  citus-fence backup -d shop --exec 'pgbackrest --stanza=shop-{groupid} backup' /backup/2031-05-01
 
 Every node is copied by pg_basebackup, all at once, while the cluster's writers are held back: the copies agree with
 each other as they end under one block. Large clusters should not wait that long: see restore-point.
 Afterwards, with writers going on, each copy is checked by pg_verifybackup, and manifest.json is written: a
 directory without it holds no backup. If anything fails, what was copied is removed and the block is over.
+
+With --exec the copies are where the command puts them, and the directory has the rest: the manifest, each node's
+configuration files, and in nodes/GROUP/output what its command has printed. The command also finds, in its environment,
+CITUS_FENCE_BLOCK_ID, CITUS_FENCE_BLOCK_MODE, CITUS_FENCE_BACKUP_DIR and CITUS_FENCE_NODE_ with NAME, HOST, PORT, GROUPID,
+DATADIR and WAL_LSN, up to which a copy has to reach. It has to end when its copy has; whether that is good, its exit code
+says. One failure fails the whole; what the others have made is theirs to remove.
 
 The user needs REPLICATION and a line for it in pg_hba.conf on every node, and the functions of a block on the
 coordinator. Passwords are taken from .pgpass, PGPASSWORD or the connection string.";

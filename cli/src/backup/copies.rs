@@ -1,6 +1,8 @@
-//! The copies: one pg_basebackup per node, all at once; and what is checked of each afterwards.
+//! The copies: one program per node, all at once; and what is checked of each copy of pg_basebackup afterwards.
 
+use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use super::source::Source;
 use crate::failure::Failure;
+use crate::folder;
 use crate::group::{GRACE, Group};
 use crate::lease::Held;
 use crate::signals::Stop;
@@ -22,7 +25,26 @@ pub struct Job {
     node: String,
     program: &'static str,
     group: Group,
-    words: Option<JoinHandle<String>>,
+    words: Words,
+}
+
+/// Where what it says goes.
+enum Words {
+    /// Read by a thread, which keeps the end of it.
+    Read(Option<JoinHandle<String>>),
+    /// All of it, into a file.
+    Kept(PathBuf),
+}
+
+impl Words {
+    /// The end of it.
+    fn last(&mut self) -> String {
+        let words = match self {
+            Words::Read(reader) => reader.take().and_then(|reader| reader.join().ok()),
+            Words::Kept(path) => File::open(path).ok().map(|mut file| last_words(&mut file)),
+        };
+        words.unwrap_or_default()
+    }
 }
 
 impl Job {
@@ -37,17 +59,28 @@ impl Job {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .env("LC_ALL", "C");
-        let mut group = Group::start(command).map_err(|error| Failure::Node {
-            node: node.clone(),
-            what: format!("could not run {}: {error}", command.get_program().to_string_lossy()),
-            todo: Some("--bindir says where PostgreSQL's programs are.".to_owned()),
-        })?;
+        let mut group = start(&node, command)?;
         let mut stderr = group.leader().stderr.take();
         let reader = std::thread::Builder::new().name(program.to_owned());
         let words = reader
             .spawn(move || stderr.as_mut().map(last_words).unwrap_or_default())
             .map_err(Failure::Thread)?;
-        Ok(Job { node, program, group, words: Some(words) })
+        Ok(Job { node, program, group, words: Words::Read(Some(words)) })
+    }
+
+    /// Starts it, and keeps all that it says in a file of its own.
+    pub fn start_kept(
+        node: String,
+        program: &'static str,
+        command: &mut Command,
+        path: PathBuf,
+    ) -> Result<Job, Failure> {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let both = made.and_then(|file| Ok((file.try_clone()?, file)));
+        let (out, err) = both.map_err(|error| folder::failed("write", &path, error))?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let group = start(&node, command)?;
+        Ok(Job { node, program, group, words: Words::Kept(path) })
     }
 
     /// Whether it has ended; an error if that was no success.
@@ -67,7 +100,7 @@ impl Job {
     fn failed(&mut self, status: ExitStatus) -> Failure {
         // A process that it has left behind would keep its standard error open.
         self.group.finish(GRACE);
-        let words = self.words.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let words = self.words.last();
         let words = words.trim().replace('\n', "; ");
         Failure::Node {
             node: self.node.clone(),
@@ -75,6 +108,14 @@ impl Job {
             todo: None,
         }
     }
+}
+
+fn start(node: &str, command: &mut Command) -> Result<Group, Failure> {
+    Group::start(command).map_err(|error| Failure::Node {
+        node: node.to_owned(),
+        what: format!("could not run {}: {error}", command.get_program().to_string_lossy()),
+        todo: Some("--bindir says where PostgreSQL's programs are.".to_owned()),
+    })
 }
 
 /// Waits for all of them. The first that fails, a signal, or a block that is lost ends all others.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::failure::Failure;
 use crate::folder::failed;
+use crate::lsn::number;
 use crate::manifest::Fork;
 use crate::nodes::Node;
 
@@ -56,7 +57,8 @@ pub fn forks(data: &Path, timeline: i32) -> Result<Vec<Fork>, Failure> {
     Ok(history(&text))
 }
 
-fn history(text: &str) -> Vec<Fork> {
+/// A history file's forks.
+pub fn history(text: &str) -> Vec<Fork> {
     let fork = |line: &str| {
         let mut words = line.split_whitespace();
         let timeline = words.next()?.parse().ok()?;
@@ -65,26 +67,9 @@ fn history(text: &str) -> Vec<Fork> {
     text.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(fork).collect()
 }
 
-/// A WAL position as a number.
-fn number(lsn: &str) -> Option<u64> {
-    let (high, low) = lsn.split_once('/')?;
-    let part =
-        |text: &str| u64::from_str_radix(text, 16).ok().filter(|part| *part <= u64::from(u32::MAX));
-    Some(part(high)? << 32 | part(low)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn positions_are_compared_as_numbers() {
-        assert!(number("1/0") > number("0/FFFFFFFF"));
-        assert!(number("0/A000000") < number("0/10000000"));
-        for text in ["", "0", "x/0", "0/100000000"] {
-            assert_eq!(number(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_history_tells_the_forks() {

@@ -1,10 +1,15 @@
 //! A node before its copy: who it is, how large, and its configuration files.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::reached;
 use crate::failure::Failure;
-use crate::manifest::Tablespace;
+use crate::folder::{self, Folder};
+use crate::manifest::{Fork, Tablespace};
 use crate::nodes::{self, Identity, Node};
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
@@ -20,14 +25,71 @@ pub struct Source {
     /// Of all its databases; none where the user may not know.
     pub bytes: Option<u64>,
     pub tablespaces: Vec<Tablespace>,
+    /// Where its files are; none where the user may not know.
+    pub data_directory: Option<String>,
     /// File name and text; none where the user may not read them.
     pub config: Option<BTreeMap<String, String>>,
     /// What is not known, or not copied, and why.
     pub remarks: Vec<String>,
 }
 
+impl Source {
+    /// Where what is kept of it is, below the backup's directory.
+    pub fn below(&self) -> PathBuf {
+        Path::new("nodes").join(self.node.groupid.to_string())
+    }
+
+    /// The same as a whole path.
+    pub fn place(&self, folder: &Folder) -> PathBuf {
+        folder.path.join(self.below())
+    }
+
+    /// Where each timeline before this one was left, as far as this user may know.
+    pub fn forks(&self, timeline: i32, stop: &Stop) -> Result<Vec<Fork>, Failure> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT pg_catalog.pg_read_file('pg_wal/{timeline:08X}.history', 0, {LONGEST_FILE}, true) AS text"
+        );
+        match self.node.talk(stop)?.ask("reading of the timeline's history", &sql) {
+            Ok(reply) => {
+                let text = only_row(&reply)?.maybe::<String>("text")?;
+                Ok(text.map_or_else(Vec::new, |text| reached::history(&text)))
+            }
+            Err(Failure::ToldToStop { signal }) => Err(Failure::ToldToStop { signal }),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Makes its directory, and writes its configuration files there.
+    pub fn keep_config(&self, folder: &Folder) -> Result<(), Failure> {
+        let place = self.place(folder);
+        folder.make(&place)?;
+        let Some(config) = &self.config else { return Ok(()) };
+        let directory = place.join("config");
+        folder.make(&directory)?;
+        for (name, text) in config {
+            let path = directory.join(name);
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(&path);
+            file.and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()
+            })
+            .map_err(|error| folder::failed("write", &path, error))?;
+        }
+        folder::sync(&directory)
+    }
+}
+
+/// Asks all of them.
+pub fn look_at_all(nodes: &[Node], stop: &Stop) -> Result<Vec<Source>, Failure> {
+    nodes.iter().map(|node| look(node, stop)).collect()
+}
+
 /// Asks it.
-pub fn look(node: &Node, stop: &Stop) -> Result<Source, Failure> {
+fn look(node: &Node, stop: &Stop) -> Result<Source, Failure> {
     let mut talk = node.talk(stop)?;
     let identity = nodes::identify(node, &mut talk)?;
     let reply = talk.ask(
@@ -59,6 +121,15 @@ pub fn look(node: &Node, stop: &Stop) -> Result<Source, Failure> {
             None
         }
     };
+    let place = talk.ask(
+        "data directory",
+        "SELECT pg_catalog.current_setting('data_directory') AS data_directory",
+    );
+    let data_directory = match place {
+        Ok(reply) => only_row(&reply)?.maybe("data_directory")?,
+        Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+        Err(_) => None,
+    };
     let config = match config(&mut talk) {
         Ok(config) => Some(config),
         Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
@@ -67,7 +138,7 @@ pub fn look(node: &Node, stop: &Stop) -> Result<Source, Failure> {
             None
         }
     };
-    Ok(Source { node: node.clone(), identity, bytes, tablespaces, config, remarks })
+    Ok(Source { node: node.clone(), identity, bytes, tablespaces, data_directory, config, remarks })
 }
 
 /// Its configuration files, which may lie outside of the data directory, with those that they include.

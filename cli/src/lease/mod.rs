@@ -125,7 +125,8 @@ pub fn begin(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
     Ok(held)
 }
 
-fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<Held, Failure> {
+/// Refuses a server that could not hold writers for anybody: no coordinator, no extension, or too old a one.
+pub fn require(destination: &Destination, stop: &Stop) -> Result<(), Failure> {
     let mut server = Server::open(destination, stop)?;
     let coordinator = crate::status::coordinator(&mut server)?;
     server.close();
@@ -135,6 +136,11 @@ fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
             version: coordinator.citus_fence,
         });
     }
+    Ok(())
+}
+
+fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<Held, Failure> {
+    require(destination, stop)?;
     let mut talk = Talk::to(destination, START_TIME, stop)?;
     let home: String = only_row(&talk.ask(
         "find the extension",

@@ -26,7 +26,18 @@ pub enum Step {
     /// private socket, with a configuration of this program's own; there it is recovered, and all that leads to
     /// production is rewritten. It ends with all nodes stopped. Interrupted, the same call goes on.
     #[command(after_help = ALL_EXAMPLES)]
-    All(Box<AllArgs>),
+    All(Box<WhatArgs>),
+    /// The same on one of several hosts: bring the copies that are here to their places
+    ///
+    /// Run it on every host, with the same options, all addresses among them. Without a restore point each copy is then
+    /// ready to be started. With one, each has been recovered to it and goes no further: `restore promote` comes next.
+    #[command(after_help = PREPARE_EXAMPLES)]
+    Prepare(Box<HereArgs>),
+    /// On each host, once all nodes have reached the restore point: bring the copies that are here up from there
+    ///
+    /// A node that is promoted cannot go back: where another one cannot reach the point, all have to be copied again.
+    #[command(after_help = PREPARE_EXAMPLES)]
+    Promote(Box<PromoteArgs>),
     /// Once all restored nodes have been started: find out that each is who it has to be, and bring them to one mind
     ///
     /// Nothing is decided before every address has answered with its group of this restore. Then every node finishes
@@ -36,23 +47,24 @@ pub enum Step {
     Finish(FinishArgs),
 }
 
-/// `restore all`.
+/// What is to be restored, and where to.
 #[derive(Debug, Args)]
-pub struct AllArgs {
-    /// The backup's directory
+pub struct WhatArgs {
+    /// The directory of the backup, or of restore-point's --dir
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Where a node is to be: its address for the other nodes, its data directory, and its configuration file where
-    /// that lies elsewhere. Once for every node of the backup
+    /// that lies elsewhere. Once for every node of the backup; of one on another host the address is enough
     #[arg(long, value_name = "GROUP=HOST:PORT,DATADIR[,CONFIG_FILE]", required = true, value_parser = to)]
-    pub to: Vec<To>,
+    pub to: Vec<Target>,
     /// Restore without this node: what is on it alone is lost, and what it had begun stays undecided
     #[arg(long, value_name = "GROUP")]
     pub without: Vec<i32>,
-    /// Recover up to this restore point instead of to the end of the backup
-    #[arg(long, value_name = "NAME", requires = "restore_command")]
+    /// Recover up to this restore point [default: that of restore-point --dir, else the end of each copy]
+    #[arg(long, value_name = "NAME")]
     pub point: Option<String>,
-    /// PostgreSQL's restore_command for that; {groupid}, {name} and {port} stand for the node that was backed up
+    /// PostgreSQL's restore_command for that; {groupid}, {name} and {port} stand for the node that was backed up [default:
+    /// what a tool has left in the copy's postgresql.auto.conf]
     #[arg(long, value_name = "COMMAND")]
     pub restore_command: Option<String>,
     /// Where a tablespace goes, or a link that the copy has; with GROUP: for that node alone
@@ -69,6 +81,26 @@ pub struct AllArgs {
     pub superuser: Option<String>,
 }
 
+/// `restore prepare`.
+#[derive(Debug, Args)]
+pub struct HereArgs {
+    #[command(flatten)]
+    pub what: WhatArgs,
+    /// The group of a node whose copy is, or is to be, on this host. May be repeated
+    #[arg(long = "node", value_name = "GROUP", required = true)]
+    pub here: Vec<i32>,
+}
+
+/// `restore promote`.
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    #[command(flatten)]
+    pub here: HereArgs,
+    /// `restore prepare` has ended with success on all other hosts, so that all nodes have reached the point
+    #[arg(long)]
+    pub all_reached: bool,
+}
+
 /// `restore finish`.
 #[derive(Debug, Args)]
 pub struct FinishArgs {
@@ -82,6 +114,17 @@ pub struct FinishArgs {
 }
 
 /// A `--to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub group: i32,
+    pub host: String,
+    pub port: u16,
+    /// None of a node on another host.
+    pub data: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+}
+
+/// One whose files are to be on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct To {
     pub group: i32,
@@ -99,7 +142,7 @@ pub struct Mapping {
     pub new: PathBuf,
 }
 
-fn to(text: &str) -> Result<To, String> {
+fn to(text: &str) -> Result<Target, String> {
     let (group, rest) = text.split_once('=').ok_or("it lacks the group and a =")?;
     let group = group.parse::<i32>().ok().filter(|group| *group >= 0);
     let group = group.ok_or("what stands before the = is no group")?;
@@ -120,9 +163,9 @@ fn to(text: &str) -> Result<To, String> {
             false => Err(format!("not an absolute path: {text}")),
         }
     };
-    let data = path(parts.next().ok_or("it lacks the data directory after a comma")?)?;
+    let data = parts.next().map(path).transpose()?;
     let config = parts.next().map(path).transpose()?;
-    Ok(To { group, host: host.to_owned(), port, data, config })
+    Ok(Target { group, host: host.to_owned(), port, data, config })
 }
 
 fn mapping(text: &str) -> Result<Mapping, String> {
@@ -165,6 +208,17 @@ Up to a restore point, from an archive with a directory for each node:
 Nothing may answer at any of the addresses while it runs. Data directories are missing or empty, except where the
 manifest says that a tool keeps the copies: then each of them has to be that copy already.";
 
+const PREPARE_EXAMPLES: &str = "\
+Example, of a backup that both hosts see under /backup, as the servers' user:
+  on 10.0.0.5:  citus-fence restore prepare /backup/monday --node 0 \\
+                    --to 0=10.0.0.5:5432,/data/coordinator --to 1=10.0.0.6:5432
+  on 10.0.0.6:  citus-fence restore prepare /backup/monday --node 1 \\
+                    --to 0=10.0.0.5:5432 --to 1=10.0.0.6:5432,/data/worker1
+  with a restore point, once both have ended: the same on each with promote in the place of prepare, and --all-reached
+  then start all nodes, and once, anywhere:  citus-fence restore finish -h 10.0.0.5 -d shop
+
+All hosts need the same manifest.json; DIR may be a copy of the directory with only the nodes of that host in it.";
+
 const FINISH_EXAMPLES: &str = "\
 Examples:
   citus-fence restore finish -h 10.0.0.5 -p 5432 -d shop
@@ -180,11 +234,10 @@ mod tests {
     fn a_place_has_a_group_an_address_and_a_directory() {
         let place = to("1=[::1]:5433,/data,/etc/pg.conf").expect("a place");
         assert_eq!((place.group, place.host.as_str(), place.port), (1, "::1", 5433));
-        assert_eq!(place.data, PathBuf::from("/data"));
+        assert_eq!(place.data, Some(PathBuf::from("/data")));
         assert_eq!(place.config, Some(PathBuf::from("/etc/pg.conf")));
-        for bad in
-            ["", "1", "x=h:1,/d", "-1=h:1,/d", "1=h,/d", "1=h:0,/d", "1=:1,/d", "1=h:1", "1=h:1,d"]
-        {
+        assert_eq!(to("1=h:1").expect("an address").data, None);
+        for bad in ["", "1", "x=h:1,/d", "-1=h:1,/d", "1=h,/d", "1=h:0,/d", "1=:1,/d", "1=h:1,d"] {
             assert!(to(bad).is_err(), "{bad}");
         }
     }

@@ -12,7 +12,8 @@
 //! | `first` | the first start |
 //! | `rewrite` | what is changed in it |
 //! | `stage` | how far a node has come |
-//! | `all` | `restore all`: all of that in order |
+//! | `steps` | what is done with one node, a step at a time |
+//! | `all` | `restore all`, `prepare` and `promote`: all of that in order |
 //! | `finish` | `restore finish` |
 
 mod all;
@@ -27,6 +28,7 @@ mod programs;
 mod rewrite;
 mod running;
 mod stage;
+mod steps;
 
 pub use fault::Fault;
 pub use plan::read as read_backup;
@@ -41,6 +43,8 @@ use crate::signals::Stop;
 pub fn run(args: &RestoreArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     match &args.step {
         Step::All(args) => all::run(args, stop, output),
+        Step::Prepare(args) => all::prepare(args, stop, output),
+        Step::Promote(args) => all::promote(args, stop, output),
         Step::Finish(args) => finish::run(args, stop, output),
     }
 }

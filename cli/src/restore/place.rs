@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fault::{At, Fault};
-use super::plan::{Place, Plan};
+use super::plan::{Address, Place, Plan};
 use super::programs::{Control, Programs};
 use super::running;
 use super::stage::{self, Progress, Stage};
 use crate::durable;
 use crate::failure::Failure;
+use crate::lsn;
 use crate::signals::Stop;
 
 /// How long an address may take to answer.
@@ -29,13 +30,15 @@ pub const FORMER_AUTO_CONF: &str = "postgresql.auto.conf.before-restore";
 const LEFT_BEHIND: [&str; 4] = ["postmaster.pid", "postmaster.opts", stage::FILE, FORMER_AUTO_CONF];
 
 /// Refuses an address at which anything answers: a copy would believe it to be its node.
-pub fn nothing_answers(place: &Place) -> Result<(), Fault> {
-    let (host, port) = (&place.to.host, place.to.port);
+pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
+    let Address { group, host, port } = address;
+    let (group, port) = (*group, *port);
+    let refused = |what: String, todo: &str| Fault::Refused { group, what, todo: todo.to_owned() };
     let answers = if host.starts_with('/') {
         UnixStream::connect(Path::new(host).join(format!(".s.PGSQL.{port}"))).is_ok()
     } else {
         let addresses = (host.as_str(), port).to_socket_addrs().map_err(|error| {
-            place.refused(
+            refused(
                 format!("the address {host} cannot be looked up: {error}"),
                 "Give each node a name or address that all nodes know it by.",
             )
@@ -45,7 +48,7 @@ pub fn nothing_answers(place: &Place) -> Result<(), Fault> {
     };
     match answers {
         false => Ok(()),
-        true => Err(place.refused(
+        true => Err(refused(
             format!("something answers at {host}:{port} already"),
             "Stop it, or give the restored node another address: whatever answers there would be taken for it.",
         )),
@@ -69,8 +72,7 @@ pub fn give_label_back(data: &Path, control: &Control) -> Result<(), Fault> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         other => other.at("read", &aside)?,
     };
-    let of_label = text.lines().find_map(|line| line.strip_prefix("START WAL LOCATION: "));
-    if of_label.and_then(|place| place.split_whitespace().next()) == Some(start) {
+    if start_of(&text) == Some(start) {
         fs::rename(&aside, &label).at("rename", &aside)?;
         durable::sync_directory(data).at("sync", data)?;
     }
@@ -307,6 +309,36 @@ pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result
             .into());
     }
     Ok(())
+}
+
+/// Refuses a copy that was begun after the point: recovery goes forward only.
+pub fn check_begun_before(place: &Place, data: &Path, point: &str) -> Result<(), Fault> {
+    let path = data.join("backup_label");
+    let text = match fs::read_to_string(&path) {
+        // Of a volume snapshot, or of one that has been recovered.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.at("read", &path)?,
+    };
+    let start = start_of(&text);
+    let number = |lsn: Option<&str>| lsn.and_then(lsn::number);
+    match (number(start), number(Some(&place.node.wal_lsn))) {
+        (Some(begun), Some(at)) if begun > at => Err(place.refused(
+            format!(
+                "{} is a copy that was begun at WAL {}, after the restore point \"{point}\" at {}",
+                data.display(),
+                start.unwrap_or_default(),
+                place.node.wal_lsn
+            ),
+            "Bring a copy there that had ended before the point was made.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Where a backup was begun, as its label says.
+fn start_of(label: &str) -> Option<&str> {
+    let line = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION: "));
+    line.and_then(|place| place.split_whitespace().next())
 }
 
 /// A directory of its own, closed to others, or an empty one that is there.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::args::{AllArgs, Mapping, To};
+use super::args::{Mapping, Target, To, WhatArgs};
 use super::fault::{At, Fault};
 use crate::manifest::{self, Backup, Node};
 
@@ -17,10 +18,21 @@ pub struct Plan {
     pub backup: Backup,
     /// The same for everybody who restores this backup to these addresses and this point.
     pub restore_id: String,
+    /// The nodes of this host, which may be all.
     pub places: Vec<Place>,
+    /// Every node's address.
+    pub addresses: Vec<Address>,
     /// The groups that nobody restores.
     pub lost: BTreeSet<i32>,
     pub point: Option<Point>,
+}
+
+/// Where the others reach a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Address {
+    pub group: i32,
+    pub host: String,
+    pub port: u16,
 }
 
 /// Where a node is to be.
@@ -38,6 +50,8 @@ pub struct Place {
 #[derive(Clone, Debug)]
 pub struct Point {
     pub name: String,
+    /// It is the manifest's, which says where it is in each node's WAL.
+    pub is_known: bool,
 }
 
 impl Place {
@@ -52,8 +66,8 @@ impl Place {
     }
 }
 
-/// Reads the manifest and brings both together.
-pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
+/// Reads the manifest and brings both together. `here` are the groups of this host; without it, it is all of them.
+pub fn make(args: &WhatArgs, here: Option<&[i32]>) -> Result<Plan, Fault> {
     // What is compared with it are absolute paths.
     let dir = fs::canonicalize(&args.dir).at("find", &args.dir)?;
     let (backup, bytes) = read(&dir)?;
@@ -66,8 +80,17 @@ pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
     if addresses.len() < args.to.len() {
         return Err(wrong("two nodes have the same address".into()));
     }
-    for one in &args.to {
-        if args.to.iter().any(|to| to.group != one.group && to.data.starts_with(&one.data)) {
+    if let Some(group) = here.unwrap_or_default().iter().find(|group| !given.contains(group)) {
+        return Err(wrong(format!("--node {group} has no --to")));
+    }
+    let mut tos = Vec::new();
+    for target in &args.to {
+        if here.is_none_or(|here| here.contains(&target.group)) {
+            tos.push(at_home(target)?);
+        }
+    }
+    for one in &tos {
+        if tos.iter().any(|to| to.group != one.group && to.data.starts_with(&one.data)) {
             return Err(wrong(format!("{} is for two nodes", one.data.display())));
         }
         if one.data.starts_with(&dir) || dir.starts_with(&one.data) {
@@ -92,16 +115,24 @@ pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
             (true, false) => {}
         }
     }
+    let node_of = |group: i32| {
+        let node = backup.nodes.iter().find(|node| node.groupid == group);
+        node.ok_or_else(|| wrong(format!("the backup has no copy of node {group}")))
+    };
+    let mut addresses = Vec::new();
+    for target in &args.to {
+        node_of(target.group)?;
+        let (group, host, port) = (target.group, target.host.clone(), target.port);
+        addresses.push(Address { group, host, port });
+    }
     let mut places = Vec::new();
-    for to in &args.to {
-        let Some(node) = backup.nodes.iter().find(|node| node.groupid == to.group) else {
-            return Err(wrong(format!("the backup has no copy of node {}", to.group)));
-        };
+    for to in tos {
+        let node = node_of(to.group)?;
         let is_its = |mapping: &&Mapping| mapping.group.is_none_or(|group| group == to.group);
         places.push(Place {
-            to: to.clone(),
-            node: node.clone(),
             mappings: args.tablespace.iter().filter(is_its).cloned().collect(),
+            to,
+            node: node.clone(),
             restore_command: args.restore_command.as_ref().map(|text| {
                 text.replace("{groupid}", &node.groupid.to_string())
                     .replace("{name}", &node.name)
@@ -110,9 +141,24 @@ pub fn make(args: &AllArgs) -> Result<Plan, Fault> {
         });
     }
     places.sort_by_key(Place::group);
-    let restore_id = restore_id(&bytes, &args.to, args.point.as_deref());
-    let point = args.point.clone().map(|name| Point { name });
-    Ok(Plan { dir, backup, restore_id, places, lost, point })
+    let name = args.point.as_ref().or(backup.point.as_ref());
+    let restore_id = restore_id(&bytes, &args.to, name.map(String::as_str));
+    let point = name
+        .map(|name| Point { name: name.clone(), is_known: backup.point.as_ref() == Some(name) });
+    Ok(Plan { dir, backup, restore_id, places, addresses, lost, point })
+}
+
+/// A target whose files are to be on this host.
+fn at_home(target: &Target) -> Result<To, Fault> {
+    let group = target.group;
+    let data = target.data.clone().ok_or_else(|| Fault::WrongUse {
+        what: format!(
+            "--to {group}={}:{} lacks the data directory after a comma",
+            target.host, target.port
+        ),
+    })?;
+    let (host, port, config) = (target.host.clone(), target.port, target.config.clone());
+    Ok(To { group, host, port, data, config })
 }
 
 /// The manifest, and its bytes.
@@ -152,7 +198,7 @@ pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
 }
 
 /// What all hosts of a restore find out without talking to each other.
-fn restore_id(manifest: &[u8], to: &[To], point: Option<&str>) -> String {
+fn restore_id(manifest: &[u8], to: &[Target], point: Option<&str>) -> String {
     let mut addresses: Vec<String> =
         to.iter().map(|to| format!("{}={}:{}\n", to.group, to.host, to.port)).collect();
     addresses.sort();
@@ -169,13 +215,7 @@ mod tests {
 
     #[test]
     fn the_id_depends_on_the_backup_the_addresses_and_the_point() {
-        let to = |group, port| To {
-            group,
-            host: "h".into(),
-            port,
-            data: PathBuf::from("/d"),
-            config: None,
-        };
+        let to = |group, port| Target { group, host: "h".into(), port, data: None, config: None };
         let id = restore_id(b"m", &[to(0, 1), to(1, 2)], None);
         assert_eq!(id, restore_id(b"m", &[to(1, 2), to(0, 1)], None));
         assert_ne!(id, restore_id(b"m", &[to(0, 2), to(1, 1)], None));

@@ -146,9 +146,9 @@ fn addresses(
         notes.add(format!("database \"{name}\": {pools} rows of pg_dist_poolinfo removed"))?;
     }
     let new: Vec<String> = plan
-        .places
+        .addresses
         .iter()
-        .map(|place| format!("({}, {}, {})", place.group(), quoted(&place.to.host), place.to.port))
+        .map(|to| format!("({}, {}, {})", to.group, quoted(&to.host), to.port))
         .collect();
     let read_only = "SELECT to_regclass('citus_fence.cluster_read_only') IS NOT NULL";
     let open = match database.ask("look for a switch", read_only)?.single_value()? {

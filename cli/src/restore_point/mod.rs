@@ -14,10 +14,14 @@ use remote::Command;
 use serde::Serialize;
 
 use self::args::RestorePointArgs;
+use crate::backup::describe::{self, About};
+use crate::backup::source::{self, Source};
 use crate::connection::Destination;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::lease::{self, Terms};
+use crate::folder::Folder;
+use crate::lease::{self, HeldNode, Terms};
+use crate::manifest;
 use crate::nodes::{self, Node};
 use crate::output::Output;
 use crate::rows::{only_row, rows};
@@ -40,7 +44,7 @@ const SEGMENT_NAME: usize = 24;
 struct Made {
     name: String,
     block_id: i64,
-    held_ms: u128,
+    held_ms: u64,
     nodes: Vec<Point>,
 }
 
@@ -58,6 +62,8 @@ struct Point {
 pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     let name = whole_name(args)?;
     let destination = Destination::new(&args.connection)?;
+    let kept = args.dir.as_deref().map(Folder::claim).transpose()?;
+    lease::require(&destination, stop)?;
     let nodes = nodes::find(&destination, &args.nodes, stop)?;
     let mut sessions = Vec::new();
     for node in &nodes {
@@ -66,6 +72,10 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
         require_archiving(node, &mut talk)?;
         sessions.push((node, talk, identity));
     }
+    let kept = match kept {
+        None => None,
+        Some(folder) => Some(Kept::begin(folder, &nodes, stop, output)?),
+    };
 
     let only_this_database = args.only_this_database;
     let terms = Terms { mode: None, lease: LEASE, max: MAX, only_this_database };
@@ -78,16 +88,14 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
         quoted(&name)
     );
     let points = held.ask("restore point", &sql, stop);
-    let id = held.id;
-    let verdict = held.end();
+    let about = points.is_ok().then(|| describe::about(&held, stop));
+    let held_nodes = held.nodes.clone();
+    let block = describe::end(held);
     let points = points?;
-    if !verdict.lasted {
-        // The point may be there, but nothing is promised of it.
-        return Err(Failure::NotHeld { id, why: verdict.why.unwrap_or_default() });
-    }
+    // If it has not lasted, the point may be there, but nothing is promised of it.
+    let block = block?;
 
-    let mut made =
-        Made { name, block_id: id, held_ms: verdict.held.as_millis(), nodes: Vec::new() };
+    let mut made = Made { name, block_id: block.id, held_ms: block.held_ms, nodes: Vec::new() };
     for (node, talk, _) in &mut sessions {
         let lsn = lsn_of(node, &points)?;
         let sql = format!(
@@ -104,15 +112,68 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
         });
     }
     wait_for_archives(&mut sessions, &made, args.archived_within, stop)?;
+    let held_for = Duration::from_millis(block.held_ms);
+    if let (Some(kept), Some(about)) = (kept, about) {
+        kept.finish(about?, block, &held_nodes, &made, stop)?;
+    }
     output.result(&made, |made| {
         format!(
             "{}\non {} nodes, archived by all; writers were held for {}\n",
             made.name,
             made.nodes.len(),
-            spell(verdict.held)
+            spell(held_for)
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// What `--dir` keeps.
+struct Kept {
+    folder: Folder,
+    sources: Vec<Source>,
+    citus_databases: Vec<String>,
+}
+
+impl Kept {
+    fn begin(
+        folder: Folder,
+        nodes: &[Node],
+        stop: &Stop,
+        output: &Output,
+    ) -> Result<Kept, Failure> {
+        let sources = source::look_at_all(nodes, stop)?;
+        for source in &sources {
+            for remark in &source.remarks {
+                output.progress(&format!("{}: {remark}", source.node.called()));
+            }
+            source.keep_config(&folder)?;
+        }
+        let citus_databases = describe::citus_databases(nodes, stop, output)?;
+        Ok(Kept { folder, sources, citus_databases })
+    }
+
+    fn finish(
+        self,
+        about: About,
+        block: manifest::Block,
+        held: &[HeldNode],
+        made: &Made,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        let mut nodes = Vec::new();
+        for source in &self.sources {
+            let group = source.node.groupid;
+            let held = held.iter().find(|held| held.groupid == group);
+            let point = made.nodes.iter().find(|point| point.groupid == group);
+            // Both have been found for every node by now.
+            let (Some(held), Some(point)) = (held, point) else { continue };
+            let held = HeldNode { wal_lsn: point.lsn.clone(), ..held.clone() };
+            nodes.push(describe::elsewhere(source, &held, "another tool", stop)?);
+        }
+        let point = Some(made.name.clone());
+        let backup = describe::backup(about, self.citus_databases, block, point, nodes);
+        describe::finish(self.folder, &backup, stop)
+    }
 }
 
 /// The name with its time.

@@ -25,9 +25,13 @@ pub fn lines_of_backup(backup: &Backup) -> String {
 
 fn of_backup(backup: &Backup) -> Vec<String> {
     let block = &backup.block;
+    let what = match &backup.point {
+        None => "all copies ended".to_owned(),
+        Some(point) => format!("to be brought to restore point {point}, which was made"),
+    };
     let mut lines = vec![
         format!(
-            "backup of database \"{}\" ({}), all copies ended under block {} (mode {})",
+            "backup of database \"{}\" ({}), {what} under block {} (mode {})",
             backup.database,
             engine(backup.citus.as_deref()),
             block.id,
@@ -44,7 +48,7 @@ fn of_backup(backup: &Backup) -> Vec<String> {
         let place = node
             .data
             .as_ref()
-            .map_or_else(|| format!("by {}", node.tool), |data| data.display().to_string());
+            .map_or_else(|| format!("copied by {}", node.tool), |data| data.display().to_string());
         format!(
             "  {}: PostgreSQL {}, {}, up to {} on timeline {}, {place}",
             called(&node.name, node.port, node.groupid),

@@ -4,10 +4,12 @@
 #![allow(dead_code)]
 
 pub mod backup;
+pub mod barman;
+pub mod pgbackrest;
 
 use std::process::{Child, Command, Output, Stdio};
 
-use test_cluster::{PATIENCE, Result, Server, wait_until};
+use test_cluster::{Cluster, PATIENCE, Result, Server, wait_until};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -160,6 +162,36 @@ impl Gate {
     pub fn open(&self) {
         std::fs::write(self.0.path().join("open"), "").expect("a file");
     }
+}
+
+/// Makes a second database a cluster of its own, with or without this extension in it on the coordinator.
+pub fn second_cluster(
+    cluster: &Cluster,
+    with_fence: bool,
+) -> Result<test_cluster::postgres::Client> {
+    let engine = cluster.engine();
+    for node in cluster.nodes() {
+        node.execute("CREATE DATABASE second")?;
+        let mut client = node.connect_params().database("second").connect()?;
+        let catalog = format!("CREATE EXTENSION {}", engine.catalog_extension());
+        client.batch_execute(&catalog).expect("the catalog");
+    }
+    let mut second = cluster.coordinator().connect_params().database("second").connect()?;
+    let (own, worker) = (cluster.coordinator().port(), cluster.worker(1).port());
+    if with_fence && engine == test_cluster::Engine::Embedded {
+        let mut there = cluster.worker(1).connect_params().database("second").connect()?;
+        there.batch_execute("CREATE EXTENSION citus_fence").expect("the extension");
+    }
+    second
+        .batch_execute(&format!(
+            "SELECT citus_set_coordinator_host('127.0.0.1', {own}); \
+             SELECT citus_add_node('127.0.0.1', {worker})"
+        ))
+        .expect("a second cluster");
+    if with_fence {
+        second.batch_execute("CREATE EXTENSION citus_fence").expect("the extension");
+    }
+    Ok(second)
 }
 
 /// The manifest of a dump.

@@ -37,6 +37,7 @@ pub struct ClusterBuilder {
     pub(crate) without_preload: Vec<usize>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) fence: bool,
+    pub(crate) identifiers_of_today: bool,
 }
 
 impl ClusterBuilder {
@@ -57,6 +58,7 @@ impl ClusterBuilder {
             without_preload: Vec::new(),
             environment: Vec::new(),
             fence: true,
+            identifiers_of_today: false,
         }
     }
 
@@ -140,6 +142,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Only system identifiers as initdb gives them before 2038: Barman 3.4 takes a server with a higher one for two
+    /// servers, as SQL shows it with a sign and the replication protocol without.
+    pub fn identifiers_of_today(mut self) -> ClusterBuilder {
+        self.identifiers_of_today = true;
+        self
+    }
+
     /// A cluster without the extension under test: for what has to be shown without it, and for
     /// tests of this crate.
     pub fn without_fence(mut self) -> ClusterBuilder {
@@ -192,6 +201,7 @@ impl ClusterBuilder {
         options.passfile = self.scram == Some(PasswordSource::Passfile);
         options.environment = self.environment.clone();
         options.is_node = true;
+        options.identifier_of_today = self.identifiers_of_today;
         options.settings = self.settings.clone();
         let own = self.node_settings.iter().filter(|(of, _, _)| *of == node);
         options.settings.extend(own.map(|(_, name, value)| (name.clone(), value.clone())));

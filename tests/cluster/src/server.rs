@@ -143,7 +143,8 @@ impl Server {
     /// A fresh server, started.
     pub(crate) fn create(root: Arc<RootDir>, options: Options) -> Result<Server> {
         let mut server = Server::place(root, options)?;
-        make_data_directory(server.name(), &server.data_dir())?;
+        let of_today = server.options.identifier_of_today;
+        make_data_directory(server.name(), &server.data_dir(), of_today)?;
         server.configure()?;
         server.start_first()?;
         if let Some(password) = &server.options.password {

@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) environment: Vec<(String, String)>,
     /// Whether it is to be a node, and so needs to know how to connect to the others.
     pub(crate) is_node: bool,
+    /// A system identifier as initdb gives it before 2038.
+    pub(crate) identifier_of_today: bool,
 }
 
 impl Options {
@@ -52,6 +54,7 @@ impl Options {
             passfile: false,
             environment: Vec::new(),
             is_node: false,
+            identifier_of_today: false,
         }
     }
 

@@ -22,11 +22,13 @@ const LAYOUT: u32 = 1;
 /// The role that every cluster is set up with.
 pub const SUPERUSER: &str = "postgres";
 
-/// Makes a data directory with a system identifier of its own at `data`, which must not exist.
-pub(crate) fn make_data_directory(server: &str, data: &Path) -> Result<()> {
+/// Makes a data directory with a system identifier of its own at `data`, which must not exist. initdb gives none above
+/// `i64::MAX` before 2038; here half of them are, unless only those `of_today` are wanted.
+pub(crate) fn make_data_directory(server: &str, data: &Path, of_today: bool) -> Result<()> {
     let installation = Installation::current()?;
     copy_tree(template()?, data)?;
-    control_file::set_system_identifier(data, fastrand::u64(1..u64::MAX))?;
+    let highest = if of_today { i64::MAX.cast_unsigned() } else { u64::MAX };
+    control_file::set_system_identifier(data, fastrand::u64(1..highest))?;
     give_tree_to_server_user(data)?;
     run(server, None, installation.command("pg_resetwal")?.arg("-f").arg("-D").arg(data))?;
     Ok(())

@@ -1,0 +1,171 @@
+//! What the manifest says: of the cluster, of the block, of each node.
+
+use std::path::Path;
+
+use super::copies::tablespace_folder;
+use super::reached;
+use super::source::Source;
+use crate::failure::Failure;
+use crate::folder::{self, Folder, write_json};
+use crate::lease::{Held, HeldNode};
+use crate::manifest::{self, Backup};
+use crate::nodes::Node;
+use crate::output::Output;
+use crate::rows::{only_row, rows};
+use crate::signals::Stop;
+
+/// The whole cluster.
+pub struct About {
+    database: String,
+    citus: Option<String>,
+}
+
+/// Asks the coordinator.
+pub fn about(held: &Held, stop: &Stop) -> Result<About, Failure> {
+    let reply = held.ask(
+        "look at the database",
+        "SELECT current_database() AS database, \
+                (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'citus') AS citus",
+        stop,
+    )?;
+    let row = only_row(&reply)?;
+    Ok(About { database: row.get("database")?, citus: row.maybe("citus")? })
+}
+
+/// The databases of the coordinator that have Citus' catalog. One that cannot be looked into is told of.
+pub fn citus_databases(
+    nodes: &[Node],
+    stop: &Stop,
+    output: &Output,
+) -> Result<Vec<String>, Failure> {
+    let Some(coordinator) = nodes.iter().find(|node| node.groupid == 0) else {
+        return Ok(Vec::new());
+    };
+    let reply = coordinator.talk(stop)?.ask(
+        "list of databases",
+        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname",
+    )?;
+    let mut found = Vec::new();
+    for row in rows(&reply)? {
+        let name: String = row.get("datname")?;
+        let mut there = coordinator.clone();
+        there.destination.target.params.set("dbname", &name);
+        let has_citus = there.talk(stop).and_then(|mut talk| {
+            let reply = talk.ask(
+                "look for Citus' catalog",
+                "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL AS has_citus",
+            )?;
+            Ok(only_row(&reply)?.is_true("has_citus")?)
+        });
+        match has_citus {
+            Ok(true) => found.push(name),
+            Ok(false) => {}
+            Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+            Err(error) => output.progress(&format!(
+                "database \"{name}\": whether it has Citus is not known: {error}"
+            )),
+        }
+    }
+    Ok(found)
+}
+
+/// Ends a block, and says of it what is to be kept; an error if it has not lasted.
+pub fn end(held: Held) -> Result<manifest::Block, Failure> {
+    let (id, mode, began_at) = (held.id, held.mode.clone(), held.began_at);
+    let verdict = held.end();
+    if !verdict.lasted {
+        return Err(Failure::NotHeld { id, why: verdict.why.unwrap_or_default() });
+    }
+    Ok(manifest::Block {
+        id,
+        mode,
+        began_at,
+        ended_at: verdict.ended_at,
+        held_ms: u64::try_from(verdict.held.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// A node's copy in the directory.
+pub fn copy(
+    folder: &Folder,
+    source: &Source,
+    held: &HeldNode,
+    data: &Path,
+) -> Result<manifest::Node, Failure> {
+    let place = source.below();
+    let tablespaces = source.tablespaces.iter().map(|tablespace| manifest::Tablespace {
+        copy: Some(tablespace_folder(&place, tablespace.oid)),
+        ..tablespace.clone()
+    });
+    let bytes = folder::size(&source.place(folder))?;
+    Ok(manifest::Node {
+        forks: reached::forks(data, held.timeline)?,
+        bytes,
+        data: Some(place.join("data")),
+        tablespaces: tablespaces.collect(),
+        ..node(source, held, "pg_basebackup")
+    })
+}
+
+/// A node whose copy a tool keeps.
+pub fn elsewhere(
+    source: &Source,
+    held: &HeldNode,
+    tool: &str,
+    stop: &Stop,
+) -> Result<manifest::Node, Failure> {
+    let forks = source.forks(held.timeline, stop)?;
+    Ok(manifest::Node { forks, ..node(source, held, tool) })
+}
+
+fn node(source: &Source, held: &HeldNode, tool: &str) -> manifest::Node {
+    manifest::Node {
+        nodeid: source.node.nodeid,
+        groupid: source.node.groupid,
+        name: source.node.name.clone(),
+        port: source.node.port,
+        system_identifier: source.identity.system_identifier.clone(),
+        timeline: held.timeline,
+        forks: Vec::new(),
+        wal_lsn: held.wal_lsn.clone(),
+        postgresql: source.identity.postgresql.clone(),
+        bytes: source.bytes.unwrap_or(0),
+        data: None,
+        config: source.config.as_ref().map(|_| source.below().join("config")),
+        tablespaces: source.tablespaces.clone(),
+        tool: tool.to_owned(),
+    }
+}
+
+/// All of it.
+pub fn backup(
+    about: About,
+    citus_databases: Vec<String>,
+    block: manifest::Block,
+    point: Option<String>,
+    nodes: Vec<manifest::Node>,
+) -> Backup {
+    Backup {
+        format: manifest::BACKUP.to_owned(),
+        version: manifest::VERSION,
+        citus_fence: env!("CARGO_PKG_VERSION").to_owned(),
+        database: about.database,
+        citus_databases,
+        citus: about.citus,
+        block,
+        point,
+        nodes,
+        missing: Vec::new(),
+    }
+}
+
+/// Writes the manifest, the last of all: from here on it is a backup.
+pub fn finish(folder: Folder, backup: &Backup, stop: &Stop) -> Result<(), Failure> {
+    folder::sync(&folder.path)?;
+    if let Some(signal) = stop.signal() {
+        return Err(Failure::ToldToStop { signal });
+    }
+    write_json(&folder.path.join(manifest::FILE), backup)?;
+    folder.keep();
+    Ok(())
+}

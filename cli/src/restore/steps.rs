@@ -1,0 +1,286 @@
+//! What is done with one node's copy, a step at a time; how far it has come is on disk before the next begins.
+
+use std::path::Path;
+
+use tracing::debug;
+
+use super::args::WhatArgs;
+use super::config::{self, Recovery};
+use super::fault::{At, Fault};
+use super::first::{FirstStart, private_directory};
+use super::place;
+use super::plan::{Place, Plan};
+use super::programs::Programs;
+use super::stage::{Progress, Stage};
+use super::{rewrite, running};
+use crate::durable;
+use crate::failure::Failure;
+use crate::signals::Stop;
+
+/// All that a node's steps need.
+pub struct Work<'a> {
+    pub plan: &'a Plan,
+    pub programs: &'a Programs,
+    pub args: &'a WhatArgs,
+    /// Who may be a superuser of the copies.
+    pub users: Vec<String>,
+    pub stop: &'a Stop,
+}
+
+impl Work<'_> {
+    /// Whether a node may be started, or has been brought so far that it need not be.
+    pub fn check(&self, place: &Place, progress: &mut Progress) -> Result<(), Failure> {
+        let data = &place.to.data;
+        running::refuse_running(place, progress.private.as_deref(), self.stop)?;
+        if progress.stage >= Stage::Rewritten {
+            return self.leave_private(data, progress);
+        }
+        place::check_identity(place, self.programs, self.stop)?;
+        place::check_links(place, data)?;
+        if let Some(point) = &self.plan.point {
+            if self.restore_command(place)?.is_none() {
+                let what =
+                    format!("recovery to the restore point \"{}\" needs its archive", point.name);
+                let todo = "Say with --restore-command how a WAL file is brought from there.";
+                return Err(place.refused(what, todo).into());
+            }
+            if point.is_known && progress.stage < Stage::Reached {
+                place::check_begun_before(place, data, &point.name)?;
+            }
+        }
+        for name in ["postmaster.pid", "standby.signal", "citus_fence.read_only"] {
+            place::remove_if_there(&data.join(name))?;
+        }
+        self.leave_private(data, progress)
+    }
+
+    /// What brings WAL from its archive: what was said, or what a tool has left in the copy.
+    fn restore_command(&self, place: &Place) -> Result<Option<String>, Failure> {
+        if place.restore_command.is_some() {
+            return Ok(place.restore_command.clone());
+        }
+        let former = config::settings(&config::former(&place.to.data)?);
+        let own = former.into_iter().rfind(|(name, _)| name == "restore_command");
+        Ok(own.map(|(_, value)| value).filter(|value| !value.is_empty()))
+    }
+
+    /// Removes the private directory of an interrupted run.
+    fn leave_private(&self, data: &Path, progress: &mut Progress) -> Result<(), Failure> {
+        let Some(former) = progress.private.take() else { return Ok(()) };
+        let is_ours = former
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("citus-fence-"));
+        if is_ours && former.is_dir() {
+            std::fs::remove_dir_all(&former).at("remove", &former)?;
+        }
+        progress.write(data)?;
+        Ok(())
+    }
+
+    /// Starts a node in a private directory, lets something be done with it, and removes the directory.
+    fn started<T>(
+        &self,
+        place: &Place,
+        progress: &mut Progress,
+        recovery: Recovery<'_>,
+        task: impl FnOnce(FirstStart<'_>, &mut Progress) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let data = &place.to.data;
+        let major = self.programs.check_version(place.group(), data, self.stop)?;
+        let control = self.programs.control(place.group(), data, self.stop)?;
+        if matches!(recovery, Recovery::Own) {
+            place::give_label_back(data, &control)?;
+        }
+        let private = private_directory()?;
+        progress.private = Some(private.clone());
+        // Before the start: whoever comes after a kill has to know whose server that is.
+        progress.write(data)?;
+        let configuration =
+            config::first(place, &private, &control, &self.args.preload, recovery, major)?;
+        let server = FirstStart::begin(place, self.programs, &private, &configuration, self.stop)?;
+        let end = task(server, progress);
+        self.leave_private(data, progress)?;
+        end
+    }
+
+    /// Recovers a node up to the point, and not one record further.
+    pub fn to_the_point(&self, place: &Place, progress: &mut Progress) -> Result<(), Failure> {
+        let (Some(point), Some(command)) = (&self.plan.point, self.restore_command(place)?) else {
+            return Ok(());
+        };
+        if progress.stage >= Stage::Reached {
+            return Ok(());
+        }
+        let data = &place.to.data;
+        let signal = data.join("recovery.signal");
+        durable::write(&signal, b"").at("write", &signal)?;
+        let recovery = Recovery::To {
+            restore_command: &command,
+            point: &point.name,
+            timeline: place.node.timeline,
+            promote: false,
+        };
+        self.started(place, progress, recovery, |mut server, _| {
+            server.await_end()?;
+            let control = self.programs.control(place.group(), data, self.stop)?;
+            // It shuts down in recovery at the point, and dies in recovery where the archive ends before it.
+            match control.get("Database cluster state")? {
+                "shut down in recovery" => Ok(()),
+                _ => Err(server.ended(None)),
+            }
+        })
+        .map_err(|failure| self.short_of(place, &point.name, failure))?;
+        progress.stage = Stage::Reached;
+        progress.write(data)?;
+        debug!("node {} has reached {}", place.group(), point.name);
+        Ok(())
+    }
+
+    /// The error of a node that has not come to the point.
+    fn short_of(&self, place: &Place, point: &str, failure: Failure) -> Failure {
+        match failure {
+            Failure::Restore(Fault::Program { output, .. }) => place
+                .refused(
+                    format!("recovery has not reached the restore point \"{point}\": {output}"),
+                    "Is the point's WAL of this node in the archive, does --restore-command find it, and had the copy ended \
+                     before the point was made? No node has been promoted. Empty the data directories and restore to a \
+                     point that all nodes have.",
+                )
+                .into(),
+            other => other,
+        }
+    }
+
+    /// Ends recovery, and takes out what leads to production.
+    pub fn bring_up(&self, place: &Place, progress: &mut Progress) -> Result<(), Failure> {
+        if progress.stage >= Stage::Rewritten {
+            return Ok(());
+        }
+        let data = &place.to.data;
+        let signal = data.join("recovery.signal");
+        let command = self.restore_command(place)?;
+        let recovery = match (&self.plan.point, &command) {
+            (Some(point), Some(command)) => {
+                if progress.stage < Stage::Promoting {
+                    progress.stage = Stage::Promoting;
+                    progress.write(data)?;
+                }
+                // Who has been promoted already has a timeline that the archive knows nothing of.
+                let control = self.programs.control(place.group(), data, self.stop)?;
+                if control.is_in_archive_recovery()? {
+                    durable::write(&signal, b"").at("write", &signal)?;
+                } else {
+                    place::remove_if_there(&signal)?;
+                }
+                Recovery::To {
+                    restore_command: command,
+                    point: &point.name,
+                    timeline: place.node.timeline,
+                    promote: true,
+                }
+            }
+            (None, Some(command)) if place.restore_command.is_some() || signal.exists() => {
+                if progress.stage < Stage::Promoting && data.join("backup_label").exists() {
+                    durable::write(&signal, b"").at("write", &signal)?;
+                }
+                Recovery::FromArchive(command)
+            }
+            _ if signal.exists() => {
+                let what = format!("{} asks for recovery from an archive", signal.display());
+                return Err(place.refused(what, "Name it with --restore-command.").into());
+            }
+            _ => Recovery::Own,
+        };
+        self.started(place, progress, recovery, |mut server, progress| {
+            server.await_ready()?;
+            let mut notes = rewrite::Notes::of(progress, data);
+            rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
+            server.shut_down()
+        })?;
+        for name in ["standby.signal", "recovery.signal"] {
+            place::remove_if_there(&data.join(name))?;
+        }
+        progress.stage = Stage::Rewritten;
+        progress.write(data)?;
+        Ok(())
+    }
+
+    /// Puts production's settings back with what keeps the node quiet, and looks whether a start would be this node's.
+    pub fn configure(
+        &self,
+        place: &Place,
+        progress: &mut Progress,
+    ) -> Result<Vec<String>, Failure> {
+        let data = &place.to.data;
+        let group = place.group();
+        if progress.stage < Stage::Prepared {
+            let text = config::quiet(&config::former(data)?, place, &self.plan.restore_id);
+            let path = data.join(place::AUTO_CONF);
+            durable::write(&path, text.as_bytes()).at("write", &path)?;
+        }
+        let own = data.join("postgresql.conf");
+        let config_file = match (&place.to.config, own.is_file()) {
+            (Some(file), _) => file.clone(),
+            (None, true) => own,
+            (None, false) => {
+                let kept = place.node.config.as_ref().map(|path| self.plan.dir.join(path));
+                let kept = kept.map_or(String::new(), |path| {
+                    format!(" (the node's former one is in {})", path.display())
+                });
+                return Ok(vec![format!(
+                    "node {group}: {} has no postgresql.conf{kept}: make one, with pg_hba.conf, and run the same \
+                     command again with --to {group}={}:{},{},CONFIG_FILE",
+                    data.display(),
+                    place.to.host,
+                    place.to.port,
+                    data.display()
+                )]);
+            }
+        };
+        let ask = |name: &str| -> Result<String, Failure> {
+            let mut command = self.programs.command("postgres");
+            command.args(["-C", name, "-D"]).arg(data);
+            command.args(["-c", &format!("config_file={}", config_file.display())]);
+            Ok(self.programs.ask(group, &mut command, self.stop)?.trim().to_owned())
+        };
+        let directory = ask("data_directory")?;
+        let same = |path: &str| {
+            let canonical = std::fs::canonicalize(path);
+            canonical.is_ok_and(|path| std::fs::canonicalize(data).is_ok_and(|data| data == path))
+        };
+        if !same(&directory) {
+            let what = format!(
+                "{} leads to another data directory, {directory}: a start with it would start that one",
+                config_file.display()
+            );
+            let todo = format!("Set data_directory = '{}' in it, or take it out.", data.display());
+            return Err(place.refused(what, todo).into());
+        }
+        let own_file = config::own_pid_file(place);
+        let pid_file = ask("external_pid_file")?;
+        if !pid_file.is_empty() && !own_file.contains(&pid_file) {
+            let path = data.join(place::AUTO_CONF);
+            let text = std::fs::read_to_string(&path).at("read", &path)?;
+            durable::write(&path, format!("{text}{own_file}").as_bytes()).at("write", &path)?;
+        }
+        let mut findings = Vec::new();
+        let libraries = ask("shared_preload_libraries")?;
+        let has_citus = config::preloads_citus(&libraries);
+        if self.plan.backup.citus.is_some() && !has_citus {
+            findings.push(format!(
+                "node {group}: {} does not preload citus (shared_preload_libraries is '{libraries}'): a distributed \
+                 table would look empty and take rows",
+                config_file.display()
+            ));
+        }
+        for (name, wanted) in [("archive_mode", "off"), ("port", &place.to.port.to_string())] {
+            let value = ask(name)?;
+            if value != wanted {
+                findings.push(format!("node {group}: {name} is {value} and not {wanted}"));
+            }
+        }
+        progress.stage = Stage::Prepared;
+        progress.write(data)?;
+        Ok(findings)
+    }
+}

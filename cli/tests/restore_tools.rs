@@ -1,0 +1,254 @@
+//! Copies that another tool makes and keeps: `backup --exec` and `restore-point --dir`, with the real pgBackRest.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use common::backup::{as_servers_user, backup, finish, manifest, restore_all};
+use common::barman::Barman;
+use common::pgbackrest::PgBackRest;
+use common::{Ended, run};
+use fence_tests::on_each_engine;
+use test_cluster::{
+    Bank, Cluster, Engine, HOST, PATIENCE, Places, Result, SUPERUSER, whole_matrix,
+};
+
+/// A subcommand on the coordinator, as the servers' user.
+fn on_coordinator(cluster: &Cluster, subcommand: &str) -> Command {
+    let port = cluster.coordinator().port().to_string();
+    let words = [subcommand, "-h", HOST, "-p", &port, "-U", SUPERUSER, "-d", cluster.database()];
+    as_servers_user(&words)
+}
+
+fn archiving_cluster(engine: Engine) -> Result<Cluster> {
+    // A command that archives nothing until there is a repository.
+    let cluster = Cluster::builder(engine).workers(2).setting("archive_mode", "on");
+    cluster.setting("archive_command", "false").identifiers_of_today().build()
+}
+
+fn free_place(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+    Ok(cluster.copy_target(name, 0)?.with_file_name("backup"))
+}
+
+/// Starts prepared places as a cluster, and finishes the restore.
+fn finished(places: Places) -> Result<Cluster> {
+    places.configure()?;
+    places.start()?;
+    let restored = places.into_cluster();
+    let finished = finish(restored.coordinator().port(), &[]).expect(0);
+    assert!(finished.out.contains("is finished"), "{finished:?}");
+    Ok(restored)
+}
+
+#[test]
+fn copies_of_pgbackrest_under_a_block_come_back_whole() {
+    if !PgBackRest::is_installed() {
+        return;
+    }
+    on_each_engine(|engine| {
+        let cluster = archiving_cluster(engine)?;
+        let tool = PgBackRest::of(&cluster)?;
+        let bank = Bank::create(&cluster, 60, 1_000)?;
+        let writers = bank.start_writers(&cluster, 2)?;
+        writers.wait_for_more(50, PATIENCE)?;
+        let began = Instant::now();
+        let dir = free_place(&cluster, "exec")?;
+        let exec = tool.line("{groupid}", "--type=full backup");
+        run(on_coordinator(&cluster, "backup").args(["--exec", &exec]).arg(&dir)).expect(0);
+        // What comes after the copies is in the archive too, and must not come back.
+        writers.wait_for_more(50, PATIENCE)?;
+        let summary = writers.stop();
+        let kept = manifest(&dir);
+        assert_eq!(kept["nodes"][2]["tool"], exec.as_str(), "{kept}");
+        assert!(dir.join("nodes/1/output").is_file() && kept["nodes"][1]["data"].is_null());
+        let verified = run(as_servers_user(&["verify"]).arg(&dir)).expect(0);
+        assert!(verified.out.contains("3 are kept by another tool"), "{verified:?}");
+
+        let places = cluster.places()?;
+        run(&mut restore_all(&dir, &places, &[])).expect(1).complains_of(&[
+            "is no data directory",
+            "pgbackrest",
+            "bring it there",
+        ]);
+        tool.restore(&places, &[]);
+        run(&mut restore_all(&dir, &places, &[])).expect(0);
+        let restored = finished(places)?;
+        let audit = bank.audit(&restored, summary.transfers_before(began))?;
+        assert!(audit.is_clean(), "{audit}");
+        Ok(())
+    });
+}
+
+#[test]
+fn copies_of_barman_under_a_block_come_back_whole() {
+    if !Barman::is_installed() {
+        return;
+    }
+    on_each_engine(|engine| {
+        let cluster = archiving_cluster(engine)?;
+        let tool = Barman::of(&cluster)?;
+        let bank = Bank::create(&cluster, 60, 1_000)?;
+        let writers = bank.start_writers(&cluster, 2)?;
+        writers.wait_for_more(50, PATIENCE)?;
+        let began = Instant::now();
+        let dir = free_place(&cluster, "exec")?;
+        let exec = tool.line("backup --wait n{groupid}");
+        run(on_coordinator(&cluster, "backup").args(["--exec", &exec]).arg(&dir)).expect(0);
+        writers.wait_for_more(50, PATIENCE)?;
+        let summary = writers.stop();
+        let places = cluster.places()?;
+        tool.restore(&places);
+        run(&mut restore_all(&dir, &places, &[])).expect(0);
+        let restored = finished(places)?;
+        let audit = bank.audit(&restored, summary.transfers_before(began))?;
+        assert!(audit.is_clean(), "{audit}");
+        Ok(())
+    });
+}
+
+#[test]
+fn copies_of_any_time_come_to_one_restore_point() {
+    if !PgBackRest::is_installed() {
+        return;
+    }
+    on_each_engine(|engine| {
+        let cluster = archiving_cluster(engine)?;
+        let tool = PgBackRest::of(&cluster)?;
+        let bank = Bank::create(&cluster, 60, 1_000)?;
+        for round in 0..if whole_matrix() { 5 } else { 1 } {
+            let writers = bank.start_writers(&cluster, 2)?;
+            // Each at a moment of its own, with nobody held.
+            for group in 0..cluster.nodes().len() {
+                tool.run(group, &["--type=full", "backup"]);
+                writers.wait_for_more(20, PATIENCE)?;
+            }
+            let before = Instant::now();
+            let dir = free_place(&cluster, &format!("point{round}"))?;
+            let words = ["nightly", "--dir", &dir.display().to_string()];
+            run(on_coordinator(&cluster, "restore-point").args(words)).expect(0);
+            writers.wait_for_more(20, PATIENCE)?;
+            let summary = writers.stop();
+
+            let places = cluster.places()?;
+            tool.restore(&places, &[]);
+            // One host after the other, as if each saw its own nodes alone.
+            per_host(&dir, &places);
+            let restored = finished(places)?;
+            let audit = bank.audit(&restored, summary.transfers_before(before))?;
+            assert!(audit.is_clean(), "round {round}: {audit}");
+        }
+
+        // A copy that was begun after the point cannot be brought back to it, and is told apart before anything starts.
+        let dir = cluster.copy_target("point0", 0)?.with_file_name("backup");
+        for group in 0..cluster.nodes().len() {
+            tool.run(group, &["--type=full", "backup"]);
+        }
+        let places = cluster.places()?;
+        tool.restore(&places, &[]);
+        run(&mut restore_all(&dir, &places, &[])).expect(1).complains_of(&[
+            "begun at WAL",
+            "after the restore point \"nightly-",
+            "had ended before",
+        ]);
+        Ok(())
+    });
+}
+
+/// `restore prepare` and `promote`, with worker 2 on a host of its own.
+fn per_host(dir: &Path, places: &Places) {
+    let steps = |step: &str, here: &[usize], more: &[&str]| -> Ended {
+        let bindir = test_cluster::Installation::current().expect("PostgreSQL");
+        let mut command = as_servers_user(&["restore", step, "--bindir"]);
+        command.arg(bindir.bindir()).arg(dir);
+        for (group, node) in places.nodes().iter().enumerate() {
+            let address = format!("{group}={HOST}:{}", node.port());
+            command.arg("--to").arg(match here.contains(&group) {
+                true => format!("{address},{}", node.data_dir().display()),
+                false => address,
+            });
+        }
+        command.args(here.iter().flat_map(|group| ["--node".to_owned(), group.to_string()]));
+        run(command.args(more))
+    };
+    // In a wrong order, each says what is missing.
+    steps("promote", &[0, 1], &["--all-reached"])
+        .expect(1)
+        .complains_of(&["has not reached", "restore prepare"]);
+    let reached = steps("prepare", &[0, 1], &[]).expect(0);
+    assert!(reached.out.contains("has reached nightly-"), "{reached:?}");
+    steps("promote", &[0, 1], &[]).expect(2).complains_of(&["--all-reached"]);
+    steps("promote", &[2], &["--all-reached"]).expect(1).complains_of(&["has not reached"]);
+    steps("prepare", &[2], &[]).expect(0);
+    for here in [&[2][..], &[0, 1]] {
+        let ready = steps("promote", here, &["--all-reached"]).expect(0);
+        assert!(ready.out.contains("restore finish -h"), "{ready:?}");
+        // Once more changes nothing.
+        steps("promote", here, &["--all-reached"]).expect(0);
+    }
+}
+
+#[test]
+fn a_command_that_fails_is_named_and_leaves_nothing_and_no_block() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let dir = free_place(&cluster, "fails")?;
+        let exec =
+            |text: &str| run(on_coordinator(&cluster, "backup").args(["--exec", text]).arg(&dir));
+        let port = cluster.worker(1).port().to_string();
+        exec("echo no room on {name} >&2; test {groupid} != 1 || exit 7; sleep 600")
+            .expect(1)
+            .complains_of(&[&port, "the command of --exec", "exit status: 7", "no room on"]);
+        assert!(!dir.exists(), "what was made is gone");
+        let state = "SELECT state FROM citus_backup_block_status()";
+        assert_eq!(cluster.coordinator().query_value(state)?, "inactive");
+
+        // What the command is told is true of each node; a shell gets nothing that it would take apart.
+        let told = "test -d {datadir}/base && test \"$CITUS_FENCE_NODE_GROUPID\" = {groupid} && \
+                    test -n \"$CITUS_FENCE_NODE_WAL_LSN\" && echo {host}:{port} \"$CITUS_FENCE_BLOCK_ID\"";
+        exec(told).expect(0);
+        let output = |group: usize| {
+            let path = dir.join(format!("nodes/{group}/output"));
+            std::fs::read_to_string(path).expect("its words")
+        };
+        let id = manifest(&dir)["block"]["id"].to_string();
+        assert_eq!(output(1), format!("{HOST}:{port} {id}\n"));
+        assert_ne!(output(1), output(2));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_backup_is_prepared_host_by_host() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let bank = Bank::create(&cluster, 20, 1_000)?;
+        let dir = backup(&cluster, "hosts")?;
+        let places = cluster.places()?;
+        let bindir = test_cluster::Installation::current()?.bindir().display().to_string();
+        let step = |step: &str, here: usize| {
+            let mut command = as_servers_user(&["restore", step, "--bindir", &bindir]);
+            command.arg(&dir).args(["--node", &here.to_string()]);
+            for (group, node) in places.nodes().iter().enumerate() {
+                let data = match group == here {
+                    true => format!(",{}", node.data_dir().display()),
+                    false => String::new(),
+                };
+                command.arg("--to").arg(format!("{group}={HOST}:{}{data}", node.port()));
+            }
+            run(&mut command)
+        };
+        step("prepare", 7).expect(2).complains_of(&["--node 7 has no --to"]);
+        step("promote", 0).expect(2).complains_of(&["without a restore point"]);
+        for here in [1, 2, 0] {
+            let ready = step("prepare", here).expect(0);
+            assert!(ready.out.contains("start the nodes of this host"), "{ready:?}");
+        }
+        // What each has been given are the addresses of all.
+        let restored = finished(places)?;
+        let audit = bank.audit(&restored, std::iter::empty())?;
+        assert!(audit.is_clean(), "{audit}");
+        Ok(())
+    });
+}
