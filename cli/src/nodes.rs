@@ -8,6 +8,7 @@ use remote::{ConnInfoError, ConnParams, NodeLabel};
 use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::lease::HeldNode;
+use crate::manifest::Missing;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
 use crate::talk::Talk;
@@ -86,6 +87,8 @@ pub struct Node {
     pub groupid: i32,
     pub name: String,
     pub port: i32,
+    /// Disabled ones take no part in what the cluster does, and may be long gone.
+    pub is_active: bool,
     pub destination: Destination,
 }
 
@@ -103,6 +106,22 @@ impl Node {
     /// An error about it.
     pub fn unfit(&self, what: impl std::fmt::Display, todo: impl Into<String>) -> Failure {
         Failure::Node { node: self.called(), what: what.to_string(), todo: Some(todo.into()) }
+    }
+
+    /// What is said of an inactive one that is left out.
+    pub fn missing(&self, why: &impl std::fmt::Display) -> Missing {
+        Missing {
+            nodeid: self.nodeid,
+            groupid: self.groupid,
+            name: self.name.clone(),
+            port: self.port,
+            why: format!("it is inactive, and {why}"),
+        }
+    }
+
+    /// Whether it may be left out of what a block holds: it is inactive, and the block has left it out.
+    pub fn is_left_out(&self, held: &[HeldNode]) -> bool {
+        !self.is_active && !held.iter().any(|node| node.groupid == self.groupid)
     }
 
     /// Refuses a server that is not the one that the block holds: this machine may see another one at that address.
@@ -132,7 +151,7 @@ pub fn find(coordinator: &Destination, args: &NodeArgs, stop: &Stop) -> Result<V
     let place = talk.place().clone();
     let reply = talk.ask(
         "list of nodes",
-        "SELECT nodeid, groupid, nodename, nodeport FROM pg_catalog.pg_dist_node \
+        "SELECT nodeid, groupid, nodename, nodeport, isactive FROM pg_catalog.pg_dist_node \
           WHERE noderole::text = 'primary' ORDER BY groupid",
     )?;
     let mut nodes = Vec::new();
@@ -144,13 +163,21 @@ pub fn find(coordinator: &Destination, args: &NodeArgs, stop: &Stop) -> Result<V
             destination.target.node = NodeLabel::new(nodeid, name.clone(), port);
             destination.target.params = args.params(coordinator, groupid, &name, port);
         }
-        nodes.push(Node { nodeid: Some(nodeid), groupid, name, port, destination });
+        let is_active = row.is_true("isactive")?;
+        nodes.push(Node { nodeid: Some(nodeid), groupid, name, port, is_active, destination });
     }
     if !nodes.iter().any(|node| node.groupid == 0) {
         let (name, port) = (place.host, place.port);
         nodes.insert(
             0,
-            Node { nodeid: None, groupid: 0, name, port, destination: coordinator.clone() },
+            Node {
+                nodeid: None,
+                groupid: 0,
+                name,
+                port,
+                is_active: true,
+                destination: coordinator.clone(),
+            },
         );
     }
     args.must_be_among(&nodes.iter().map(|node| node.groupid).collect::<Vec<_>>())?;
@@ -158,6 +185,24 @@ pub fn find(coordinator: &Destination, args: &NodeArgs, stop: &Stop) -> Result<V
         args.apply(0, &mut node.destination.target.params);
     }
     Ok(nodes)
+}
+
+/// Does something for every node. An inactive one with which it cannot be done is left out, with the reason: nothing that
+/// the cluster works with is there.
+pub fn each<T>(
+    nodes: &[Node],
+    mut task: impl FnMut(&Node) -> Result<T, Failure>,
+) -> Result<(Vec<T>, Vec<Missing>), Failure> {
+    let (mut done, mut missing) = (Vec::new(), Vec::new());
+    for node in nodes {
+        match task(node) {
+            Ok(one) => done.push(one),
+            Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+            Err(why) if !node.is_active => missing.push(node.missing(&why)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((done, missing))
 }
 
 /// What a node says of itself.

@@ -15,6 +15,7 @@ mod exec;
 mod reached;
 pub mod source;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::lease::{self, Held};
+use crate::manifest::Backup;
 use crate::nodes;
 use crate::output::Output;
 use crate::programs;
@@ -38,12 +40,14 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let destination = Destination::new(&args.connection)?;
     lease::require(&destination, stop)?;
     let nodes = nodes::find(&destination, &args.nodes, stop)?;
-    let sources = source::look_at_all(&nodes, stop)?;
+    let (mut sources, mut missing) = source::look_at_all(&nodes, stop)?;
     let tool = match &args.exec {
         None => Tool::BaseBackup(args),
         Some(text) => {
-            let each = sources.iter().map(|source| exec::filled_in(text, source));
-            Tool::Command(each.collect::<Result<_, _>>()?)
+            let each = sources
+                .iter()
+                .map(|source| Ok((source.node.groupid, exec::filled_in(text, source)?)));
+            Tool::Command(each.collect::<Result<_, Failure>>()?)
         }
     };
     foretell(args, &sources, output)?;
@@ -54,6 +58,8 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
 
     let (block, held_nodes, about) = {
         let held = lease::begin(&destination, &args.hold.terms(), stop)?;
+        let left_out = sources.extract_if(.., |source| source.node.is_left_out(&held.nodes));
+        missing.extend(left_out.map(|source| source.node.missing(&NOT_HELD)));
         let copied = copy(&tool, &folder, &sources, &held, stop);
         let about = copied.and_then(|()| describe::about(&held, stop));
         let nodes = held.nodes.clone();
@@ -80,17 +86,21 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
             Some(command) => describe::elsewhere(source, held, command, stop)?,
         });
     }
-    let backup = describe::backup(about, citus_databases, block, None, copies);
+    let backup =
+        Backup { missing, ..describe::backup(about, citus_databases, block, None, copies) };
     describe::finish(folder, &backup, stop)?;
     output.result(&backup, crate::stored::lines_of_backup)?;
-    Ok(Exit::Done)
+    Ok(if backup.missing.is_empty() { Exit::Done } else { Exit::Findings })
 }
+
+/// Why an inactive node that answers here has no copy.
+pub const NOT_HELD: &str = "the coordinator does not reach it: it was not under the block";
 
 /// What makes the copies.
 enum Tool<'a> {
     BaseBackup(&'a BackupArgs),
-    /// A command for each node.
-    Command(Vec<String>),
+    /// A command for each node, by group.
+    Command(BTreeMap<i32, String>),
 }
 
 /// Says how much is to be copied; refuses what would hold writers for longer than they may be.
@@ -158,7 +168,8 @@ fn copy(
             }
         }
         Tool::Command(texts) => {
-            for (source, text) in sources.iter().zip(texts) {
+            for source in sources {
+                let Some(text) = texts.get(&source.node.groupid) else { continue };
                 let place = source.place(folder);
                 let mut command = exec::command(text, source, held, &folder.path);
                 let words = place.join("output");

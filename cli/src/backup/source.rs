@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::reached;
 use crate::failure::Failure;
 use crate::folder::{self, Folder};
-use crate::manifest::{Fork, Tablespace};
+use crate::manifest::{Fork, Missing, Tablespace};
 use crate::nodes::{self, Identity, Node};
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
@@ -84,8 +84,8 @@ impl Source {
 }
 
 /// Asks all of them.
-pub fn look_at_all(nodes: &[Node], stop: &Stop) -> Result<Vec<Source>, Failure> {
-    nodes.iter().map(|node| look(node, stop)).collect()
+pub fn look_at_all(nodes: &[Node], stop: &Stop) -> Result<(Vec<Source>, Vec<Missing>), Failure> {
+    nodes::each(nodes, |node| look(node, stop))
 }
 
 /// Asks it.

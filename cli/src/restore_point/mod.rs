@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::lease::{self, HeldNode, Terms};
-use crate::manifest;
+use crate::manifest::{self, Backup};
 use crate::nodes::{self, Node};
 use crate::output::Output;
 use crate::rows::{only_row, rows};
@@ -46,6 +46,8 @@ struct Made {
     block_id: i64,
     held_ms: u64,
     nodes: Vec<Point>,
+    /// Inactive nodes that have no such point.
+    missing: Vec<manifest::Missing>,
 }
 
 /// On one node.
@@ -65,21 +67,25 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
     let kept = args.dir.as_deref().map(Folder::claim).transpose()?;
     lease::require(&destination, stop)?;
     let nodes = nodes::find(&destination, &args.nodes, stop)?;
-    let mut sessions = Vec::new();
-    for node in &nodes {
+    let (mut sessions, mut missing) = nodes::each(&nodes, |node| {
         let mut talk = node.talk(stop)?;
         let identity = nodes::identify(node, &mut talk)?;
         require_archiving(node, &mut talk)?;
-        sessions.push((node, talk, identity));
-    }
+        Ok((node.clone(), talk, identity))
+    })?;
     let kept = match kept {
         None => None,
-        Some(folder) => Some(Kept::begin(folder, &nodes, stop, output)?),
+        Some(folder) => {
+            let answering: Vec<Node> = sessions.iter().map(|(node, _, _)| node.clone()).collect();
+            Some(Kept::begin(folder, &answering, stop, output)?)
+        }
     };
 
     let only_this_database = args.only_this_database;
     let terms = Terms { mode: None, lease: LEASE, max: MAX, only_this_database };
     let held = lease::begin(&destination, &terms, stop)?;
+    let left_out = sessions.extract_if(.., |(node, _, _)| node.is_left_out(&held.nodes));
+    missing.extend(left_out.map(|(node, _, _)| node.missing(&crate::backup::NOT_HELD)));
     for (node, _, identity) in &sessions {
         node.is_held(&held.nodes, &identity.system_identifier)?;
     }
@@ -95,7 +101,8 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
     // If it has not lasted, the point may be there, but nothing is promised of it.
     let block = block?;
 
-    let mut made = Made { name, block_id: block.id, held_ms: block.held_ms, nodes: Vec::new() };
+    let mut made =
+        Made { name, block_id: block.id, held_ms: block.held_ms, nodes: Vec::new(), missing };
     for (node, talk, _) in &mut sessions {
         let lsn = lsn_of(node, &points)?;
         let sql = format!(
@@ -117,14 +124,19 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
         kept.finish(about?, block, &held_nodes, &made, stop)?;
     }
     output.result(&made, |made| {
-        format!(
+        let mut text = format!(
             "{}\non {} nodes, archived by all; writers were held for {}\n",
             made.name,
             made.nodes.len(),
             spell(held_for)
-        )
+        );
+        for node in &made.missing {
+            let called = nodes::called(&node.name, node.port, node.groupid);
+            text.push_str(&format!("look: not on {called}: {}\n", node.why));
+        }
+        text
     })?;
-    Ok(Exit::Done)
+    Ok(if made.missing.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
 /// What `--dir` keeps.
@@ -141,7 +153,7 @@ impl Kept {
         stop: &Stop,
         output: &Output,
     ) -> Result<Kept, Failure> {
-        let sources = source::look_at_all(nodes, stop)?;
+        let (sources, _) = source::look_at_all(nodes, stop)?;
         for source in &sources {
             for remark in &source.remarks {
                 output.progress(&format!("{}: {remark}", source.node.called()));
@@ -171,7 +183,10 @@ impl Kept {
             nodes.push(describe::elsewhere(source, &held, "another tool", stop)?);
         }
         let point = Some(made.name.clone());
-        let backup = describe::backup(about, self.citus_databases, block, point, nodes);
+        let backup = Backup {
+            missing: made.missing.clone(),
+            ..describe::backup(about, self.citus_databases, block, point, nodes)
+        };
         describe::finish(self.folder, &backup, stop)
     }
 }
@@ -223,7 +238,7 @@ fn lsn_of(node: &Node, points: &remote::Reply) -> Result<String, Failure> {
 
 /// Waits until each node has archived its segment, or names those that have not.
 fn wait_for_archives(
-    sessions: &mut [(&Node, Talk<'_>, nodes::Identity)],
+    sessions: &mut [(Node, Talk<'_>, nodes::Identity)],
     made: &Made,
     limit: Duration,
     stop: &Stop,

@@ -96,6 +96,12 @@ impl Places {
         &self.nodes
     }
 
+    /// Only the first of them: the others' nodes are not restored.
+    pub fn first(mut self, count: usize) -> Places {
+        self.nodes.truncate(count);
+        self
+    }
+
     /// Gives each what its administrator would: where its socket is, and who may connect. Its port stays what is
     /// set by ALTER SYSTEM. Nothing is started.
     pub fn configure(&self) -> Result<()> {
