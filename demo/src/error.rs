@@ -17,6 +17,10 @@ pub enum DemoError {
     #[error("{statement}\n{}", describe(.source))]
     Statement { statement: String, source: postgres::Error },
 
+    /// The command that the demo shows has failed.
+    #[error("{words}\n{said}")]
+    Command { words: String, said: String },
+
     /// The machine has not got what the chosen engine needs.
     #[error("{what}\n  {advice}")]
     NotInstalled { what: String, advice: &'static str },

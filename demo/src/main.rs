@@ -1,8 +1,9 @@
 //! `make demo`: what backups of a Citus cluster under load look like with the block and without it.
 //!
-//! Everything is real and measured: servers, two-phase commits, `pg_basebackup`, the restore by the
-//! documented recipe. Nothing is left behind.
+//! Everything is real and measured: servers, two-phase commits, `citus-fence backup` and `restore`, and, without the
+//! block, `pg_basebackup` of each node. Nothing is left behind.
 
+mod command;
 mod console;
 mod error;
 mod outcome;
@@ -66,7 +67,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     writers: u8,
 
-    /// How long to wait between the copy of one node and that of the next
+    /// Without the block: how long to wait between the copy of one node and that of the next
     #[arg(long, value_name = "MS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(0..=20_000))]
     delay_ms: u64,
 
@@ -120,10 +121,10 @@ fn run(args: &Args) -> Result<bool> {
         delay: Duration::from_millis(args.delay_ms),
     };
 
-    console.heading("A. Copies of all nodes, with the block");
+    console.heading("A. citus-fence backup: copies of all nodes, under a block");
     let with = stage.play(Scenario::WithBlock, "with", &[])?;
 
-    console.heading("B. The same copies, without the block");
+    console.heading("B. The same copies, by a script without the block");
     let without = play_until_damaged(&stage, &with.watch.summary.acknowledged)?;
 
     console.heading("The same cluster, copied twice");
@@ -132,7 +133,7 @@ fn run(args: &Args) -> Result<bool> {
 
     let subtitle = format!(
         "Coordinator and {workers} workers, {} on {server}; {} moving money at every node; \
-         {} ms between the copies",
+         {} ms between the copies without the block",
         named(engine),
         plural(stage.writers_per_node, "writer", "writers"),
         args.delay_ms,

@@ -29,19 +29,6 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether it is a single `t`.
-    pub fn is_true(&self) -> bool {
-        matches!(self.rows.as_slice(), [row] if matches!(row.as_slice(), [Some(value)] if value == "t"))
-    }
-
-    /// The warnings, without what follows their first lines.
-    pub fn warnings(&self) -> impl Iterator<Item = &str> {
-        self.remarks
-            .iter()
-            .filter(|remark| remark.severity == "WARNING")
-            .filter_map(|remark| remark.text.lines().next())
-    }
-
     fn elapsed(&self) -> Duration {
         self.answered - self.sent
     }

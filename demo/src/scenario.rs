@@ -1,13 +1,15 @@
-//! One round: writers at full speed, a copy of every node, and the copies restored and audited. The
-//! two scenarios differ in nothing but the block.
+//! One round: writers at full speed, a copy of every node, and the copies restored and audited. With the block all of it
+//! is done by the command; without, by what a script does: `pg_basebackup` of one node after the other, and the restore
+//! by hand.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_cluster::{Bank, Cluster, HOST, ISOLATION, Mark, PATIENCE, Restore, WalMethod};
+use test_cluster::{Bank, Cluster, Mark, PATIENCE, Restore, WalMethod};
 
+use crate::command::{self, Backup};
 use crate::console::Console;
 use crate::error::{DemoError, Result};
 use crate::outcome::{BlockTimes, NodeCopy, Outcome, Wait, Watch, findings};
@@ -20,15 +22,13 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// What every writer does before anything is measured: connections and plans are warm then.
 const WARM_UP_TRANSFERS: u64 = 15;
 
-const BLOCK: &str = "SELECT citus_block_writes_for_backup()";
-const UNBLOCK: &str = "SELECT citus_unblock_writes_for_backup()";
 const MANIFEST: &str =
     "SELECT groupid, nodename, nodeport, wal_lsn FROM citus_backup_block_nodes()";
 const WAITERS: &str = "SELECT nodeport, pid, usename, now() - waiting_since AS waiting, \
      left(query, 30) AS query FROM citus_backup_block_waiters()";
 
-/// The copy after which the waiters are shown: whoever is held up has been so for a while.
-const LOOK_AT_WAITERS_AFTER: usize = 1;
+/// For how long the copies are under way before the waiters are shown: whoever is held up has been so for a while.
+const LOOK_AT_WAITERS_AFTER: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
@@ -45,10 +45,18 @@ pub struct Stage<'a> {
     pub delay: Duration,
 }
 
-/// A block as the session sees it that asked for it.
-struct HeldBlock {
-    session: Session,
-    active: Instant,
+/// What was copied, and where to.
+struct Copied {
+    place: Place,
+    copies: Vec<NodeCopy>,
+    block: Option<BlockTimes>,
+}
+
+enum Place {
+    /// The command's directory.
+    Backup(PathBuf),
+    /// A directory for each node.
+    Copies(Vec<PathBuf>),
 }
 
 impl Stage<'_> {
@@ -73,23 +81,22 @@ impl Stage<'_> {
             self.writers_per_node
         ));
 
-        let mut complaints = Vec::new();
-        let mut held = match scenario {
-            Scenario::WithBlock => Some(self.begin_block(&mut complaints)?),
-            Scenario::WithoutBlock => None,
+        let Copied { place, copies, block } = match scenario {
+            Scenario::WithBlock => self.back_up(round)?,
+            Scenario::WithoutBlock => self.copy_all(round)?,
         };
-        let (paths, copies) =
-            self.copy_all(round, held.as_mut().map(|block| &mut block.session))?;
-        let block = held.map(|block| self.end_block(block, &mut complaints)).transpose()?;
 
         console.busy("transfers");
         pause(MARGIN);
         let ended = Instant::now();
         let watch = Watch { began, ended, summary: writers.stop(), block };
         self.tell_of_writers(&watch);
-        complaints.extend(watch.complaints(&self.names()));
+        let complaints = watch.complaints(&self.names());
 
-        let restored = self.restore(&paths, scenario)?;
+        let restored = match &place {
+            Place::Backup(dir) => self.restore_by_command(dir)?,
+            Place::Copies(paths) => self.restore_by_hand(paths)?,
+        };
         console.busy("audit");
         let copied_after = match (watch.block, copies.first()) {
             (Some(block), _) => block.active,
@@ -117,34 +124,33 @@ impl Stage<'_> {
         Ok(Outcome { watch, copies, audit, complaints, restored })
     }
 
-    fn begin_block(&self, complaints: &mut Vec<String>) -> Result<HeldBlock> {
-        self.console.busy("blocking");
+    /// By the command; while its copies are under way, who waits is shown.
+    fn back_up(&self, round: &str) -> Result<Copied> {
+        self.console.busy("citus-fence backup");
         let mut session = Session::open(self.cluster.coordinator(), self.cluster.database())?;
-        let answer = session.show(self.console, BLOCK)?;
-        if !answer.is_true() {
-            complaints.push(String::from("the call that blocks did not return true"));
+        let mut backup = Backup::start(self.console, self.cluster, round)?;
+        let mut copying = None;
+        let mut shown = false;
+        loop {
+            if backup.is_copying()? && !shown {
+                let began = *copying.get_or_insert_with(Instant::now);
+                if began.elapsed() >= LOOK_AT_WAITERS_AFTER {
+                    session.show(self.console, MANIFEST)?;
+                    session.show(self.console, WAITERS)?;
+                    shown = true;
+                }
+            }
+            if !backup.goes_on()? {
+                break;
+            }
         }
-        session.show(self.console, MANIFEST)?;
-        Ok(HeldBlock { session, active: answer.answered })
-    }
-
-    /// Ends a block, which has to have lasted until now.
-    fn end_block(&self, mut block: HeldBlock, complaints: &mut Vec<String>) -> Result<BlockTimes> {
-        self.console.busy("unblocking");
-        let answer = block.session.show(self.console, UNBLOCK)?;
-        if !answer.is_true() {
-            complaints.push(String::from("the block had ended before it was asked to"));
-        }
-        complaints.extend(answer.warnings().map(|warning| format!("WARNING: {warning}")));
-        Ok(BlockTimes { active: block.active, release_asked: answer.sent })
+        backup.is_copying()?;
+        let (dir, block, copies) = backup.end(self.console)?;
+        Ok(Copied { place: Place::Backup(dir), copies, block: Some(block) })
     }
 
     /// One base backup after the other, with the delay between them.
-    fn copy_all(
-        &self,
-        round: &str,
-        mut session: Option<&mut Session>,
-    ) -> Result<(Vec<PathBuf>, Vec<NodeCopy>)> {
+    fn copy_all(&self, round: &str) -> Result<Copied> {
         let mut paths = Vec::new();
         let mut copies: Vec<NodeCopy> = Vec::new();
         for (number, node) in self.cluster.nodes().iter().enumerate() {
@@ -170,11 +176,8 @@ impl Stage<'_> {
             ));
             paths.push(path);
             copies.push(NodeCopy { began, ended });
-            if let (LOOK_AT_WAITERS_AFTER, Some(session)) = (number, session.as_mut()) {
-                session.show(self.console, WAITERS)?;
-            }
         }
-        Ok((paths, copies))
+        Ok(Copied { place: Place::Copies(paths), copies, block: None })
     }
 
     fn tell_of_writers(&self, watch: &Watch) {
@@ -207,40 +210,26 @@ impl Stage<'_> {
         }
     }
 
-    /// The documented recipe. Told step by step once.
-    fn restore(&self, paths: &[PathBuf], scenario: Scenario) -> Result<Cluster> {
-        let console = self.console;
-        let tell = |text: &str| {
-            if scenario == Scenario::WithBlock {
-                console.plain(format!("         {text}"));
-            }
-        };
-        console.busy("restoring");
+    fn restore_by_command(&self, dir: &Path) -> Result<Cluster> {
+        self.console.busy("restoring");
+        let begun = Instant::now();
+        let restored = command::restore(self.console, self.cluster, dir)?;
+        self.console.say(format!("restored in {}", seconds(begun.elapsed())));
+        Ok(restored)
+    }
+
+    /// The documented recipe for whoever has no command.
+    fn restore_by_hand(&self, paths: &[PathBuf]) -> Result<Cluster> {
+        self.console.busy("restoring");
         let begun = Instant::now();
         let mut restore = Restore::new(self.cluster, paths)?;
         restore.isolate()?;
-        if scenario == Scenario::WithBlock {
-            console.say("restore elsewhere; on every copy, before its first start:");
-        }
-        for (name, value) in ISOLATION {
-            tell(&format!("    {name} = {value}"));
-        }
         restore.start()?;
         restore.rewrite_addresses()?;
-        tell("after it, on every copy:");
-        for (group, node) in restore.nodes().iter().enumerate() {
-            tell(&format!(
-                "    UPDATE pg_dist_node SET nodename = '{HOST}', nodeport = {} \
-                 WHERE groupid = {group};",
-                node.port()
-            ));
-        }
         let recovered = restore.recover_prepared()?;
-        tell("    SELECT recover_prepared_transactions();");
         restore.end_isolation()?;
-        tell("settings taken back, restarted");
-        console.say(format!(
-            "restored in {} by that recipe, {} recovered",
+        self.console.say(format!(
+            "restored in {} by hand, {} recovered",
             seconds(begun.elapsed()),
             plural(
                 usize::try_from(recovered).unwrap_or(usize::MAX),
