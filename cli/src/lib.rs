@@ -16,6 +16,7 @@
 //! | `failure` | what can go wrong, and how it is told |
 //! | `usage` | words that are no use, told without the secrets in them |
 //! | `output` | standard output and standard error: text or JSON, and a reader that goes away |
+//! | `progress` | a bar on a terminal, lines elsewhere |
 //! | `signals` | INT, TERM and HUP |
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
@@ -52,6 +53,7 @@ mod manifest;
 mod nodes;
 mod output;
 mod programs;
+mod progress;
 mod restore;
 mod restore_point;
 mod rows;

@@ -56,9 +56,14 @@ impl Output {
         }
     }
 
+    /// Whether people are told more than the result.
+    pub fn tells_people(&self) -> bool {
+        !self.quiet && !self.json
+    }
+
     /// Tells people on standard error what is being done.
     pub fn progress(&self, line: &str) {
-        if !self.quiet && !self.json {
+        if self.tells_people() {
             complain(&format!("{line}\n"));
         }
     }

@@ -6,17 +6,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::source::Source;
 use crate::failure::Failure;
 use crate::folder;
 use crate::group::{GRACE, Group};
 use crate::lease::Held;
+use crate::output::Output;
+use crate::progress::Progress;
 use crate::signals::Stop;
 
 /// How often all of them are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often sizes are looked at, at most.
+const LOOK_AT_SIZES: Duration = Duration::from_millis(500);
 /// How much of what a program says is kept: the end of it, which has the error.
 const KEPT: usize = 4096;
 
@@ -118,9 +122,15 @@ fn start(node: &str, command: &mut Command) -> Result<Group, Failure> {
     })
 }
 
-/// Waits for all of them. The first that fails, a signal, or a block that is lost ends all others.
-pub fn wait(mut jobs: Vec<Job>, held: Option<&Held>, stop: &Stop) -> Result<(), Failure> {
-    let outcome = wait_for(&mut jobs, held, stop);
+/// Waits for all of them, and calls `look` in between. The first that fails, a signal, or a block that is lost ends all
+/// others.
+pub fn wait(
+    mut jobs: Vec<Job>,
+    held: Option<&Held>,
+    look: &mut dyn FnMut(),
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let outcome = wait_for(&mut jobs, held, look, stop);
     if outcome.is_err() {
         // All are told before the first is waited for.
         for job in &jobs {
@@ -133,7 +143,12 @@ pub fn wait(mut jobs: Vec<Job>, held: Option<&Held>, stop: &Stop) -> Result<(), 
     outcome
 }
 
-fn wait_for(jobs: &mut [Job], held: Option<&Held>, stop: &Stop) -> Result<(), Failure> {
+fn wait_for(
+    jobs: &mut [Job],
+    held: Option<&Held>,
+    look: &mut dyn FnMut(),
+    stop: &Stop,
+) -> Result<(), Failure> {
     loop {
         if let Some(signal) = stop.signal() {
             return Err(Failure::ToldToStop { signal });
@@ -148,7 +163,35 @@ fn wait_for(jobs: &mut [Job], held: Option<&Held>, stop: &Stop) -> Result<(), Fa
         if done {
             return Ok(());
         }
+        look();
         std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// How much has been copied, looked at so seldom that looking does not slow the copies down.
+pub struct Watched {
+    places: Vec<PathBuf>,
+    progress: Progress,
+    next: Instant,
+}
+
+impl Watched {
+    /// Of copies that grow in these places, to so many bytes altogether.
+    pub fn begin(output: &Output, places: Vec<PathBuf>, total: Option<u64>) -> Watched {
+        let progress = Progress::begin(output, "copying", total);
+        Watched { places, progress, next: Instant::now() + LOOK_AT_SIZES }
+    }
+
+    /// Looks, if it is time to.
+    pub fn look(&mut self) {
+        let began = Instant::now();
+        if began < self.next {
+            return;
+        }
+        // A file that is renamed meanwhile is no matter: this is for people.
+        let bytes = self.places.iter().filter_map(|place| folder::size(place).ok()).sum();
+        self.progress.at(bytes);
+        self.next = Instant::now() + LOOK_AT_SIZES.max(20 * began.elapsed());
     }
 }
 

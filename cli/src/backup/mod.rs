@@ -60,7 +60,7 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
         let held = lease::begin(&destination, &args.hold.terms(), stop)?;
         let left_out = sources.extract_if(.., |source| source.node.is_left_out(&held.nodes));
         missing.extend(left_out.map(|source| source.node.missing(&NOT_HELD)));
-        let copied = copy(&tool, &folder, &sources, &held, stop);
+        let copied = copy(&tool, &folder, &sources, &held, stop, output);
         let about = copied.and_then(|()| describe::about(&held, stop));
         let nodes = held.nodes.clone();
         let block = describe::end(held);
@@ -141,6 +141,7 @@ fn copy(
     sources: &[Source],
     held: &Held,
     stop: &Stop,
+    output: &Output,
 ) -> Result<(), Failure> {
     for source in sources {
         source.node.is_held(&held.nodes, &source.identity.system_identifier)?;
@@ -182,7 +183,21 @@ fn copy(
             }
         }
     }
-    copies::wait(jobs, Some(held), stop)
+    // Where another tool keeps the copies, nobody here sees them grow.
+    let mut watched = match tool {
+        Tool::BaseBackup(_) => {
+            let places = sources.iter().map(|source| source.place(folder)).collect();
+            let total = sources.iter().map(|source| source.bytes).sum::<Option<u64>>();
+            Some(copies::Watched::begin(output, places, total))
+        }
+        Tool::Command(_) => None,
+    };
+    let mut look = || {
+        if let Some(watched) = &mut watched {
+            watched.look();
+        }
+    };
+    copies::wait(jobs, Some(held), &mut look, stop)
 }
 
 /// Checks copies, all at once.
@@ -196,5 +211,5 @@ fn verify(
     for (node, data) in copies {
         jobs.push(Job::start(node, "pg_verifybackup", &mut copies::verify(&program, &data))?);
     }
-    copies::wait(jobs, None, stop)
+    copies::wait(jobs, None, &mut || {}, stop)
 }

@@ -72,7 +72,7 @@ fn copy(
     let called = called(&node.name, node.port, node.groupid);
     // One that cannot be run says nothing of the copy.
     let job = Job::start(called, "pg_verifybackup", &mut copies::verify(program, data))?;
-    match copies::wait(vec![job], None, stop) {
+    match copies::wait(vec![job], None, &mut || {}, stop) {
         Ok(()) => Ok(Ok(())),
         Err(Failure::Node { what, .. }) => Ok(Err(what)),
         Err(other) => Err(other),
