@@ -13,6 +13,8 @@
 //! | `psql.rs` | the same as psql times it, one block each half second |
 //! | `snapshot.rs` | how long does a cluster snapshot take, and hold writers |
 //! | `split.rs` | how long does a clone split keep writers waiting |
+//! | `backup.rs` | what does `citus-fence backup` add to the copies, and to the time that writers are held |
+//! | `dump.rs` | `citus-fence dump` beside pg_dump |
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
 //! | `gate.rs` | what does the gate cost writers and readers, and how long does closing it take |
@@ -25,6 +27,8 @@
 //! | `figures.rs` | medians, and the table |
 
 mod against;
+mod backup;
+mod dump;
 mod figures;
 mod floor;
 mod gate;
@@ -68,7 +72,13 @@ struct Options {
     /// Clone splits, each on a cluster of its own.
     #[arg(long, default_value_t = 20)]
     splits: usize,
-    /// block, gate, partitions, snapshot or split; without it all.
+    /// Megabytes of a node that is backed up, or dumped.
+    #[arg(long, default_value_t = 1024)]
+    megabytes: u32,
+    /// Backups, and rounds of dumps.
+    #[arg(long, default_value_t = 10)]
+    copies: usize,
+    /// block, gate, partitions, snapshot, split, backup or dump; without it all.
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
@@ -140,6 +150,14 @@ fn main() -> Result<()> {
     if wants("split") && builds.is_none() {
         println!("two workers, one of which is split, {}", engine.name());
         split::measure(engine, options.splits, &mut table)?;
+    }
+    if wants("backup") && builds.is_none() {
+        println!("3 nodes of {} MB, {}, all on this machine", options.megabytes, engine.name());
+        backup::measure(engine, options.megabytes, options.copies, &mut table)?;
+    }
+    if wants("dump") && builds.is_none() {
+        println!("8 tables of {} MB altogether, {}", options.megabytes, engine.name());
+        dump::measure(engine, options.megabytes, options.copies, &mut table)?;
     }
     print!("{table}");
     Ok(())
