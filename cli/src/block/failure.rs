@@ -23,7 +23,7 @@ pub enum BlockFailure {
     /// It was ended here, before the command was done.
     #[error("the command was ended, as writers had been held for all of --max")]
     Over,
-    /// A signal, before the command was begun.
+    /// The system does not run the command.
     #[error("the command {command} could not be run: {error}")]
     NotRun {
         /// Its name.

@@ -21,6 +21,7 @@ use crate::folder;
 use crate::group::{GRACE, Group};
 use crate::lease::{self, Held, HeldNode, Trouble};
 use crate::output::Output;
+use crate::programs;
 use crate::signals::Stop;
 use crate::units::spell;
 
@@ -48,6 +49,13 @@ struct Summary {
 /// Begins a block, runs the command, ends the block.
 pub fn run(args: &BlockArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     let destination = Destination::new(&args.connection)?;
+    // Nobody is held for a command that is not there.
+    if let Some(name) = args.command.first() {
+        programs::runnable(name).map_err(|error| BlockFailure::NotRun {
+            command: name.to_string_lossy().into_owned(),
+            error,
+        })?;
+    }
     let not_begun = |why| Failure::from(BlockFailure::NotBegun(Box::new(why)));
     let held = lease::begin(&destination, &args.hold.terms(), stop).map_err(not_begun)?;
     if let Some(path) = &args.manifest {
