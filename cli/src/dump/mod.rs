@@ -86,7 +86,7 @@ struct Summary {
 
 /// Dumps.
 pub fn run(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
-    match dump(args, stop) {
+    match dump(args, stop, output) {
         Ok(summary) => {
             output.result(&summary, lines)?;
             Ok(if summary.not_dumped.is_empty() { Exit::Done } else { Exit::Findings })
@@ -131,7 +131,7 @@ struct Facts {
     taken_at: DateTime<Utc>,
 }
 
-fn dump(args: &DumpArgs, stop: &Stop) -> Result<Summary, Failure> {
+fn dump(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Summary, Failure> {
     let started = Instant::now();
     let destination = Destination::new(&args.connection)?;
     let mut server = Server::open(&destination, stop)?;
@@ -147,7 +147,7 @@ fn dump(args: &DumpArgs, stop: &Stop) -> Result<Summary, Failure> {
     let mut taken = take(args, &destination, &reach, &mut session, &directory, stop)?;
 
     let jobs = std::mem::take(&mut taken.plan.jobs);
-    let files = copy(args, &mut taken.snapshots, jobs, &directory, stop)?;
+    let files = copy(args, &mut taken.snapshots, jobs, &directory, stop, output)?;
     for keeper in &mut taken.snapshots.keepers {
         let mut present = NodeSession::open(&keeper.reach, &stop.flag())?;
         types::compare(keeper, &mut present)?;
@@ -262,7 +262,10 @@ fn copy(
     jobs: Vec<job::Job>,
     directory: &Directory,
     stop: &Stop,
+    output: &Output,
 ) -> Result<Vec<manifest::DataFile>, Failure> {
+    let total = jobs.iter().map(|job| job.size).sum();
+    let mut shown = crate::progress::Progress::begin(output, "copying tables", Some(total));
     let nodes = snapshots
         .keepers
         .iter()
@@ -283,11 +286,13 @@ fn copy(
         loop {
             match pool.wait(LOOK) {
                 Progress::Done | Progress::Failed => break,
-                Progress::Going { left } if left != told => {
-                    debug!("{left} parts are left");
-                    told = left;
+                Progress::Going { left, done_size } => {
+                    if left != told {
+                        debug!("{left} parts are left");
+                        told = left;
+                    }
+                    shown.at(done_size);
                 }
-                Progress::Going { .. } => {}
             }
             if let Some(signal) = stop.signal() {
                 pool.fail(Failure::ToldToStop { signal });

@@ -52,13 +52,15 @@ struct State {
     deferred: Vec<Job>,
     /// Jobs without a file.
     left: usize,
+    /// Of the jobs that have one, how much their tables are.
+    done_size: u64,
     files: Vec<DataFile>,
     failure: Option<Failure>,
 }
 
 /// How far it is.
 pub enum Progress {
-    Going { left: usize },
+    Going { left: usize, done_size: u64 },
     Done,
     Failed,
 }
@@ -75,8 +77,14 @@ impl<'a> Pool<'a> {
     ) -> Pool<'a> {
         jobs.reverse();
         let left = jobs.len();
-        let state =
-            State { queue: jobs, deferred: Vec::new(), left, files: Vec::new(), failure: None };
+        let state = State {
+            queue: jobs,
+            deferred: Vec::new(),
+            left,
+            done_size: 0,
+            files: Vec::new(),
+            failure: None,
+        };
         let state = Mutex::new(state);
         Pool { nodes, directory, compress, lock_wait, halt, state, changed: Condvar::new() }
     }
@@ -90,7 +98,7 @@ impl<'a> Pool<'a> {
         match (&state.failure, state.left) {
             (Some(_), _) => Progress::Failed,
             (None, 0) => Progress::Done,
-            (None, left) => Progress::Going { left },
+            (None, left) => Progress::Going { left, done_size: state.done_size },
         }
     }
 
@@ -148,8 +156,9 @@ impl<'a> Pool<'a> {
         }
     }
 
-    fn done(&self, file: DataFile) {
+    fn done(&self, job: &Job, file: DataFile) {
         let mut state = self.state.lock();
+        state.done_size += job.size;
         state.files.push(file);
         state.left -= 1;
         self.changed.notify_all();
@@ -181,7 +190,7 @@ impl<'a> Pool<'a> {
 
     fn perform(&self, job: Job, locking: Locking, own: &mut Option<(usize, Pair)>) {
         match self.try_perform(&job, locking, own) {
-            Ok(JobEnd::Done(file)) => self.done(*file),
+            Ok(JobEnd::Done(file)) => self.done(&job, *file),
             Ok(JobEnd::Busy) => self.defer(job),
             Ok(JobEnd::Lost(error)) => {
                 self.fail(DumpError::Table { table: job.described(), error }.into());
