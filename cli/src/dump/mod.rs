@@ -14,6 +14,7 @@
 //! | `export` | the snapshots and who keeps them |
 //! | `plan` | tables, shards and jobs, from the catalogs as of the snapshot |
 //! | `job`, `pool` | one job under its lock; all of them |
+//! | `select` | which tables, by pg_dump's patterns |
 //! | `schema`, `types` | pg_dump; types that changed |
 //! | `file`, `manifest`, `read` | files; the manifest; a dump that is there |
 
@@ -27,6 +28,7 @@ mod plan;
 mod pool;
 mod read;
 mod schema;
+mod select;
 mod session;
 mod types;
 
@@ -41,8 +43,11 @@ use tracing::{debug, info};
 
 pub use args::{DumpArgs, EXAMPLES};
 pub use error::DumpError;
-pub use manifest::{DUMP as FORMAT, DataFile, Dump};
+pub use file::measure;
+pub use job::{literal, quote};
+pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Table};
 pub use read::{Verified, list, verify};
+pub use session::{NodeSession, Reach};
 
 use crate::connection::Destination;
 use crate::exit::Exit;
@@ -61,7 +66,6 @@ use manifest::{DUMP, VERSION};
 use plan::Plan;
 use pool::{Pool, Progress};
 use schema::{Programs, SchemaEnd};
-use session::{NodeSession, Reach};
 
 /// How often a snapshot is taken until one has a schema that stays the same.
 const TRIES: u32 = 3;
@@ -136,14 +140,19 @@ fn dump(args: &DumpArgs, stop: &Stop) -> Result<Summary, Failure> {
     let destination = Destination::new(&args.connection)?;
     let mut server = Server::open(&destination, stop)?;
     let who = coordinator(&mut server)?;
+    let mut args = args.clone();
+    args.selection.search_path =
+        server.ask("ask for the search_path", select::SEARCH_PATH)?.single_value()?.to_owned();
     server.close();
+    let args = &args;
     let reach = Reach {
         target: destination.target.clone(),
         connect_timeout: destination.connect_timeout,
         group: 0,
     };
-    let directory = Directory::create(&args.dir)?;
     let mut session = NodeSession::open(&reach, &stop.flag())?;
+    args.selection.check(&mut session)?;
+    let directory = Directory::create(&args.dir)?;
     let mut taken = take(args, &destination, &reach, &mut session, &directory, stop)?;
 
     let jobs = std::mem::take(&mut taken.plan.jobs);
@@ -233,8 +242,11 @@ fn schema(
         Programs { bindir: args.bindir.as_deref(), reach, directory: directory.path(), stop };
     let coordinator = snapshots.keepers.first().ok_or(DumpError::ExportEnded)?;
     let snapshot = coordinator.node.snapshot_id.clone();
-    for section in ["pre-data", "post-data"] {
-        let end = programs.section(section, &snapshot, &plan.hidden, &mut || snapshots.talk())?;
+    let sections: &[&str] = if args.selection.data_only { &[] } else { &["pre-data", "post-data"] };
+    let selected = args.selection.words();
+    for section in sections {
+        let end = programs
+            .section(section, &snapshot, &plan.hidden, &selected, &mut || snapshots.talk())?;
         if let SchemaEnd::Waited(said) = end {
             return Ok(Some(format!("pg_dump waited for a lock: {said}")));
         }
@@ -342,11 +354,13 @@ fn manifest(
         taken_at: facts.taken_at,
         ended_at: std::time::SystemTime::now().into(),
         compression: compression.to_owned(),
+        selection: Some(args.selection.clone()).filter(|selection| !selection.is_all()),
         nodes: snapshots.keepers.into_iter().map(|keeper| keeper.node).collect(),
         colocation: plan.colocation,
         tables: plan.tables,
         tenants: plan.tenants,
         functions: plan.functions,
+        materialized_views: plan.materialized_views,
         sequences: plan.sequences,
         schema: schema::files(directory.path())?,
         files,
