@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use common::restored::restore_command;
-use common::{dump_command, run};
+use common::{dump_command, manifest, run};
 use fence_tests::{Cluster, Engine, Result};
 
 #[test]
@@ -71,5 +71,48 @@ fn numbers_are_fresh_on_every_node_and_shards_of_any_kind_have_their_rows() -> R
     target.worker(1).execute("SELECT setval('numbered_id_seq', (1::bigint << 48) + 1, false)")?;
     let again = target.worker(1).execute("INSERT INTO numbered (v) VALUES ('again')");
     assert!(again.is_err_and(|error| error.to_string().contains("duplicate key")));
+    Ok(())
+}
+
+#[test]
+fn after_a_shard_was_moved_nothing_is_loaded_again() -> Result<()> {
+    if !Engine::available().contains(&Engine::Citus) {
+        let _ = writeln!(std::io::stderr(), "skipped: who moves shards, without Citus");
+        return Ok(());
+    }
+    let source = Cluster::builder(Engine::Citus).workers(1).fsync(false).build()?;
+    source.create_distributed("CREATE TABLE t (id int)", "t", "id", 4)?;
+    source.coordinator().execute("INSERT INTO t SELECT generate_series(1, 1000)")?;
+    source.coordinator().execute("CREATE TABLE small (id int); INSERT INTO small VALUES (1)")?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("dump");
+    run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+    drop(source);
+    // The last file has too few rows for what is said of it, so that the restore stops there.
+    let mut changed = manifest(&dir);
+    let files = changed["files"].as_array_mut().expect("files");
+    let small = files.iter_mut().find(|file| file["table"] == "small").expect("it");
+    small["rows"] = 2.into();
+    std::fs::write(dir.join("manifest.json"), changed.to_string()).expect("a manifest");
+
+    let target = Cluster::builder(Engine::Citus).workers(2).fsync(false).build()?;
+    let coordinator = target.coordinator();
+    let restore =
+        |more: &[&str]| run(&mut restore_command(coordinator.port(), &dir, more)).expect(1);
+    restore(&["--jobs", "1"]).complains_of(&["table public.small", "--resume"]);
+    // The control: with the shards where they were it goes on, and comes to the same place.
+    restore(&["--resume"]).complains_of(&["table public.small", "--resume"]);
+    let rows = coordinator.query("SELECT count(*), count(DISTINCT id) FROM t")?;
+    assert_eq!(rows[0], [Some("1000".to_owned()), Some("1000".to_owned())]);
+    coordinator.execute(
+        "SELECT citus_move_shard_placement(s.shardid, a.nodename, a.nodeport, b.nodename, b.nodeport, 'block_writes')
+           FROM (SELECT min(shardid) AS shardid FROM pg_dist_shard WHERE logicalrelid = 't'::regclass) s
+           JOIN pg_dist_placement p ON p.shardid = s.shardid JOIN pg_dist_node a ON a.groupid = p.groupid
+           JOIN pg_dist_node b ON b.groupid IN (1, 2) AND b.groupid <> a.groupid",
+    )?;
+    restore(&["--resume"])
+        .complains_of(&["have changed since this restore was begun", "begin anew"]);
+    let rows = coordinator.query("SELECT count(*), count(DISTINCT id) FROM t")?;
+    assert_eq!(rows[0], [Some("1000".to_owned()), Some("1000".to_owned())]);
     Ok(())
 }

@@ -65,7 +65,7 @@ fn what_cannot_be_restored_is_refused_before_anything_is_written() {
         let dir = folder.path().join("dump");
         run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
         drop(source);
-        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let target = Cluster::builder(engine).workers(1).standbys([0]).fsync(false).build()?;
         let port = target.coordinator().port();
         let path = |name: &str| {
             let path = folder.path().join(name);
@@ -131,6 +131,8 @@ fn what_cannot_be_restored_is_refused_before_anything_is_written() {
         run(&mut restore_command(target.worker(1).port(), &dir, &[]))
             .expect(1)
             .complains_of(&["is a worker (group 1)"]);
+        let standby = run(&mut restore_command(target.standby_of(0).port(), &dir, &[])).expect(1);
+        standby.complains_of(&["is a standby"]);
         target
             .execute_everywhere("CREATE ROLE plain LOGIN; GRANT ALL ON DATABASE postgres TO plain")
             .or_else(|_| {

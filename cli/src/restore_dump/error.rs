@@ -26,6 +26,9 @@ pub enum RestoreDumpError {
     /// It is being done.
     #[error("another restore-dump is at work in this database on {node}")]
     AtWork { node: String },
+    /// What the nodes remember is not true of their shards any more.
+    #[error("nodes or shards of {node} have changed since this restore was begun")]
+    Moved { node: String },
     /// A server that may not know what is in the dump.
     #[error("{node} has {found}, and the dump is of {needed}")]
     TooOld { node: String, found: String, needed: String },
@@ -80,6 +83,7 @@ impl RestoreDumpError {
             | RestoreDumpError::Begun { .. }
             | RestoreDumpError::OtherBegun { .. }
             | RestoreDumpError::AtWork { .. }
+            | RestoreDumpError::Moved { .. }
             | RestoreDumpError::TooOld { .. }
             | RestoreDumpError::OtherEngine { .. }
             | RestoreDumpError::TooFewNodes { .. }
@@ -127,6 +131,10 @@ impl RestoreDumpError {
                  citus_fence_restore on every node."
             }
             RestoreDumpError::AtWork { .. } => "Wait until it has ended.",
+            RestoreDumpError::Moved { .. } => {
+                "Which rows are there cannot be told any more: drop the database's contents, with schema \
+                 citus_fence_restore on every node, and begin anew. Do not move shards while a dump is restored."
+            }
             RestoreDumpError::TooOld { .. } => "Restore it into the same release, or a newer one.",
             RestoreDumpError::OtherEngine { .. } => {
                 "Restore it into a database with the extension it is of."
@@ -146,6 +154,11 @@ impl RestoreDumpError {
             }
             RestoreDumpError::Differs { .. } => {
                 "Nothing was removed. Look into those tables; --resume compares again."
+            }
+            RestoreDumpError::Partway(failure)
+                if matches!(**failure, Failure::RestoreDump(RestoreDumpError::Moved { .. })) =>
+            {
+                "Nothing was removed."
             }
             RestoreDumpError::Partway(_) => {
                 "What has been restored so far stays there: --resume goes on from it."

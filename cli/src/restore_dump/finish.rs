@@ -11,7 +11,7 @@ use super::progress;
 use super::target::{LONG, Target};
 use crate::dump::{Dump, NodeSession, literal};
 use crate::failure::Failure;
-use crate::rows::only_row;
+use crate::rows::{only_row, rows};
 
 /// Sets the sequences of every node to what the node of the same group had used, within its own range. What rows
 /// have used is beyond that in a cluster of another shape: the caller raises them by what is stored.
@@ -43,21 +43,54 @@ pub fn sequences(
     Ok(())
 }
 
-/// A node that is added later gets a group whose numbers nobody has used. Gives a finding where that cannot be seen to.
-pub fn groups(dump: &Dump, session: &mut NodeSession) -> Result<Option<String>, Failure> {
+/// Bigint columns of distributed tables that numbers are drawn for.
+const NUMBERED: &str = "
+SELECT DISTINCT format('%I.%I', n.nspname, c.relname) AS tab, quote_ident(a.attname) AS col
+  FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid::oid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid = 'int8'::regtype
+  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE NOT c.relispartition AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~ 'nextval')
+ ORDER BY 1, 2";
+
+/// No cluster has had more nodes: a number beyond that was not drawn, but written by somebody.
+const MOST_GROUPS: i64 = 1024;
+
+/// A node that is added later gets a group whose numbers nobody has used: above all groups of the dump's nodes, and
+/// those that rows have numbers of, whose nodes may have been gone long before. Gives a finding where that cannot be
+/// seen to.
+pub fn groups(
+    dump: &Dump,
+    target: &Target,
+    session: &mut NodeSession,
+) -> Result<Option<String>, Failure> {
     let used = dump.sequences.iter().map(|sequence| sequence.groupid);
-    let Some(largest) = dump.nodes.iter().map(|node| node.groupid).chain(used).max() else {
-        return Ok(None);
-    };
+    let known = dump.nodes.iter().map(|node| node.groupid).chain(used).max().unwrap_or(0);
+    let mut largest = i64::from(known);
+    if target.citus {
+        let reply = session.ask("list columns with numbers", NUMBERED)?;
+        let mut columns: Vec<(String, String)> = Vec::new();
+        for row in rows(&reply)? {
+            columns.push((row.get("tab")?, row.get("col")?));
+        }
+        for (table, column) in columns {
+            let most = (MOST_GROUPS + 1) << 48;
+            let sql = format!(
+                "SELECT max({column}) AS largest FROM {table} WHERE {column} BETWEEN 1 AND {most}"
+            );
+            let reply = session.ask_within("look for the largest number", &sql, LONG)?;
+            let number: Option<i64> = only_row(&reply)?.maybe("largest")?;
+            largest = largest.max(number.map_or(0, |number| (number - 1) >> 48));
+        }
+    }
     let sql = format!(
         "SELECT setval('pg_catalog.pg_dist_groupid_seq', {largest}, true) FROM pg_catalog.pg_dist_groupid_seq
-          WHERE last_value < {largest} OR last_value = {largest} AND NOT is_called"
+          WHERE {largest} > 0 AND (last_value < {largest} OR last_value = {largest} AND NOT is_called)"
     );
     match session.ask("raise the numbers of groups", &sql) {
         Ok(_) => Ok(None),
         Err(error @ RemoteError::Query { .. }) => Ok(Some(format!(
-            "the next node's group is not raised above {largest}, the dump's largest: before you add one, see to \
-             pg_dist_groupid_seq ({error})"
+            "the next node's group is not raised above {largest}, whose numbers are in use: before you add one, see \
+             to pg_dist_groupid_seq ({error})"
         ))),
         Err(error) => Err(error.into()),
     }

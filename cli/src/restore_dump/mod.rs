@@ -183,7 +183,14 @@ fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summ
         progress::recover(&mut sessions[0])?;
     }
     let mut work = Work { args, dump: &dump, schema: &schema, target: &target, sessions, stop };
-    let (direct, mut findings) = work.perform(&destination)?;
+    let (direct, mut findings) = match work.perform(&destination) {
+        Ok(found) => found,
+        Err(failure) => {
+            // What has failed before it has done anything leaves nothing.
+            *began = !progress::forget(&mut work.sessions);
+            return Err(failure);
+        }
+    };
     let missing = dump.not_dumped.iter().map(|what| format!("it was not in the dump: {what}"));
     findings.extend(missing);
     Ok(Summary {
@@ -243,7 +250,7 @@ impl Work<'_> {
             found.1 = self.numbers(destination)?;
             found.1.extend(self.complete(&psql)?);
             self.compare()?;
-            progress::set_whole(&mut self.sessions[0])?;
+            progress::note(&mut self.sessions[0], progress::WHOLE)?;
         }
         progress::end_elsewhere(&mut self.sessions)?;
         psql.end(self.target.coordinator(), &self.schema.after)?;
@@ -288,6 +295,17 @@ impl Work<'_> {
         let mut done = Vec::new();
         for node in &target.nodes {
             done.push(self.done(node.group)?);
+        }
+        // What a node remembers of the rows it has is of no use once these are elsewhere.
+        let layout = format!("layout {}", route::layout(dump, target, &loads));
+        let known = done[0].iter().find(|what| what.starts_with("layout "));
+        match known {
+            Some(known) if *known != layout => {
+                let node = target.coordinator().called();
+                return Err(RestoreDumpError::Moved { node }.into());
+            }
+            Some(_) => {}
+            None => progress::note(&mut self.sessions[0], &layout)?,
         }
         let name = |load: &route::Load| load::name_of(&dump.files[load.file], load);
         let left: Vec<route::Load> =
@@ -337,7 +355,7 @@ impl Work<'_> {
     fn numbers(&mut self, destination: &Destination) -> Result<Vec<String>, Failure> {
         finish::sequences(self.dump, self.target, &mut self.sessions)?;
         let mut findings: Vec<String> =
-            finish::groups(self.dump, &mut self.sessions[0])?.into_iter().collect();
+            finish::groups(self.dump, self.target, &mut self.sessions[0])?.into_iter().collect();
         let place = &destination.target;
         let mut first = check::open(&place.node, &place.params, destination, self.stop)?;
         let mut cluster = check::Cluster::of(&mut first, destination, &self.args.nodes, self.stop)?;

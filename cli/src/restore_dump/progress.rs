@@ -17,7 +17,7 @@ use crate::rows::rows;
 /// Its schema.
 pub const SCHEMA: &str = "citus_fence_restore";
 
-/// What stands on the coordinator when all is there.
+/// What stands on the coordinator when all is there and compared: from here on other nodes' progress may go.
 pub const WHOLE: &str = "whole";
 
 /// A lock that a restore has on every node for as long as it is at work.
@@ -106,10 +106,20 @@ pub fn is_done(error: &RemoteError) -> bool {
     error.sqlstate() == Some("23505")
 }
 
-/// Says on the coordinator that all is there and compared: from here on other nodes' rows of progress may go.
-pub fn set_whole(session: &mut NodeSession) -> Result<(), Failure> {
-    session.ask("note that all is there", &format!("{} ON CONFLICT DO NOTHING", mark(WHOLE)))?;
+/// Notes something on a node that is so from now on.
+pub fn note(session: &mut NodeSession, what: &str) -> Result<(), Failure> {
+    session.ask("note how far it is", &format!("{} ON CONFLICT DO NOTHING", mark(what)))?;
     Ok(())
+}
+
+/// Removes it from all nodes if nothing has been done; false where something has, or it cannot be found out.
+pub fn forget(sessions: &mut [NodeSession]) -> bool {
+    let untouched = sessions
+        .iter_mut()
+        .all(|session| session.is_alive() && done(session).is_ok_and(|done| done.len() <= 1));
+    let drop = format!("DROP SCHEMA IF EXISTS {SCHEMA} CASCADE");
+    untouched
+        && sessions.iter_mut().rev().all(|session| session.ask("leave nothing", &drop).is_ok())
 }
 
 /// Removes it from the other nodes. The coordinator's goes with the restore's last transaction.

@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use sha2::{Digest, Sha256};
+
 use super::distribute::{named, quoted};
 use super::error::RestoreDumpError;
 use super::target::Target;
@@ -150,6 +152,20 @@ pub fn plan(dump: &Dump, target: &Target, hashed: &HashedTables) -> Result<Vec<L
     }
     loads.sort_by_key(|load| std::cmp::Reverse(dump.files[load.file].bytes));
     Ok(loads)
+}
+
+/// Where all files go, in one word: after a shard was moved or split, or a node has gone, it is another one.
+pub fn layout(dump: &Dump, target: &Target, loads: &[Load]) -> String {
+    let mut lines: Vec<String> = loads
+        .iter()
+        .map(|load| {
+            let path = dump.files[load.file].path.display();
+            format!("{path} {} {}\n", target.nodes[load.node].group, load.table)
+        })
+        .collect();
+    lines.sort();
+    let hash = Sha256::digest(lines.concat());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The target's shard that takes exactly the rows of a file's; else why there is none.
