@@ -98,6 +98,86 @@ fn roles_come_where_they_are_asked_for() {
     });
 }
 
+#[test]
+fn the_database_is_made_where_that_is_asked_for() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).database("shop").fsync(false).build()?;
+        source.create_distributed("CREATE TABLE t (id bigint, v text)", "t", "id", 4)?;
+        for id in 1..=20 {
+            source.coordinator().execute(&source.shard_sql(
+                "t",
+                id,
+                &format!("INSERT INTO %s VALUES ({id}, 'v{id}')"),
+            ))?;
+        }
+        source
+            .coordinator()
+            .execute("CREATE TABLE local (id int); INSERT INTO local VALUES (1)")?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        let mut dump = common::command(&[
+            "dump",
+            "-h",
+            test_cluster::HOST,
+            "-U",
+            test_cluster::SUPERUSER,
+            "-d",
+            "shop",
+        ]);
+        let bindir = test_cluster::Installation::current()?.bindir().to_owned();
+        dump.arg("-p")
+            .arg(source.coordinator().port().to_string())
+            .arg("--bindir")
+            .arg(bindir)
+            .arg(&dir);
+        run(&mut dump).expect(0);
+        drop(source);
+
+        let target = Cluster::builder(engine).workers(2).fsync(false).build()?;
+        let port = target.coordinator().port();
+        let there = |node: usize| {
+            target.node(node).query("SELECT datcollate FROM pg_database WHERE datname = 'shop'")
+        };
+        // What cannot be restored leaves no database: its roles are not there.
+        let needs = folder.path().join("needs");
+        assert!(Command::new("cp").arg("-a").arg(&dir).arg(&needs).status().expect("cp").success());
+        let mut changed = manifest(&needs);
+        changed["postgresql"] = "99.1".into();
+        std::fs::write(needs.join("manifest.json"), changed.to_string()).expect("a manifest");
+        run(&mut restore_command(port, &needs, &["--create"]))
+            .expect(1)
+            .complains_of(&["PostgreSQL 99.1"]);
+        for node in 0..3 {
+            assert!(there(node)?.is_empty(), "node {node}");
+        }
+        run(&mut restore_command(port, &dir, &["--create"])).expect(0);
+        let locale = manifest(&dir)["locale"]["collate"].as_str().map(str::to_owned);
+        for node in 0..3 {
+            assert_eq!(there(node)?, [[locale.clone()]], "node {node}");
+        }
+        let mut shop = target.coordinator().connect_params().database("shop").connect()?;
+        let rows: i64 = shop.query_one("SELECT count(*) FROM local", &[]).expect("rows").get(0);
+        let shards: i64 =
+            shop.query_one("SELECT count(*) FROM pg_dist_shard", &[]).expect("shards").get(0);
+        let nodes: i64 = shop
+            .query_one("SELECT count(DISTINCT groupid) FROM pg_dist_placement", &[])
+            .expect("nodes")
+            .get(0);
+        assert_eq!((rows, shards, nodes), (1, 4, 2));
+        if engine == Engine::Citus {
+            let rows: i64 = shop
+                .query_one("SELECT count(*) FROM t WHERE v = 'v' || id", &[])
+                .expect("rows")
+                .get(0);
+            assert_eq!(rows, 20);
+        }
+        run(&mut restore_command(port, &dir, &["--create"]))
+            .expect(1)
+            .complains_of(&["database \"shop\" exists on"]);
+        Ok(())
+    });
+}
+
 /// Values of an enum are hashed by numbers that another database gives them: rows that go straight to the shard of the
 /// same range are there, and nobody finds them.
 #[test]

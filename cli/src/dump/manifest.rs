@@ -27,6 +27,9 @@ pub struct Dump {
     pub database: String,
     /// The encoding of the data files.
     pub encoding: String,
+    /// What the database was made with.
+    #[serde(default)]
+    pub locale: Option<Locale>,
     /// `server_version` of the coordinator.
     pub postgresql: String,
     /// The version of Citus; none on the embedded catalog.
@@ -61,6 +64,18 @@ pub struct Dump {
     pub files: Vec<DataFile>,
     /// What is not in the dump, a sentence each.
     pub not_dumped: Vec<String>,
+}
+
+/// What a database is made with, as `pg_database` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locale {
+    pub encoding: String,
+    pub collate: String,
+    pub ctype: String,
+    /// `c`, `i` or `b`: libc, ICU, builtin.
+    pub provider: Option<String>,
+    /// The provider's own.
+    pub locale: Option<String>,
 }
 
 /// A node.

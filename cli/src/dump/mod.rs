@@ -45,8 +45,8 @@ pub use args::{DumpArgs, EXAMPLES};
 pub use error::DumpError;
 pub use file::measure;
 pub use job::{literal, quote};
-pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Table};
-pub use read::{Verified, list, verify};
+pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Locale, Table};
+pub use read::{Verified, list, verify, verify_unless};
 pub use session::{NodeSession, Reach};
 
 use crate::connection::Destination;
@@ -132,6 +132,7 @@ struct Taken {
 struct Facts {
     citus: Option<String>,
     encoding: String,
+    locale: Locale,
     taken_at: DateTime<Utc>,
 }
 
@@ -218,12 +219,23 @@ fn facts(snapshots: &mut Snapshots) -> Result<Facts, Failure> {
         r#"SELECT (SELECT extversion FROM pg_extension WHERE extname = 'citus') AS citus,
                   CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END
                     AS encoding,
-                  to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS taken_at"#,
+                  pg_encoding_to_char(d.encoding) AS server_encoding, d.datcollate, d.datctype,
+                  to_jsonb(d) ->> 'datlocprovider' AS provider,
+                  coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale') AS locale,
+                  to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS taken_at
+             FROM pg_database d WHERE d.datname = current_database()"#,
     )?;
     let row = only_row(&reply)?;
     Ok(Facts {
         citus: row.maybe("citus")?,
         encoding: row.get("encoding")?,
+        locale: Locale {
+            encoding: row.get("server_encoding")?,
+            collate: row.get("datcollate")?,
+            ctype: row.get("datctype")?,
+            provider: row.maybe("provider")?,
+            locale: row.maybe("locale")?,
+        },
         taken_at: row.get("taken_at")?,
     })
 }
@@ -349,6 +361,7 @@ fn manifest(
         citus_fence: env!("CARGO_PKG_VERSION").to_owned(),
         database: who.database,
         encoding: facts.encoding,
+        locale: Some(facts.locale),
         postgresql: who.postgresql,
         citus: facts.citus,
         taken_at: facts.taken_at,

@@ -16,6 +16,9 @@ pub struct RestoreDumpArgs {
     /// How many files are loaded at the same time, over all nodes together
     #[arg(long, short = 'j', value_name = "N", default_value = "2")]
     pub jobs: NonZeroUsize,
+    /// Make the dump's database first, on all nodes of the cluster in the database that -d names
+    #[arg(long)]
+    pub create: bool,
     /// Make the roles too that the dump has; those that are there get the dump's attributes
     #[arg(long)]
     pub roles: bool,
@@ -40,6 +43,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   citus-fence restore-dump -h coordinator -U postgres -d shop --jobs 8 /backup/shop-monday
   citus-fence restore-dump -d 'service=copy' --roles /backup/shop-monday
+  citus-fence restore-dump -h new-coordinator -U postgres -d postgres --create /backup/shop-monday
   citus-fence restore-dump -d 'service=copy' --resume /backup/shop-monday
 
 The database is there, empty, with the extension citus and its nodes; how many nodes does not matter. All

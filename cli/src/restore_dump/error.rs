@@ -14,6 +14,9 @@ pub enum RestoreDumpError {
     /// There is something already.
     #[error("the database is not empty on {node}: {what}")]
     NotEmpty { node: String, what: String },
+    /// `--create` makes what is there.
+    #[error("database \"{database}\" exists on {node}")]
+    DatabaseThere { node: String, database: String },
     /// There is something already, and no sign of a restore that could be gone on with.
     #[error("no restore is under way on {node}, and the database is not empty: {what}")]
     NothingToResume { node: String, what: String },
@@ -79,6 +82,7 @@ impl RestoreDumpError {
         match self {
             RestoreDumpError::Partway(failure) => failure.exit(),
             RestoreDumpError::NotEmpty { .. }
+            | RestoreDumpError::DatabaseThere { .. }
             | RestoreDumpError::NothingToResume { .. }
             | RestoreDumpError::Begun { .. }
             | RestoreDumpError::OtherBegun { .. }
@@ -118,6 +122,10 @@ impl RestoreDumpError {
         let hint = match self {
             RestoreDumpError::NotEmpty { .. } => {
                 "Name an empty database, or say --into-non-empty: then what has the same name is an error."
+            }
+            RestoreDumpError::DatabaseThere { .. } => {
+                "Name it with -d and leave out --create; or, if it was left by a run that was killed and there is \
+                 nothing in it, drop it on every node."
             }
             RestoreDumpError::NothingToResume { .. } => {
                 "Either it was restored to the end, for the traces of a restore go last; or it was begun elsewhere."

@@ -8,6 +8,7 @@
 //! | module | what is in it |
 //! | --- | --- |
 //! | `args`, `error` | what can be typed; what can go wrong |
+//! | `create` | the database, where that is asked for |
 //! | `target` | the nodes, and whether they are fit |
 //! | `progress` | how far it is, in the database itself; why nothing is done twice |
 //! | `schema` | pg_dump's files, by psql |
@@ -18,6 +19,7 @@
 
 mod args;
 mod compare;
+mod create;
 mod distribute;
 mod error;
 mod finish;
@@ -135,9 +137,8 @@ impl Schema {
 }
 
 fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summary, Failure> {
-    let started = Instant::now();
     let dump = dump::list(&args.dir)?;
-    let verified = dump::verify(&args.dir)?;
+    let verified = crate::stored::verify::dump(&args.dir, stop)?;
     if !verified.damaged.is_empty() {
         return Err(Failure::Damaged { dir: args.dir.clone(), damaged: verified.damaged });
     }
@@ -155,7 +156,29 @@ fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summ
         });
     }
     let destination = Destination::new(&args.connection)?;
-    let target = target::find(args, &destination, &dump, stop)?;
+    if !args.create {
+        return restore_into(args, &destination, &dump, &schema, &id, stop, began);
+    }
+    let made = create::create(args, &destination, &dump, stop)?;
+    let into = create::destination(&destination, &dump);
+    let end = restore_into(args, &into, &dump, &schema, &id, stop, began);
+    if end.is_err() && made && !*began {
+        create::remove(args, &destination, &dump);
+    }
+    end
+}
+
+fn restore_into(
+    args: &RestoreDumpArgs,
+    destination: &Destination,
+    dump: &Dump,
+    schema: &Schema,
+    id: &str,
+    stop: &Stop,
+    began: &mut bool,
+) -> Result<Summary, Failure> {
+    let started = Instant::now();
+    let target = target::find(args, destination, dump, stop)?;
     let halt = stop.flag();
     let mut sessions = Vec::new();
     for node in &target.nodes {
@@ -168,22 +191,22 @@ fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summ
     }
     let resumed = progress::begun(&mut sessions[0])?.is_some();
     for (node, session) in target.nodes.iter().zip(&mut sessions) {
-        target::check(node, session, &id, args, schema.before.is_some() && !resumed)?;
+        target::check(node, session, id, args, schema.before.is_some() && !resumed)?;
     }
     if schema.before.is_none() && !resumed {
-        are_empty(&dump, &target, &mut sessions)?;
+        are_empty(dump, &target, &mut sessions)?;
     }
     *began = true;
     for session in &mut sessions {
-        progress::begin(session, &id)?;
+        progress::begin(session, id)?;
     }
     if resumed {
         info!("a former run has begun it");
         sessions.iter_mut().try_for_each(progress::await_script)?;
         progress::recover(&mut sessions[0])?;
     }
-    let mut work = Work { args, dump: &dump, schema: &schema, target: &target, sessions, stop };
-    let (direct, mut findings) = match work.perform(&destination) {
+    let mut work = Work { args, dump, schema, target: &target, sessions, stop };
+    let (direct, mut findings) = match work.perform(destination) {
         Ok(found) => found,
         Err(failure) => {
             // What has failed before it has done anything leaves nothing.
