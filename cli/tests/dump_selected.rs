@@ -45,6 +45,12 @@ fn create(cluster: &Cluster) -> Result<()> {
             &format!("INSERT INTO %s VALUES ({id})"),
         ))?;
     }
+    // The one that points is the larger one, and so the first that is loaded.
+    coordinator.execute(
+        "CREATE TABLE pointed (id int PRIMARY KEY); INSERT INTO pointed SELECT generate_series(1, 9);
+         CREATE TABLE pointing (id int REFERENCES pointed, v text);
+         INSERT INTO pointing SELECT n % 9 + 1, repeat('x', 99) FROM generate_series(1, 90) n",
+    )?;
     coordinator.execute("ALTER ROLE postgres SET search_path = shop, public")
 }
 
@@ -59,7 +65,7 @@ fn pg_dump(cluster: &Cluster, words: &[&str]) -> BTreeSet<String> {
     let tables = text
         .lines()
         .filter_map(|line| line.strip_prefix("COPY ")?.split(" (").next().map(str::to_owned));
-    tables.filter(|table| !table.contains("spread")).collect()
+    tables.filter(|table| !table.contains("spread") && !table.contains("public.point")).collect()
 }
 
 /// What is in the manifest, in the same form.
@@ -79,7 +85,11 @@ fn dumped(manifest: &Value) -> BTreeSet<String> {
             quoted(file["table"].as_str().unwrap_or(""))
         )
     };
-    files.iter().map(name).filter(|table| !table.contains("spread")).collect()
+    files
+        .iter()
+        .map(name)
+        .filter(|table| !table.contains("spread") && !table.contains("public.point"))
+        .collect()
 }
 
 fn dump(cluster: &Cluster, dir: &Path, words: &[&str]) -> Value {
@@ -145,6 +155,34 @@ fn patterns_mean_what_they_mean_to_pg_dump() {
         let all = dump(&cluster, &folder.path().join("all"), &[]);
         assert!(all["selection"].is_null() && dumped(&all).len() == TABLES.len());
 
+        // What is selected can be restored by itself.
+        let (whole, part) = (folder.path().join("whole"), folder.path().join("spread"));
+        dump(&cluster, &whole, &["-n", "shop", "-T", "log_*"]);
+        let target = Cluster::builder(engine).workers(2).fsync(false).build()?;
+        let port = target.coordinator().port();
+        run(&mut restore_command(port, &whole, &[])).expect(0);
+        assert_eq!(target.read_all_shards("shop.spread", "SELECT id FROM %s")?.len(), 9);
+        let tables = target.coordinator().query(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(orders|log_|order_)'
+            AND relnamespace::regnamespace::text IN ('shop', 'public', 'hidden')",
+        )?;
+        assert_eq!(tables, [[Some("orders".to_owned())]]);
+        drop(target);
+        // A table by itself goes into a schema that somebody has made.
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let port = target.coordinator().port();
+        let missing = run(&mut restore_command(port, &part, &[])).expect(1);
+        missing.complains_of(&["schema \"shop\" does not exist"]);
+        match engine {
+            Engine::Citus => target.coordinator().execute("CREATE SCHEMA shop")?,
+            Engine::Embedded => target.execute_everywhere("CREATE SCHEMA shop")?,
+        }
+        run(&mut restore_command(port, &part, &[]))
+            .expect(1)
+            .complains_of(&["is not empty", "schema shop"]);
+        run(&mut restore_command(port, &part, &["--into-non-empty"])).expect(0);
+        assert_eq!(target.read_all_shards("shop.spread", "SELECT id FROM %s")?.len(), 9);
+
         // What matches nothing is an error, and leaves nothing.
         for (words, said) in [
             (&["-t", "nothing"][..], "nothing matches --table nothing"),
@@ -192,7 +230,8 @@ fn schema_and_data_can_be_dumped_and_restored_one_after_the_other() {
             Ok(target.coordinator().query(&format!("SELECT count(*) FROM {table}"))?[0][0].clone())
         };
         assert_eq!(rows("shop.log_1")?.as_deref(), Some("0"));
-        run(&mut restore_command(port, &data, &[])).expect(0);
+        run(&mut restore_command(port, &data, &["--jobs", "1"])).expect(0);
+        assert_eq!(rows("pointing")?.as_deref(), Some("90"));
         for table in TABLES {
             assert_eq!(rows(table)?.as_deref(), Some("2"), "{table}");
         }

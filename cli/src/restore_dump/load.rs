@@ -4,6 +4,8 @@
 //! BEGIN ─> its row of progress ─> COPY ─> as many rows as the manifest says? ─> COMMIT
 //!             │ there already: done          │ no, or an error: all of it is rolled back
 //! ```
+//! Where tables have their keys already, a file whose rows point to rows that are not there yet comes again later.
+//!
 //! A session that is lost is replaced, and its file begun again: if the COMMIT had come through, its row is there. See
 //! `progress` for why no file is loaded twice, whatever is killed.
 
@@ -57,6 +59,13 @@ struct Pool<'a> {
 
 struct State {
     queue: VecDeque<Load>,
+    /// Whose rows point to rows that are not there yet: tables that had their keys before the data came.
+    deferred: VecDeque<Load>,
+    /// Why the last of them was.
+    why: Option<Failure>,
+    /// How many are being loaded, and whether any was since the deferred ones were begun.
+    at_work: usize,
+    has_moved: bool,
     left: usize,
     failure: Option<Failure>,
 }
@@ -72,7 +81,15 @@ pub fn load(
 ) -> Result<(), Failure> {
     let halt = Arc::new(AtomicBool::new(false));
     let workers = jobs.min(loads.len());
-    let state = State { left: loads.len(), queue: loads.into(), failure: None };
+    let state = State {
+        left: loads.len(),
+        queue: loads.into(),
+        deferred: VecDeque::new(),
+        why: None,
+        at_work: 0,
+        has_moved: false,
+        failure: None,
+    };
     let (state, changed) = (Mutex::new(state), Condvar::new());
     let pool = Pool { dir, dump, target, halt: Arc::clone(&halt), state, changed };
     std::thread::scope(|scope| {
@@ -107,10 +124,17 @@ impl Pool<'_> {
         while let Some(load) = self.next(own.as_ref().map(|(node, _)| *node)) {
             let end = self.perform(&load, &mut own);
             let mut state = self.state.lock();
+            state.at_work -= 1;
             match end {
                 Ok(()) => {
                     state.left -= 1;
+                    state.has_moved = true;
                     debug!("{} parts are left", state.left);
+                }
+                Err(failure) if points_nowhere(&failure) => {
+                    debug!("{failure}: later");
+                    state.deferred.push_back(load);
+                    state.why = Some(failure);
                 }
                 // What is interrupted because of another's failure says nothing.
                 Err(Failure::Remote(RemoteError::Stopped { .. })) if self.is_told() => {}
@@ -127,14 +151,35 @@ impl Pool<'_> {
         self.halt.load(Ordering::Relaxed)
     }
 
-    /// The next one: of this worker's node while there is one, else the largest.
+    /// The next one: of this worker's node while there is one, else the largest. Those that were deferred come again
+    /// when all others have been tried, for as long as that gets any further.
     fn next(&self, node: Option<usize>) -> Option<Load> {
         let mut state = self.state.lock();
-        if state.failure.is_some() || self.is_told() {
-            return None;
+        loop {
+            if state.failure.is_some() || self.is_told() {
+                return None;
+            }
+            let position = state.queue.iter().position(|load| Some(load.node) == node).unwrap_or(0);
+            if let Some(load) = state.queue.remove(position) {
+                state.at_work += 1;
+                return Some(load);
+            }
+            if state.at_work == 0 {
+                if state.deferred.is_empty() {
+                    return None;
+                }
+                if !state.has_moved {
+                    state.failure = state.why.take();
+                    self.halt.store(true, Ordering::Relaxed);
+                    self.changed.notify_all();
+                    return None;
+                }
+                state.has_moved = false;
+                state.queue = std::mem::take(&mut state.deferred);
+                continue;
+            }
+            self.changed.wait_for(&mut state, LOOK);
         }
-        let position = state.queue.iter().position(|load| Some(load.node) == node).unwrap_or(0);
-        state.queue.remove(position)
     }
 
     fn perform(&self, load: &Load, own: &mut Option<(usize, NodeSession)>) -> Result<(), Failure> {
@@ -223,6 +268,15 @@ impl Pool<'_> {
         session.ask_within("commit", "COMMIT", LONG)?;
         Ok(())
     }
+}
+
+/// Whether rows point to others that are not there.
+fn points_nowhere(failure: &Failure) -> bool {
+    let Failure::RestoreDump(error) = failure else {
+        return false;
+    };
+    // foreign_key_violation
+    error.remote().and_then(RemoteError::sqlstate) == Some("23503")
 }
 
 /// The bytes that COPY has written.
