@@ -9,6 +9,16 @@ use common::restored::{create, portrait, restore_command, same};
 use common::{dump_command, manifest, run};
 use fence_tests::{Cluster, Engine, Result, on_each_engine};
 
+/// Which tables a new one joins by itself, of a key and a number of shards that several groups have.
+fn joined(cluster: &Cluster) -> Result<Vec<Vec<Option<String>>>> {
+    let coordinator = cluster.coordinator();
+    coordinator.execute("SET citus.shard_count = 6; CREATE TABLE joining (id bigint); SELECT create_distributed_table('joining', 'id')")?;
+    coordinator.query(
+        "SELECT string_agg(table_name::text, ' ' ORDER BY table_name::text) FROM citus_tables
+          WHERE colocation_id = (SELECT colocation_id FROM citus_tables WHERE table_name = 'joining'::regclass)",
+    )
+}
+
 #[test]
 fn every_kind_of_table_comes_back_in_a_cluster_of_another_shape() {
     on_each_engine(|engine| {
@@ -19,6 +29,7 @@ fn every_kind_of_table_comes_back_in_a_cluster_of_another_shape() {
         let dir = folder.path().join("dump");
         run(&mut dump_command(source.coordinator().port(), &dir, &["--part-blocks", "1"]))
             .expect(0);
+        let would_join = (engine == Engine::Citus).then(|| joined(&source)).transpose()?;
         drop(source);
 
         let target = Cluster::builder(engine).workers(3).fsync(false).build()?;
@@ -57,6 +68,9 @@ fn every_kind_of_table_comes_back_in_a_cluster_of_another_shape() {
         target.coordinator().execute("INSERT INTO generated (a, p) VALUES (99, 1)")?;
         let next = target.coordinator().query("SELECT nextval('used')")?;
         assert_eq!(next[0][0].as_deref(), Some("34"));
+        if let Some(would_join) = would_join {
+            assert_eq!(joined(&target)?, would_join);
+        }
         Ok(())
     });
 }

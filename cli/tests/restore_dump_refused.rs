@@ -172,6 +172,24 @@ fn what_cannot_be_restored_is_refused_before_anything_is_written() {
             .expect(1)
             .complains_of(&["is not empty", "theirs"]);
         is_untouched(&target)?;
+        // What a node remembers of a restore that the coordinator knows nothing of is not true.
+        let id = Command::new("sha256sum")
+            .arg(dir.join("manifest.json"))
+            .output()
+            .expect("a sum")
+            .stdout;
+        let id = String::from_utf8(id).expect("a sum")[..64].to_owned();
+        target.worker(1).execute(&format!(
+            "SET citus.enable_ddl_propagation = off; CREATE SCHEMA citus_fence_restore;
+             CREATE TABLE citus_fence_restore.progress (what text); INSERT INTO citus_fence_restore.progress VALUES ('dump {id}')"
+        ))?;
+        for more in [&[][..], &["--resume"], &["--into-non-empty"]] {
+            let stale = run(&mut restore_command(port, &dir, more)).expect(1);
+            stale.complains_of(&["another dump", "citus_fence_restore"]);
+        }
+        target.worker(1).execute(
+            "SET citus.enable_ddl_propagation = off; DROP SCHEMA citus_fence_restore CASCADE",
+        )?;
         // What is there stays, where somebody says so.
         run(&mut restore_command(port, &dir, &["--into-non-empty"])).expect(0);
         let there = target.worker(1).query("SELECT count(*) FROM theirs")?;

@@ -191,7 +191,7 @@ fn restore_into(
     }
     let resumed = progress::begun(&mut sessions[0])?.is_some();
     for (node, session) in target.nodes.iter().zip(&mut sessions) {
-        target::check(node, session, id, args, schema.before.is_some() && !resumed)?;
+        target::check(node, session, id, args, resumed, schema.before.is_some())?;
     }
     if schema.before.is_none() && !resumed {
         are_empty(dump, &target, &mut sessions)?;

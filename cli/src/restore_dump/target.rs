@@ -203,6 +203,7 @@ pub fn check(
     session: &mut NodeSession,
     id: &str,
     args: &RestoreDumpArgs,
+    is_resumed: bool,
     needs_empty: bool,
 ) -> Result<(), Failure> {
     let called = node.called();
@@ -222,11 +223,15 @@ pub fn check(
         Some(other) if other != id => {
             return Err(RestoreDumpError::OtherBegun { node: called }.into());
         }
-        Some(_) if args.resume => return Ok(()),
+        Some(_) if args.resume && is_resumed => return Ok(()),
+        // The coordinator knows of none: what is remembered here is of another time.
+        Some(_) if !is_resumed => {
+            return Err(RestoreDumpError::OtherBegun { node: called }.into());
+        }
         Some(_) => return Err(RestoreDumpError::Begun { node: called }.into()),
         None => {}
     }
-    if args.into_non_empty || !needs_empty {
+    if args.into_non_empty || is_resumed || !needs_empty {
         return Ok(());
     }
     let reply = session.ask("look for what is there", MADE)?;
