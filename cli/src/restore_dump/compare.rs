@@ -2,15 +2,16 @@
 //! looked for.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tracing::debug;
 
 use super::distribute::{named, quoted};
-use super::route::HashedTables;
+use super::route::{Hashed, HashedTables, Shard};
 use super::target::{LONG, Target};
 use crate::dump::{Dump, Kind, NodeSession, Table, literal};
 use crate::failure::Failure;
-use crate::rows::only_row;
 
 /// What is different, a sentence each.
 pub fn compare(
@@ -83,37 +84,49 @@ pub fn misplaced(
     dump: &Dump,
     target: &Target,
     hashed: &HashedTables,
-    sessions: &mut [NodeSession],
+    halt: &Arc<AtomicBool>,
 ) -> Result<Vec<String>, Failure> {
-    let mut differences = Vec::new();
+    let mut looks: Vec<Look<'_>> = Vec::new();
     for table in dump.tables.iter().filter(|table| table.kind == Kind::Hash && !table.partitioned) {
-        let Some(hashed) = hashed.get(&(table.schema.clone(), table.name.clone())) else {
-            continue;
-        };
-        if !hashed.is_stable || hashed.hash.is_empty() {
-            continue;
-        }
-        for shard in &hashed.shards {
-            for group in &shard.groups {
-                let Some(at) = target.position(*group) else {
-                    continue;
-                };
-                let sql = format!(
-                    "SELECT count(*) AS misplaced FROM {} WHERE {} IS NOT NULL AND {}({}) NOT BETWEEN {} AND {}",
-                    shard.name, hashed.column, hashed.hash, hashed.column, shard.min, shard.max
-                );
-                let reply = sessions[at].ask_within("look for misplaced rows", &sql, LONG)?;
-                let misplaced: u64 = only_row(&reply)?.get("misplaced")?;
-                if misplaced > 0 {
-                    differences.push(format!(
-                        "{} has {misplaced} rows in shard {} of {} that belong to another shard",
-                        named(&table.schema, &table.name),
-                        shard.name,
-                        target.nodes[at].called()
-                    ));
-                }
-            }
+        let found = hashed.get(&(table.schema.clone(), table.name.clone()));
+        let found = found.filter(|hashed| hashed.is_stable && !hashed.hash.is_empty());
+        if let Some(hashed) = found {
+            looks.extend(hashed.shards.iter().map(|shard| Look { table, hashed, shard }));
         }
     }
-    Ok(differences)
+    let found = target.on_every_node(halt, |position, session| {
+        let group = target.nodes[position].group;
+        let mut differences = Vec::new();
+        for look in looks.iter().filter(|look| look.shard.groups.contains(&group)) {
+            differences.extend(look.misplaced(session)?);
+        }
+        Ok(differences)
+    })?;
+    Ok(found.concat())
+}
+
+/// A shard that is looked through.
+struct Look<'a> {
+    table: &'a Table,
+    hashed: &'a Hashed,
+    shard: &'a Shard,
+}
+
+impl Look<'_> {
+    fn misplaced(&self, session: &mut NodeSession) -> Result<Option<String>, Failure> {
+        let (Shard { name, min, max, .. }, column) = (self.shard, &self.hashed.column);
+        let sql = format!(
+            "SELECT count(*) FROM {name} WHERE {column} IS NOT NULL AND {}({column}) NOT BETWEEN {min} AND {max}",
+            self.hashed.hash
+        );
+        let misplaced: u64 =
+            session.ask_within("look for misplaced rows", &sql, LONG)?.parse_single()?;
+        Ok((misplaced > 0).then(|| {
+            format!(
+                "{} has {misplaced} rows in shard {name} of {} that belong to another shard",
+                named(&self.table.schema, &self.table.name),
+                session.node()
+            )
+        }))
+    }
 }

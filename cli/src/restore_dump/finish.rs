@@ -1,6 +1,8 @@
 //! What comes when the rows are there: sequences, distributed functions, materialized views, statistics.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use remote::RemoteError;
 use tracing::debug;
@@ -177,11 +179,11 @@ pub fn materialized_views(
 }
 
 /// Statistics, on every node of its own tables and shards.
-pub fn analyze(sessions: &mut [NodeSession]) -> Result<(), Failure> {
-    for session in sessions {
+pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<(), Failure> {
+    target.on_every_node(halt, |_, session| {
         debug!("ANALYZE on {}", session.node());
-        session.ask_within("analyze", "ANALYZE", LONG)?;
-    }
+        Ok(session.ask_within("analyze", "ANALYZE", LONG).map(drop)?)
+    })?;
     Ok(())
 }
 

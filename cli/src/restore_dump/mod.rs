@@ -355,7 +355,7 @@ impl Work<'_> {
             findings = finish::functions(dump, &mut making, &done)?;
             finish::materialized_views(dump, &mut making, &done)?;
         }
-        finish::analyze(&mut self.sessions)?;
+        finish::analyze(target, &self.stop.flag())?;
         Ok(findings)
     }
 
@@ -395,7 +395,7 @@ impl Work<'_> {
         let (dump, target) = (self.dump, self.target);
         let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
         let mut differences = compare::compare(dump, target, hashed, &mut self.sessions)?;
-        differences.extend(compare::misplaced(dump, target, hashed, &mut self.sessions)?);
+        differences.extend(compare::misplaced(dump, target, hashed, &self.stop.flag())?);
         for name in finish::unvalidated(&mut self.sessions[0])? {
             let is_said = |line: &str| line.contains(&name) && line.contains(" NOT VALID");
             if !self.schema.text.lines().any(is_said) {

@@ -70,6 +70,30 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Does something on all nodes at once, each in a session of its own.
+    pub fn on_every_node<T: Send>(
+        &self,
+        halt: &Arc<AtomicBool>,
+        what: impl Fn(usize, &mut NodeSession) -> Result<T, Failure> + Sync,
+    ) -> Result<Vec<T>, Failure> {
+        let what = &what;
+        std::thread::scope(|scope| {
+            let begin = |(position, node): (usize, &Node)| {
+                let node = node.clone();
+                scope.spawn(move || what(position, &mut node.session(halt)?))
+            };
+            let threads: Vec<_> = self.nodes.iter().enumerate().map(begin).collect();
+            threads.into_iter().map(join).collect()
+        })
+    }
+}
+
+/// A thread's end. One that has panicked takes this one with it.
+fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Finds the nodes, and refuses what the dump cannot be restored to.
 pub fn find(
     args: &RestoreDumpArgs,
