@@ -70,6 +70,9 @@ pub enum Task {
     /// Dump a cluster as it was at one moment, from all nodes side by side
     #[command(after_help = crate::dump::EXAMPLES)]
     Dump(crate::dump::DumpArgs),
+    /// Restore a dump into a cluster, of as many nodes as it has
+    #[command(after_help = crate::restore_dump::EXAMPLES)]
+    RestoreDump(crate::restore_dump::RestoreDumpArgs),
     /// Bring a backup of all nodes up as a cluster of its own
     Restore(RestoreArgs),
     /// Find out whether all nodes of a cluster are of one mind

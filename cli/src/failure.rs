@@ -11,6 +11,7 @@ use crate::dump::DumpError;
 use crate::exit::Exit;
 use crate::lease::Trouble;
 use crate::restore::Fault;
+use crate::restore_dump::RestoreDumpError;
 
 /// Why the program ends without having done what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,9 @@ pub enum Failure {
     /// A dump.
     #[error("{0}")]
     Dump(#[from] DumpError),
+    /// The restore of a dump.
+    #[error("{0}")]
+    RestoreDump(#[from] RestoreDumpError),
     /// A restore cannot begin, or not go on.
     #[error("{0}")]
     Restore(#[from] Fault),
@@ -194,6 +198,7 @@ impl Failure {
             | Failure::Directory { .. } => Exit::WrongUse,
             Failure::Block(failure) => failure.exit(),
             Failure::Dump(error) => error.exit(),
+            Failure::RestoreDump(error) => error.exit(),
             Failure::Restore(fault) => fault.exit(),
             Failure::Remote(_)
             | Failure::ToldToStop { .. }
@@ -231,11 +236,15 @@ impl Failure {
         let server = match self {
             Failure::Remote(error) => error.server_error(),
             Failure::Dump(error) => error.remote().and_then(RemoteError::server_error),
+            Failure::RestoreDump(error) => error.remote().and_then(RemoteError::server_error),
             _ => None,
         };
         let sqlstate = match self {
             Failure::Remote(error) => error.sqlstate().map(str::to_owned),
             Failure::Dump(error) => {
+                error.remote().and_then(RemoteError::sqlstate).map(str::to_owned)
+            }
+            Failure::RestoreDump(error) => {
                 error.remote().and_then(RemoteError::sqlstate).map(str::to_owned)
             }
             _ => None,
@@ -263,6 +272,7 @@ impl Failure {
             }
             Failure::Remote(error) => return remote_hint(error).map(str::to_owned),
             Failure::Dump(error) => return error.hint(),
+            Failure::RestoreDump(error) => return error.hint(),
             Failure::Restore(fault) => return fault.hint(),
             Failure::Unfit { todo, .. } => return Some(todo.clone()),
             Failure::Damaged { .. } => "Do not restore it; take another one.",

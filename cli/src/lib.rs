@@ -28,6 +28,7 @@
 //! | `programs` | PostgreSQL's own programs |
 //! | `block`, `restore_point`, `backup` | the subcommands of that name |
 //! | `dump` | the subcommand of that name: plan, workers, files, manifest |
+//! | `restore_dump` | the subcommand of that name: what a dump has, into a cluster of another shape |
 //! | `talk` | one session outside of a transaction, for what has to be changed |
 //! | `manifest` | what a physical backup says of itself |
 //! | `stored` | `list` and `verify`: a backup or a dump that is there |
@@ -55,6 +56,7 @@ mod output;
 mod programs;
 mod progress;
 mod restore;
+mod restore_dump;
 mod restore_point;
 mod rows;
 mod server;
@@ -103,9 +105,11 @@ pub fn command() -> clap::Command {
 /// Does what was asked for.
 fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
     let stop = match &cli.task {
-        Task::Block(_) | Task::RestorePoint(_) | Task::Backup(_) | Task::Verify(_) => {
-            Stop::listen_once()
-        }
+        Task::Block(_)
+        | Task::RestorePoint(_)
+        | Task::Backup(_)
+        | Task::RestoreDump(_)
+        | Task::Verify(_) => Stop::listen_once(),
         _ => Stop::listen(),
     };
     let stop = stop.map_err(Failure::Signals)?;
@@ -115,6 +119,7 @@ fn perform(cli: &Cli, output: &Output) -> Result<Exit, Failure> {
         Task::Backup(args) => backup::run(args, &stop, output),
         Task::RestorePoint(args) => restore_point::run(args, &stop, output),
         Task::Dump(args) => dump::run(args, &stop, output),
+        Task::RestoreDump(args) => restore_dump::run(args, &stop, output),
         Task::Restore(args) => restore::run(args, &stop, output),
         Task::Check(args) => check::run(args, &stop, output),
         Task::List(args) => stored::list(args, output),

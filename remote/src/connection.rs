@@ -186,6 +186,26 @@ impl<C: Pq> Session<C> {
         }
     }
 
+    /// Says that the command under way may be a COPY that takes rows.
+    pub(super) fn will_feed(&mut self) {
+        if let Link::Busy(_, exchange) = &mut self.link {
+            exchange.feeds = true;
+        }
+    }
+
+    /// Whether the server waits for rows, and has all that it was given before.
+    pub(super) fn wants_rows(&self) -> bool {
+        matches!(&self.link, Link::Busy(_, exchange) if exchange.wants_rows() && !exchange.is_sending())
+    }
+
+    /// Gives rows, or their end where there are none.
+    pub(super) fn feed(&mut self, rows: &[u8]) -> bool {
+        match &mut self.link {
+            Link::Busy(conn, exchange) => exchange.feed(conn, rows),
+            Link::Idle(_) | Link::Broken(_) => false,
+        }
+    }
+
     /// What a wait for this session is for; none if it has nothing to wait with.
     pub(super) fn interest(&self) -> Option<Interest> {
         let (conn, write) = match &self.link {

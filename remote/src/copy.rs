@@ -1,4 +1,4 @@
-//! `COPY … TO STDOUT`: rows as they come, and the certainty that none is missing.
+//! `COPY … TO STDOUT` and `COPY … FROM STDIN`: rows as they come, and the certainty that none is missing.
 //!
 //! ```text
 //! COPY ──> CopyOut ──rows──> sink … ──> CopyDone ──> CommandComplete ──> ReadyForQuery: whole
@@ -6,6 +6,12 @@
 //! ```
 //! A connection that is cut ends the rows as their end does, so what has been given to the sink means
 //! nothing until this has returned a [`CopyEnd`].
+//!
+//! ```text
+//! COPY ──> CopyIn ──rows from source, each piece sent before the next── … ──end──> CommandComplete ──> whole
+//!                │ the source's error, silence, stop: the session is closed, which the server takes as a failure
+//! ```
+//! The end of the rows is said by a message of its own, so that no loss of the connection looks like it.
 
 use std::io;
 use std::time::Duration;
@@ -31,7 +37,7 @@ pub enum CopyError {
     /// is Busy, and [`crate::cancel_and_drain`] brings it back.
     #[error("{0}")]
     Remote(#[from] RemoteError),
-    /// Whoever takes the rows; the session is closed.
+    /// Whoever takes or gives the rows; the session is closed.
     #[error("{0}")]
     Sink(io::Error),
 }
@@ -88,6 +94,63 @@ impl<C: Pq> Session<C> {
                 }
                 WaitEnd::Stopped => {
                     let node = self.node().clone();
+                    return Err(RemoteError::Stopped { node, command: name }.into());
+                }
+            }
+        }
+    }
+
+    /// Runs one `COPY … FROM STDIN` whose rows come from `source`, piece by piece: it fills an empty buffer, and
+    /// leaves it empty where there is no more. It may take any time, but no more than `silence` without the server
+    /// taking a byte or saying one. After any error but the server's own the session is closed.
+    pub fn copy_in<W: Waiter + ?Sized>(
+        &mut self,
+        waiter: &mut W,
+        command: &Command<'_>,
+        silence: Duration,
+        source: &mut dyn FnMut(&mut Vec<u8>) -> io::Result<()>,
+    ) -> Result<CopyEnd, CopyError> {
+        self.send(command)?;
+        self.will_feed();
+        let name = command.name;
+        let mut deadline = Deadline::after(waiter, silence);
+        let (mut read, mut piece) = (false, Vec::new());
+        loop {
+            if let Some(end) = self.advance(read) {
+                let reply = end?;
+                let set = reply.last_set()?;
+                if reply.sets.len() != 1 || !set.command_tag.starts_with("COPY ") {
+                    return Err(reply.unexpected("it was no COPY").into());
+                }
+                return Ok(CopyEnd { rows: set.affected });
+            }
+            read = false;
+            if self.wants_rows() {
+                piece.clear();
+                if let Err(error) = source(&mut piece) {
+                    self.break_off(format!("the rows of {name} could not be read: {error}"));
+                    return Err(CopyError::Sink(error));
+                }
+                self.feed(&piece);
+                deadline = Deadline::after(waiter, silence);
+                continue;
+            }
+            let Some(interest) = self.interest() else {
+                return Err(self.closed_error(name).into());
+            };
+            match waiter.wait(&[interest], deadline.remaining(waiter)) {
+                WaitEnd::Ready(ready) => {
+                    read = ready.iter().any(|found| found.read);
+                    deadline = Deadline::after(waiter, silence);
+                }
+                WaitEnd::TimedOut => {
+                    let node = self.node().clone();
+                    self.break_off(format!("{name} was given up"));
+                    return Err(RemoteError::Timeout { node, command: name, after: silence }.into());
+                }
+                WaitEnd::Stopped => {
+                    let node = self.node().clone();
+                    self.break_off(format!("{name} was given up"));
                     return Err(RemoteError::Stopped { node, command: name }.into());
                 }
             }

@@ -13,8 +13,12 @@ pub(super) struct Exchange {
     sending: bool,
     /// Whether it may be a COPY that sends rows.
     pub(super) copies: bool,
+    /// Whether it may be a COPY that takes rows.
+    pub(super) feeds: bool,
     /// Whether rows of a COPY are coming.
     in_copy: bool,
+    /// Whether the server waits for rows of a COPY.
+    in_feed: bool,
     /// Results of its statements so far.
     sets: Vec<ResultSet>,
     /// The first error among them.
@@ -41,7 +45,9 @@ impl Exchange {
             command,
             sending: true,
             copies: false,
+            feeds: false,
             in_copy: false,
+            in_feed: false,
             sets: Vec::new(),
             error: None,
         }
@@ -58,6 +64,25 @@ impl Exchange {
         if conn.flush() == Ok(Flush::Done) {
             self.sending = false;
         }
+    }
+
+    /// Whether the server waits for rows.
+    pub(super) fn wants_rows(&self) -> bool {
+        self.in_feed
+    }
+
+    /// Gives rows, or their end where there are none. False if the connection does not take them, which
+    /// [`Exchange::advance`] then tells.
+    pub(super) fn feed<C: Pq>(&mut self, conn: &mut C, rows: &[u8]) -> bool {
+        let put = match rows {
+            [] => conn.put_copy_end(),
+            rows => conn.put_copy_data(rows),
+        };
+        self.sending = true;
+        if rows.is_empty() || put.is_err() {
+            self.in_feed = false;
+        }
+        put.is_ok()
     }
 
     /// Sends and receives what can be sent and received without waiting. `read` says that there
@@ -79,6 +104,10 @@ impl Exchange {
                 Err(PqFailure) => lost = true,
             }
         }
+        // While it takes rows the server has nothing to say but that it fails, which the end of the rows brings out.
+        if self.in_feed && !lost && conn.status() != ConnStatus::Bad {
+            return None;
+        }
         // Even on a lost connection: the server's reason may have been read before the end of file.
         loop {
             if self.in_copy {
@@ -93,6 +122,10 @@ impl Exchange {
             }
             match conn.get_result() {
                 Some(PqResult::CopyOut) if self.copies => self.in_copy = true,
+                Some(PqResult::CopyIn) if self.feeds => {
+                    self.in_feed = true;
+                    return None;
+                }
                 Some(PqResult::Set(set)) => self.sets.push(set),
                 Some(PqResult::Error(error)) if error.severity != Severity::Error => {
                     return Some(Outcome::Lost(Some(error)));
@@ -100,7 +133,7 @@ impl Exchange {
                 Some(PqResult::Error(error)) => {
                     self.error.get_or_insert(error);
                 }
-                Some(PqResult::CopyOut | PqResult::Copy) => {
+                Some(PqResult::CopyOut | PqResult::CopyIn | PqResult::Copy) => {
                     return Some(Outcome::Unusable("it began a COPY"));
                 }
                 Some(PqResult::Unexpected) => {

@@ -276,6 +276,17 @@ impl Pq for LibPq {
         }
     }
 
+    fn put_copy_data(&mut self, data: &[u8]) -> Result<(), PqFailure> {
+        let length = c_int::try_from(data.len()).map_err(|_| PqFailure)?;
+        // SAFETY: see the head of the file; libpq copies that many bytes and keeps no pointer to them.
+        success(unsafe { pq::PQputCopyData(self.conn.as_ptr(), data.as_ptr().cast(), length) })
+    }
+
+    fn put_copy_end(&mut self) -> Result<(), PqFailure> {
+        // SAFETY: see the head of the file; no message says that the COPY is to succeed.
+        success(unsafe { pq::PQputCopyEnd(self.conn.as_ptr(), ptr::null()) })
+    }
+
     fn take_last_words(&mut self) -> Option<ServerError> {
         // SAFETY: the box lives as long as `self`, and libpq only uses it during a call.
         unsafe { self.last_words.as_ref() }.take()
@@ -432,7 +443,8 @@ impl OwnedResult {
                 PqResult::Set(self.to_set())
             }
             RESULT_COPY_OUT => PqResult::CopyOut,
-            RESULT_COPY_IN | RESULT_COPY_BOTH => PqResult::Copy,
+            RESULT_COPY_IN => PqResult::CopyIn,
+            RESULT_COPY_BOTH => PqResult::Copy,
             RESULT_FATAL_ERROR | RESULT_BAD_RESPONSE => PqResult::Error(self.to_error()),
             _ => PqResult::Unexpected,
         }

@@ -148,6 +148,8 @@ pub enum PqResult {
     Error(ServerError),
     /// It began to send the rows of a COPY: [`Pq::get_copy_data`] has them.
     CopyOut,
+    /// It waits for the rows of a COPY: [`Pq::put_copy_data`] gives them.
+    CopyIn,
     /// It began a COPY of another kind, which nothing here can go on with.
     Copy,
     /// libpq reports something it has no business to report in the modes used here.
@@ -222,6 +224,11 @@ pub trait Pq: Sized {
     fn get_result(&mut self) -> Option<PqResult>;
     /// `PQgetCopyData`, asynchronous, after [`PqResult::CopyOut`]: gives the next row to `sink`.
     fn get_copy_data(&mut self, sink: &mut dyn FnMut(&[u8])) -> CopyStep;
+    /// `PQputCopyData`, after [`PqResult::CopyIn`]. What the socket does not take at once waits in libpq's memory,
+    /// so [`Pq::flush`] has to have sent all of it before there is more.
+    fn put_copy_data(&mut self, data: &[u8]) -> Result<(), PqFailure>;
+    /// `PQputCopyEnd`: all rows have been given, and the next result says how the COPY ended.
+    fn put_copy_end(&mut self) -> Result<(), PqFailure>;
     /// What the server said, unasked, before it closed an idle session. libpq hands such an error
     /// to the notice receiver; it is kept there until taken.
     fn take_last_words(&mut self) -> Option<ServerError>;

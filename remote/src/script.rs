@@ -598,6 +598,16 @@ impl Pq for ScriptPq {
         }
     }
 
+    fn put_copy_data(&mut self, data: &[u8]) -> Result<(), PqFailure> {
+        note(&format!("data: {}", String::from_utf8_lossy(data)));
+        Ok(())
+    }
+
+    fn put_copy_end(&mut self) -> Result<(), PqFailure> {
+        note("end of data");
+        Ok(())
+    }
+
     fn take_last_words(&mut self) -> Option<ServerError> {
         self.0.borrow_mut().last_words.take()
     }

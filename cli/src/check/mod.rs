@@ -22,7 +22,8 @@ use crate::output::Output;
 use crate::signals::Stop;
 
 pub use looks::{Age, look};
-pub use members::{Cluster, ask, has_citus, open, params};
+pub use members::{Cluster, Member, ask, has_citus, open, params};
+pub use sequences::look as look_at_sequences;
 
 /// Something that needs a look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

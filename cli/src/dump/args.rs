@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::select::Selection;
 use crate::args::ConnectionArgs;
 use crate::nodes::NodeArgs;
 use crate::units;
@@ -34,6 +35,8 @@ pub struct DumpArgs {
     pub lock_wait: Duration,
     #[command(flatten)]
     pub nodes: NodeArgs,
+    #[command(flatten)]
+    pub selection: Selection,
     /// Dump the roles too, without their passwords (pg_dumpall --roles-only)
     #[arg(long)]
     pub roles: bool,
@@ -51,6 +54,7 @@ Examples:
   citus-fence dump -h coordinator -U backup -d shop --jobs 8 /backup/shop-monday
   citus-fence dump -d 'service=shop' --compress zstd:9 --roles /backup/shop-monday
   citus-fence dump -h coordinator -d shop --node 1='host=10.0.0.1' --node 2='host=10.0.0.2' /backup/shop
+  citus-fence dump -h coordinator -d shop -n shop -T 'shop.log_*' /backup/shop-without-logs
 
 All nodes are read as they were at one moment, for which writers were held back some milliseconds. A
 table that somebody alters or truncates meanwhile makes the dump fail and is named: a dump that ends with

@@ -15,7 +15,9 @@ pub enum DumpError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
     /// The session is not with the server itself.
-    #[error("{node} is reached through a pooler, and a snapshot belongs to one session")]
+    #[error(
+        "{node} is reached through a pooler, and snapshots, locks and settings belong to one session"
+    )]
     Pooler { node: String },
     /// Another server than the catalog's.
     #[error("{node} is a node of group {found}, and has to be the one of group {group}")]
@@ -50,6 +52,12 @@ pub enum DumpError {
     /// A shard without an active placement on a node that is there.
     #[error("shard {shard} of table {table} is on no active node")]
     NoPlacement { table: String, shard: i64 },
+    /// A pattern that nothing matches.
+    #[error("nothing matches {option} {pattern}")]
+    NoMatch { option: &'static str, pattern: String },
+    /// A pattern with too many dots.
+    #[error("the pattern {pattern} has too many parts")]
+    Pattern { pattern: String },
     /// No dump.
     #[error("{}: {why}", dir.display())]
     NoDump { dir: PathBuf, why: String },
@@ -73,6 +81,7 @@ impl DumpError {
             | DumpError::Method { .. }
             | DumpError::NoPlacement { .. }
             | DumpError::NoDump { .. } => Exit::Failed,
+            DumpError::NoMatch { .. } | DumpError::Pattern { .. } => Exit::WrongUse,
         }
     }
 
@@ -114,6 +123,13 @@ impl DumpError {
             }
             DumpError::NoPlacement { .. } => {
                 "Look into pg_dist_placement and pg_dist_node on the coordinator."
+            }
+            DumpError::NoMatch { .. } => {
+                "Patterns are pg_dump's: SCHEMA.NAME, with * and ?, and double quotes around capital letters. A \
+                 name without a schema is looked for in your search_path."
+            }
+            DumpError::Pattern { .. } => {
+                "Write SCHEMA.NAME for a table and NAME for a schema, with double quotes around a dot in a name."
             }
             DumpError::File { .. } | DumpError::Table { .. } | DumpError::NoDump { .. } => {
                 return None;

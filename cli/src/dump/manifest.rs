@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::args::Format;
+use super::select::Selection;
 
 /// What `format` says in a dump.
 pub const DUMP: &str = "citus-fence dump";
@@ -26,6 +27,9 @@ pub struct Dump {
     pub database: String,
     /// The encoding of the data files.
     pub encoding: String,
+    /// What the database was made with.
+    #[serde(default)]
+    pub locale: Option<Locale>,
     /// `server_version` of the coordinator.
     pub postgresql: String,
     /// The version of Citus; none on the embedded catalog.
@@ -36,6 +40,9 @@ pub struct Dump {
     pub ended_at: DateTime<Utc>,
     /// `none` or `zstd`.
     pub compression: String,
+    /// What was asked for, where that was not everything.
+    #[serde(default)]
+    pub selection: Option<Selection>,
     /// The nodes, by group.
     pub nodes: Vec<Node>,
     /// The colocation groups, by number.
@@ -46,6 +53,9 @@ pub struct Dump {
     pub tenants: Vec<Tenant>,
     /// Distributed functions that have an argument for it, or were declared by hand.
     pub functions: Vec<Function>,
+    /// Materialized views that have rows, in an order in which they can be filled again.
+    #[serde(default)]
+    pub materialized_views: Vec<Name>,
     /// Every sequence's value on every node.
     pub sequences: Vec<Sequence>,
     /// The schema's files.
@@ -54,6 +64,18 @@ pub struct Dump {
     pub files: Vec<DataFile>,
     /// What is not in the dump, a sentence each.
     pub not_dumped: Vec<String>,
+}
+
+/// What a database is made with, as `pg_database` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locale {
+    pub encoding: String,
+    pub collate: String,
+    pub ctype: String,
+    /// `c`, `i` or `b`: libc, ICU, builtin.
+    pub provider: Option<String>,
+    /// The provider's own.
+    pub locale: Option<String>,
 }
 
 /// A node.
@@ -128,6 +150,25 @@ pub struct Table {
     pub is_partition: bool,
     /// `heap`, `columnar`, …
     pub access_method: Option<String>,
+    /// Of a columnar table: what pg_dump says nothing of.
+    #[serde(default)]
+    pub columnar: Option<Columnar>,
+}
+
+/// How a columnar table is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Columnar {
+    pub compression: String,
+    pub compression_level: i32,
+    pub stripe_row_limit: i64,
+    pub chunk_group_row_limit: i64,
+}
+
+/// A schema's object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Name {
+    pub schema: String,
+    pub name: String,
 }
 
 /// A schema that is distributed.
@@ -142,6 +183,9 @@ pub struct Tenant {
 pub struct Function {
     /// As `regprocedure` writes it, with its schema.
     pub signature: String,
+    /// The schema by itself.
+    #[serde(default)]
+    pub schema: String,
     /// The position of its distribution argument, from 0.
     pub argument: Option<i32>,
     pub colocation: Option<i64>,
@@ -194,4 +238,11 @@ pub struct DataFile {
     pub stored_bytes: u64,
     /// Of the file, in hexadecimal.
     pub sha256: String,
+}
+
+impl DataFile {
+    /// Whether it is in COPY's binary format.
+    pub fn is_binary(&self) -> bool {
+        self.format == Format::Binary
+    }
 }

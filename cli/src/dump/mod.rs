@@ -14,6 +14,7 @@
 //! | `export` | the snapshots and who keeps them |
 //! | `plan` | tables, shards and jobs, from the catalogs as of the snapshot |
 //! | `job`, `pool` | one job under its lock; all of them |
+//! | `select` | which tables, by pg_dump's patterns |
 //! | `schema`, `types` | pg_dump; types that changed |
 //! | `file`, `manifest`, `read` | files; the manifest; a dump that is there |
 
@@ -27,6 +28,7 @@ mod plan;
 mod pool;
 mod read;
 mod schema;
+mod select;
 mod session;
 mod types;
 
@@ -41,8 +43,11 @@ use tracing::{debug, info};
 
 pub use args::{DumpArgs, EXAMPLES};
 pub use error::DumpError;
-pub use manifest::{DUMP as FORMAT, DataFile, Dump};
-pub use read::{Verified, list, verify};
+pub use file::measure;
+pub use job::{literal, quote};
+pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Locale, Table};
+pub use read::{Verified, list, verify, verify_unless};
+pub use session::{NodeSession, Reach};
 
 use crate::connection::Destination;
 use crate::exit::Exit;
@@ -61,7 +66,6 @@ use manifest::{DUMP, VERSION};
 use plan::Plan;
 use pool::{Pool, Progress};
 use schema::{Programs, SchemaEnd};
-use session::{NodeSession, Reach};
 
 /// How often a snapshot is taken until one has a schema that stays the same.
 const TRIES: u32 = 3;
@@ -128,6 +132,7 @@ struct Taken {
 struct Facts {
     citus: Option<String>,
     encoding: String,
+    locale: Locale,
     taken_at: DateTime<Utc>,
 }
 
@@ -136,14 +141,19 @@ fn dump(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Summary, Failur
     let destination = Destination::new(&args.connection)?;
     let mut server = Server::open(&destination, stop)?;
     let who = coordinator(&mut server)?;
+    let mut args = args.clone();
+    args.selection.search_path =
+        server.ask("ask for the search_path", select::SEARCH_PATH)?.single_value()?.to_owned();
     server.close();
+    let args = &args;
     let reach = Reach {
         target: destination.target.clone(),
         connect_timeout: destination.connect_timeout,
         group: 0,
     };
-    let directory = Directory::create(&args.dir)?;
     let mut session = NodeSession::open(&reach, &stop.flag())?;
+    args.selection.check(&mut session)?;
+    let directory = Directory::create(&args.dir)?;
     let mut taken = take(args, &destination, &reach, &mut session, &directory, stop)?;
 
     let jobs = std::mem::take(&mut taken.plan.jobs);
@@ -209,12 +219,23 @@ fn facts(snapshots: &mut Snapshots) -> Result<Facts, Failure> {
         r#"SELECT (SELECT extversion FROM pg_extension WHERE extname = 'citus') AS citus,
                   CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END
                     AS encoding,
-                  to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS taken_at"#,
+                  pg_encoding_to_char(d.encoding) AS server_encoding, d.datcollate, d.datctype,
+                  to_jsonb(d) ->> 'datlocprovider' AS provider,
+                  coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale') AS locale,
+                  to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS taken_at
+             FROM pg_database d WHERE d.datname = current_database()"#,
     )?;
     let row = only_row(&reply)?;
     Ok(Facts {
         citus: row.maybe("citus")?,
         encoding: row.get("encoding")?,
+        locale: Locale {
+            encoding: row.get("server_encoding")?,
+            collate: row.get("datcollate")?,
+            ctype: row.get("datctype")?,
+            provider: row.maybe("provider")?,
+            locale: row.maybe("locale")?,
+        },
         taken_at: row.get("taken_at")?,
     })
 }
@@ -233,8 +254,11 @@ fn schema(
         Programs { bindir: args.bindir.as_deref(), reach, directory: directory.path(), stop };
     let coordinator = snapshots.keepers.first().ok_or(DumpError::ExportEnded)?;
     let snapshot = coordinator.node.snapshot_id.clone();
-    for section in ["pre-data", "post-data"] {
-        let end = programs.section(section, &snapshot, &plan.hidden, &mut || snapshots.talk())?;
+    let sections: &[&str] = if args.selection.data_only { &[] } else { &["pre-data", "post-data"] };
+    let selected = args.selection.words();
+    for section in sections {
+        let end = programs
+            .section(section, &snapshot, &plan.hidden, &selected, &mut || snapshots.talk())?;
         if let SchemaEnd::Waited(said) = end {
             return Ok(Some(format!("pg_dump waited for a lock: {said}")));
         }
@@ -342,16 +366,19 @@ fn manifest(
         citus_fence: env!("CARGO_PKG_VERSION").to_owned(),
         database: who.database,
         encoding: facts.encoding,
+        locale: Some(facts.locale),
         postgresql: who.postgresql,
         citus: facts.citus,
         taken_at: facts.taken_at,
         ended_at: std::time::SystemTime::now().into(),
         compression: compression.to_owned(),
+        selection: Some(args.selection.clone()).filter(|selection| !selection.is_all()),
         nodes: snapshots.keepers.into_iter().map(|keeper| keeper.node).collect(),
         colocation: plan.colocation,
         tables: plan.tables,
         tenants: plan.tenants,
         functions: plan.functions,
+        materialized_views: plan.materialized_views,
         sequences: plan.sequences,
         schema: schema::files(directory.path())?,
         files,

@@ -129,6 +129,7 @@ impl Programs<'_> {
         section: &str,
         snapshot: &str,
         hidden: &[String],
+        selected: &[String],
         keep_alive: &mut dyn FnMut() -> Result<(), Failure>,
     ) -> Result<SchemaEnd, Failure> {
         let mut words = vec![
@@ -138,6 +139,7 @@ impl Programs<'_> {
             format!("--lock-wait-timeout={LOCK_WAIT}"),
             "--no-password".to_owned(),
         ];
+        words.extend(selected.iter().cloned());
         words.extend(hidden.iter().map(|table| format!("--exclude-table={table}")));
         self.run("pg_dump", &words, &format!("schema/{section}.sql"), keep_alive)
     }

@@ -53,8 +53,13 @@ pub struct Reach {
 impl Reach {
     /// What libpq is given for pg_dump: the same place, other options.
     pub fn for_pg_dump(&self) -> remote::ConnParams {
+        self.with_options(OPTIONS_OF_PG_DUMP)
+    }
+
+    /// The same place for another program, with options of its own.
+    pub fn with_options(&self, options: &str) -> remote::ConnParams {
         let mut params = self.target.params.clone();
-        let options = joined(params.get("options"), OPTIONS_OF_PG_DUMP);
+        let options = joined(params.get("options"), options);
         params.set("options", options);
         params
     }
@@ -73,9 +78,18 @@ pub struct NodeSession {
 impl NodeSession {
     /// Connects, and makes sure of who answers. `halt` ends every wait.
     pub fn open(reach: &Reach, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
+        NodeSession::open_with(reach, "", halt)
+    }
+
+    /// The same with more options, which go over the others.
+    pub fn open_with(
+        reach: &Reach,
+        more: &str,
+        halt: &Arc<AtomicBool>,
+    ) -> Result<NodeSession, Failure> {
         let mut target = reach.target.clone();
         let token = format!("{:x}", std::process::id());
-        let options = format!("{OPTIONS} -c {TOKEN}={token}");
+        let options = format!("{OPTIONS} {more} -c {TOKEN}={token}");
         let options = joined(target.params.get("options"), &options);
         target.params.set("options", options);
         let mut waiter = PollWaiter::with_stop(Arc::clone(halt));
@@ -167,6 +181,16 @@ impl NodeSession {
             self.cancel();
         }
         end
+    }
+
+    /// Runs a COPY whose rows come from `source`, piece by piece.
+    pub fn copy_from(
+        &mut self,
+        sql: &str,
+        source: &mut dyn FnMut(&mut Vec<u8>) -> std::io::Result<()>,
+    ) -> Result<CopyEnd, CopyError> {
+        let command = Command::new("copy", sql);
+        self.session.copy_in(&mut self.waiter, &command, COPY_SILENCE, source)
     }
 
     /// Cancels what is under way, if anything is. What ended the wait does not end this.

@@ -3,7 +3,7 @@
 
 pub mod args;
 mod show;
-mod verify;
+pub mod verify;
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ pub fn list(args: &ListArgs, output: &Output) -> Result<Exit, Failure> {
 /// Reads all of it; an error if anything is not what was written.
 pub fn verify(args: &VerifyArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     let verified = match Stored::read(&args.dir)? {
-        Stored::Dump(_) => verify::dump(&args.dir)?,
+        Stored::Dump(_) => verify::dump(&args.dir, stop)?,
         Stored::Backup(backup) => verify::backup(args, &backup, stop)?,
     };
     if verified.damaged.is_empty() {

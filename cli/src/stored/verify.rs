@@ -27,8 +27,11 @@ pub struct Verified {
 }
 
 /// All files of a dump.
-pub fn dump(dir: &Path) -> Result<Verified, Failure> {
-    let found = dump::verify(dir)?;
+pub fn dump(dir: &Path, stop: &Stop) -> Result<Verified, Failure> {
+    let found = dump::verify_unless(dir, &|| stop.signal().is_some())?;
+    if let Some(signal) = stop.signal() {
+        return Err(Failure::ToldToStop { signal });
+    }
     Ok(Verified { kind: "dump", parts: found.files, elsewhere: 0, damaged: found.damaged })
 }
 

@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod barman;
 pub mod pgbackrest;
+pub mod restored;
 
 use std::process::{Child, Command, Output, Stdio};
 
@@ -128,15 +129,20 @@ pub struct Gate(tempfile::TempDir);
 
 impl Gate {
     pub fn new() -> Gate {
+        Gate::of("pg_dump")
+    }
+
+    /// The same of another program.
+    pub fn of(program: &str) -> Gate {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
-        let real = test_cluster::Installation::current().expect("PostgreSQL").program("pg_dump");
+        let real = test_cluster::Installation::current().expect("PostgreSQL").program(program);
         let script = format!(
             "#!/bin/sh\n: > '{0}/reached'\nuntil [ -e '{0}/open' ]; do sleep 0.02; done\nexec '{1}' \"$@\"\n",
             folder.path().display(),
             real.display()
         );
-        let program = folder.path().join("pg_dump");
+        let program = folder.path().join(program);
         std::fs::write(&program, script).expect("a script");
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&program, mode).expect("a program");

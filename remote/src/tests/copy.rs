@@ -114,3 +114,73 @@ fn a_copy_that_nobody_asked_for_is_refused_as_ever() {
     let end = session.run(&mut waiter, Command::new("c", "COPY t TO STDOUT"), deadline);
     assert!(matches!(end, Err(RemoteError::Unexpected { .. })), "{end:?}");
 }
+
+/// Gives two pieces of rows, or fails at the second.
+fn feed(
+    answer: Vec<(u64, Incoming)>,
+    fails: bool,
+) -> (Session<ScriptPq>, Result<CopyEnd, CopyError>) {
+    let mut session = session("a", [Script::connects(0).answers([answer])]);
+    let mut waiter = ScriptWaiter::default();
+    let command = Command::new("copy", "COPY t FROM STDIN");
+    let mut left = vec!["2\n", "1\n"];
+    let end = session.copy_in(&mut waiter, &command, ms(1_000), &mut |piece| {
+        match left.pop() {
+            Some("2\n") if fails => return Err(io::Error::other("no such block")),
+            Some(rows) => piece.extend_from_slice(rows.as_bytes()),
+            None => {}
+        }
+        Ok(())
+    });
+    (session, end)
+}
+
+#[test]
+fn rows_are_given_in_order_and_then_their_end() {
+    let answer = vec![
+        (1, Incoming::Result(PqResult::CopyIn)),
+        (2, Incoming::Result(copied())),
+        (3, Incoming::Ready),
+    ];
+    let (session, end) = feed(answer, false);
+    assert_eq!(end.expect("a whole COPY"), CopyEnd { rows: 2 });
+    assert_eq!(session.state(), SessionState::Idle);
+    let given: Vec<_> = sent().into_iter().filter(|what| what.contains("data")).collect();
+    assert_eq!(given, ["data: 1\n", "data: 2\n", "end of data"]);
+}
+
+#[test]
+fn rows_that_cannot_be_read_are_never_ended() {
+    let (session, end) = feed(vec![(1, Incoming::Result(PqResult::CopyIn))], true);
+    assert!(matches!(end, Err(CopyError::Sink(_))), "{end:?}");
+    assert_eq!(session.state(), SessionState::Broken);
+    assert!(!sent().iter().any(|what| what == "end of data"));
+}
+
+#[test]
+fn a_server_that_refuses_rows_is_told_of_in_its_words() {
+    let answer = vec![
+        (1, Incoming::Result(PqResult::CopyIn)),
+        (2, Incoming::Result(PqResult::Error(error(Severity::Error, "22P02", "no number")))),
+        (2, Incoming::Ready),
+    ];
+    let (session, end) = feed(answer, false);
+    assert!(matches!(end, Err(CopyError::Remote(RemoteError::Query { .. }))), "{end:?}");
+    assert_eq!(session.state(), SessionState::Idle);
+    // Silent, or gone, after the rows or before.
+    for answer in [
+        vec![],
+        vec![(1, Incoming::Result(PqResult::CopyIn))],
+        vec![(1, Incoming::Result(PqResult::CopyIn)), (2, Incoming::Eof(EOF))],
+        vec![(1, Incoming::Eof(EOF))],
+    ] {
+        let (session, end) = feed(answer, false);
+        assert!(matches!(end, Err(CopyError::Remote(_))), "{end:?}");
+        assert_eq!(session.state(), SessionState::Broken);
+    }
+    // What takes no rows is not fed, and a COPY where none is expected goes no further.
+    let before = sent().len();
+    let (_, end) = feed(vec![(1, Incoming::Result(copied())), (2, Incoming::Ready)], false);
+    let given = sent().into_iter().skip(before).any(|what| what.starts_with("data"));
+    assert!(end.is_ok() && !given, "{end:?}");
+}

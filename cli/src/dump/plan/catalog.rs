@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::super::error::DumpError;
 use super::super::export::Keeper;
-use super::super::manifest::{Colocation, Function, Kind, Sequence, Table, Tenant};
+use super::super::manifest::{Colocation, Columnar, Function, Kind, Name, Sequence, Table, Tenant};
 use super::super::session::NodeSession;
 use super::{BLOCK, Plan};
 use crate::failure::Failure;
@@ -95,6 +95,7 @@ pub fn tables(
             partitioned: relkind == "p",
             is_partition: row.is_true("relispartition")?,
             access_method: row.maybe("amname")?,
+            columnar: None,
         });
     }
     Ok((by_oid, keys))
@@ -133,7 +134,8 @@ pub fn metadata(coordinator: &mut Keeper, is_citus: bool, plan: &mut Plan) -> Re
     }
     let reply = coordinator.ask(
         "list distributed functions",
-        "SELECT o.objid::regprocedure::text AS signature, o.distribution_argument_index, o.colocationid
+        "SELECT o.objid::regprocedure::text AS signature, (SELECT nspname FROM pg_namespace n WHERE n.oid = p.pronamespace) AS schema,
+                o.distribution_argument_index, o.colocationid
            FROM pg_dist_object o JOIN pg_proc p ON p.oid = o.objid
           WHERE o.classid = 'pg_proc'::regclass
             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
@@ -143,11 +145,61 @@ pub fn metadata(coordinator: &mut Keeper, is_citus: bool, plan: &mut Plan) -> Re
     plan.functions = collect(&reply, |row| {
         Ok(Function {
             signature: row.get("signature")?,
+            schema: row.get("schema")?,
             argument: row.maybe("distribution_argument_index")?,
             colocation: row.maybe("colocationid")?,
         })
     })?;
     Ok(())
+}
+
+/// How columnar tables are written: pg_dump has none of it.
+pub fn columnar(coordinator: &mut Keeper, plan: &mut Plan) -> Result<(), Failure> {
+    let sql = "SELECT to_regclass('columnar.options') IS NOT NULL";
+    if coordinator.ask("look for columnar tables", sql)?.single_value()? != "t" {
+        return Ok(());
+    }
+    let reply = coordinator.ask(
+        "list columnar tables",
+        "SELECT n.nspname, c.relname, o.compression, o.compression_level, o.stripe_row_limit, o.chunk_group_row_limit
+           FROM columnar.options o JOIN pg_class c ON c.oid = o.relation::oid
+           JOIN pg_namespace n ON n.oid = c.relnamespace",
+    )?;
+    for row in rows(&reply)? {
+        let (schema, name): (String, String) = (row.get("nspname")?, row.get("relname")?);
+        let found = plan.tables.iter_mut().find(|one| one.schema == schema && one.name == name);
+        if let Some(table) = found {
+            table.columnar = Some(Columnar {
+                compression: row.get("compression")?,
+                compression_level: row.get("compression_level")?,
+                stripe_row_limit: row.get("stripe_row_limit")?,
+                chunk_group_row_limit: row.get("chunk_group_row_limit")?,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Materialized views that have rows. One that reads another comes after it, through any number of views.
+pub fn materialized_views(coordinator: &mut Keeper) -> Result<Vec<Name>, Failure> {
+    let reply = coordinator.ask(
+        "list materialized views",
+        "WITH RECURSIVE reads (view, other) AS (
+           SELECT DISTINCT r.ev_class, d.refobjid FROM pg_rewrite r
+             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+              AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+             JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')),
+         depth (view, level) AS (
+           SELECT oid, 0 FROM pg_class WHERE relkind IN ('v', 'm')
+           UNION SELECT reads.view, level + 1 FROM depth JOIN reads ON reads.other = depth.view)
+         SELECT n.nspname, c.relname FROM depth JOIN pg_class c ON c.oid = depth.view
+           JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind = 'm' AND c.relispopulated
+            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                               AND d.deptype = 'e')
+          GROUP BY 1, 2 ORDER BY max(level), 1, 2",
+    )?;
+    Ok(collect(&reply, |row| Ok(Name { schema: row.get("nspname")?, name: row.get("relname")? }))?)
 }
 
 /// A placement of a shard.

@@ -11,7 +11,7 @@ use super::args::{Compress, DumpArgs};
 use super::error::DumpError;
 use super::export::{Keeper, Snapshots};
 use super::job::{Job, quote};
-use super::manifest::{Colocation, DataFile, Function, Kind, Sequence, Table, Tenant};
+use super::manifest::{Colocation, DataFile, Function, Kind, Name, Sequence, Table, Tenant};
 use super::session::NodeSession;
 use crate::failure::Failure;
 use catalog::{Relation, Shard};
@@ -30,6 +30,7 @@ pub struct Plan {
     pub tables: Vec<Table>,
     pub tenants: Vec<Tenant>,
     pub functions: Vec<Function>,
+    pub materialized_views: Vec<Name>,
     pub sequences: Vec<Sequence>,
     pub not_dumped: Vec<String>,
     /// Tables that pg_dump must not take for the coordinator's own, quoted: only where Citus does not hide them.
@@ -50,6 +51,7 @@ pub fn make(
         tables: Vec::new(),
         tenants: Vec::new(),
         functions: Vec::new(),
+        materialized_views: Vec::new(),
         sequences: Vec::new(),
         not_dumped: Vec::new(),
         hidden: Vec::new(),
@@ -57,6 +59,8 @@ pub fn make(
     let coordinator = keepers.first_mut().ok_or(DumpError::ExportEnded)?;
     let (by_oid, keys) = catalog::tables(coordinator, &mut plan)?;
     catalog::metadata(coordinator, is_citus, &mut plan)?;
+    catalog::columnar(coordinator, &mut plan)?;
+    plan.materialized_views = catalog::materialized_views(coordinator)?;
     let shards = catalog::shards(coordinator, is_citus)?;
     let configuration = catalog::configuration(coordinator)?;
     let leavings = catalog::leavings(coordinator)?;
@@ -145,16 +149,52 @@ pub fn make(
             partitioned: false,
             is_partition: false,
             access_method: table.access_method.clone(),
+            columnar: None,
         };
         plan.jobs.push(job(args, 0, &keepers[0], &table, &entry, None, Some(condition)));
         plan.tables.push(entry);
     }
     let known = keys.iter().chain(&leavings).collect();
     workers_own(keepers, &relations, &shard_names, &known, &mut plan);
+    select(args, &mut keepers[0], &mut plan)?;
     split(args, &mut plan.jobs);
     name_files(args, &mut plan.jobs);
     debug!("{} tables, {} jobs", plan.tables.len(), plan.jobs.len());
     Ok(plan)
+}
+
+/// Leaves out what is not asked for. All of it was looked at before: what is not asked for is not unknown.
+fn select(args: &DumpArgs, coordinator: &mut Keeper, plan: &mut Plan) -> Result<(), Failure> {
+    let selection = &args.selection;
+    if selection.is_all() {
+        return Ok(());
+    }
+    if !selection.has_all_tables() {
+        let chosen: HashSet<(String, String)> =
+            selection.relations(coordinator)?.into_iter().collect();
+        let schemas: HashSet<String> = selection.schemas(coordinator)?.into_iter().collect();
+        let has = |schema: &str, name: &str| chosen.contains(&(schema.to_owned(), name.to_owned()));
+        plan.jobs.retain(|job| has(&job.file.schema, &job.file.table));
+        plan.tables.retain(|table| has(&table.schema, &table.name));
+        plan.sequences.retain(|sequence| has(&sequence.schema, &sequence.name));
+        plan.materialized_views.retain(|view| has(&view.schema, &view.name));
+        plan.tenants.retain(|tenant| schemas.contains(&tenant.schema));
+        plan.functions.retain(|function| schemas.contains(&function.schema));
+        // As pg_dump: large objects and foreign rows are not asked for.
+        plan.not_dumped.clear();
+    }
+    if selection.schema_only {
+        plan.jobs.clear();
+        plan.sequences.clear();
+        plan.materialized_views.clear();
+        plan.not_dumped.clear();
+    }
+    if selection.data_only {
+        plan.tenants.clear();
+        plan.functions.clear();
+        plan.materialized_views.clear();
+    }
+    Ok(())
 }
 
 /// Tables of the workers that Citus knows nothing of are not dumped, and told.

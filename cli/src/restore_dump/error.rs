@@ -1,0 +1,190 @@
+//! What can go wrong with the restore of a dump, and what to do then.
+
+use std::io;
+use std::path::PathBuf;
+
+use remote::RemoteError;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Why a dump is not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreDumpError {
+    /// There is something already.
+    #[error("the database is not empty on {node}: {what}")]
+    NotEmpty { node: String, what: String },
+    /// `--create` makes what is there.
+    #[error("database \"{database}\" exists on {node}")]
+    DatabaseThere { node: String, database: String },
+    /// There is something already, and no sign of a restore that could be gone on with.
+    #[error("no restore is under way on {node}, and the database is not empty: {what}")]
+    NothingToResume { node: String, what: String },
+    /// Somebody has begun this.
+    #[error("a restore of this dump into {node} was begun and not ended")]
+    Begun { node: String },
+    /// Somebody has begun something else.
+    #[error("a restore of another dump into {node} was begun and not ended")]
+    OtherBegun { node: String },
+    /// It is being done.
+    #[error("another restore-dump is at work in this database on {node}")]
+    AtWork { node: String },
+    /// What the nodes remember is not true of their shards any more.
+    #[error("nodes or shards of {node} have changed since this restore was begun")]
+    Moved { node: String },
+    /// A server that may not know what is in the dump.
+    #[error("{node} has {found}, and the dump is of {needed}")]
+    TooOld { node: String, found: String, needed: String },
+    /// Citus and the embedded catalog do not read each other's dumps.
+    #[error("the dump is of {of}, and {node} has {found}")]
+    OtherEngine { node: String, of: &'static str, found: &'static str },
+    /// Nobody would get the shards.
+    #[error("{node} knows {found} nodes for shards, and the dump needs {needed}")]
+    TooFewNodes { node: String, found: usize, needed: usize },
+    /// Row-level security, and what only superusers may.
+    #[error("role \"{user}\" is on {node} neither superuser nor does it bypass row-level security")]
+    Filtered { node: String, user: String },
+    /// A program of PostgreSQL's.
+    #[error("{program}: {why}")]
+    Program { program: String, why: String },
+    /// A part of the schema.
+    #[error("{script} on {node}: {said}")]
+    Script { script: &'static str, node: String, said: String },
+    /// The manifest names a table that the schema does not make.
+    #[error("table {table} is not in the database on {node}")]
+    NoTable { table: String, node: String },
+    /// A table that has rows, and is to get those of the dump.
+    #[error("table {table} on {node} has rows already")]
+    HasRows { table: String, node: String },
+    /// A table cannot be made what it was.
+    #[error("table {table}: {error}")]
+    Table { table: String, error: RemoteError },
+    /// A file of the dump.
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
+    /// A file that has other rows than the manifest says.
+    #[error("table {table}: {} has {loaded} rows, and the manifest says {written}", path.display())]
+    Rows { table: String, path: PathBuf, loaded: u64, written: u64 },
+    /// The embedded catalog has nobody who finds the shard of a row.
+    #[error("table {table}: {why}, and the embedded catalog does not distribute rows")]
+    NoRoute { table: String, why: &'static str },
+    /// Something came out differently.
+    #[error("what was restored is not what was dumped: {}", differences.join("; "))]
+    Differs { differences: Vec<String> },
+    /// After something was written.
+    #[error("{0}")]
+    Partway(Box<Failure>),
+}
+
+impl RestoreDumpError {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            RestoreDumpError::Partway(failure) => failure.exit(),
+            RestoreDumpError::NotEmpty { .. }
+            | RestoreDumpError::DatabaseThere { .. }
+            | RestoreDumpError::NothingToResume { .. }
+            | RestoreDumpError::Begun { .. }
+            | RestoreDumpError::OtherBegun { .. }
+            | RestoreDumpError::AtWork { .. }
+            | RestoreDumpError::Moved { .. }
+            | RestoreDumpError::TooOld { .. }
+            | RestoreDumpError::OtherEngine { .. }
+            | RestoreDumpError::TooFewNodes { .. }
+            | RestoreDumpError::Filtered { .. }
+            | RestoreDumpError::Program { .. }
+            | RestoreDumpError::Script { .. }
+            | RestoreDumpError::NoTable { .. }
+            | RestoreDumpError::HasRows { .. }
+            | RestoreDumpError::Table { .. }
+            | RestoreDumpError::File { .. }
+            | RestoreDumpError::Rows { .. }
+            | RestoreDumpError::NoRoute { .. }
+            | RestoreDumpError::Differs { .. } => Exit::Failed,
+        }
+    }
+
+    /// The session's error behind it.
+    pub fn remote(&self) -> Option<&RemoteError> {
+        match self {
+            RestoreDumpError::Table { error, .. } => Some(error),
+            RestoreDumpError::Partway(failure) => match failure.as_ref() {
+                Failure::Remote(error) => Some(error),
+                Failure::RestoreDump(inner) => inner.remote(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What to do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            RestoreDumpError::NotEmpty { .. } => {
+                "Name an empty database, or say --into-non-empty: then what has the same name is an error."
+            }
+            RestoreDumpError::DatabaseThere { .. } => {
+                "Name it with -d and leave out --create; or, if it was left by a run that was killed and there is \
+                 nothing in it, drop it on every node."
+            }
+            RestoreDumpError::NothingToResume { .. } => {
+                "Either it was restored to the end, for the traces of a restore go last; or it was begun elsewhere."
+            }
+            RestoreDumpError::Begun { .. } => {
+                "--resume goes on with it. To begin anew, drop the database's contents, with schema \
+                 citus_fence_restore on every node."
+            }
+            RestoreDumpError::OtherBegun { .. } => {
+                "Go on with --resume and that dump; or drop the database's contents, with schema \
+                 citus_fence_restore on every node."
+            }
+            RestoreDumpError::AtWork { .. } => "Wait until it has ended.",
+            RestoreDumpError::Moved { .. } => {
+                "Which rows are there cannot be told any more: drop the database's contents, with schema \
+                 citus_fence_restore on every node, and begin anew. Do not move shards while a dump is restored."
+            }
+            RestoreDumpError::TooOld { .. } => "Restore it into the same release, or a newer one.",
+            RestoreDumpError::OtherEngine { .. } => {
+                "Restore it into a database with the extension it is of."
+            }
+            RestoreDumpError::TooFewNodes { .. } => {
+                "Add nodes first: SELECT citus_add_node('HOST', PORT); on the coordinator."
+            }
+            RestoreDumpError::Filtered { .. } => "Name a superuser with -U.",
+            RestoreDumpError::Program { .. } => {
+                "--bindir names the directory of psql, which must be no older than the dump's pg_dump."
+            }
+            RestoreDumpError::Script { said, .. } if said.contains("role ") => {
+                "A role of the dump is missing: make it, or dump with --roles and restore with --roles."
+            }
+            RestoreDumpError::HasRows { .. } => {
+                "The dump has data only: empty its tables first, or name another database."
+            }
+            RestoreDumpError::Differs { .. } => {
+                "Nothing was removed. Look into those tables; --resume compares again."
+            }
+            RestoreDumpError::Partway(failure)
+                if matches!(**failure, Failure::RestoreDump(RestoreDumpError::Moved { .. })) =>
+            {
+                "Nothing was removed."
+            }
+            RestoreDumpError::Partway(_) => {
+                "What has been restored so far stays there: --resume goes on from it."
+            }
+            RestoreDumpError::Script { .. }
+            | RestoreDumpError::NoTable { .. }
+            | RestoreDumpError::Table { .. }
+            | RestoreDumpError::File { .. }
+            | RestoreDumpError::Rows { .. }
+            | RestoreDumpError::NoRoute { .. } => return None,
+        };
+        let own = match self {
+            RestoreDumpError::Partway(failure) => match failure.as_ref() {
+                Failure::RestoreDump(inner) => inner.hint(),
+                _ => None,
+            },
+            _ => None,
+        };
+        Some(own.map_or_else(|| hint.to_owned(), |own| format!("{own} {hint}")))
+    }
+}

@@ -1,0 +1,200 @@
+//! What comes when the rows are there: sequences, distributed functions, materialized views, statistics.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use remote::RemoteError;
+use tracing::debug;
+
+use super::distribute::{named, quoted};
+use super::error::RestoreDumpError;
+use super::progress;
+use super::target::{LONG, Target};
+use crate::dump::{Dump, NodeSession, literal};
+use crate::failure::Failure;
+use crate::rows::{only_row, rows};
+
+/// Sets the sequences of every node to what the node of the same group had used, within its own range. What rows
+/// have used is beyond that in a cluster of another shape: the caller raises them by what is stored.
+///
+/// Sequences of `int` and `smallint` have no ranges, and stand at their end on workers on purpose.
+pub fn sequences(
+    dump: &Dump,
+    target: &Target,
+    sessions: &mut [NodeSession],
+) -> Result<(), Failure> {
+    for (node, session) in target.nodes.iter().zip(sessions) {
+        let used = dump.sequences.iter().filter(|one| one.groupid == node.group);
+        for sequence in used {
+            let Some(value) = sequence.last_value else {
+                continue;
+            };
+            let sql = format!(
+                "SELECT setval(c.oid::regclass, {value}, true)
+                   FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = {} AND c.relname = {} AND {value} BETWEEN s.seqmin AND s.seqmax
+                    AND ({group} = 0 OR s.seqtypid = 'int8'::regtype)",
+                literal(&sequence.schema),
+                literal(&sequence.name),
+                group = node.group
+            );
+            session.ask("set a sequence", &sql)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bigint columns of distributed tables that numbers are drawn for.
+const NUMBERED: &str = "
+SELECT DISTINCT format('%I.%I', n.nspname, c.relname) AS tab, quote_ident(a.attname) AS col
+  FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid::oid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid = 'int8'::regtype
+  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE NOT c.relispartition AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~ 'nextval')
+ ORDER BY 1, 2";
+
+/// No cluster has had more nodes: a number beyond that was not drawn, but written by somebody.
+const MOST_GROUPS: i64 = 1024;
+
+/// A node that is added later gets a group whose numbers nobody has used: above all groups of the dump's nodes, and
+/// those that rows have numbers of, whose nodes may have been gone long before. Gives a finding where that cannot be
+/// seen to.
+pub fn groups(
+    dump: &Dump,
+    target: &Target,
+    session: &mut NodeSession,
+) -> Result<Option<String>, Failure> {
+    let used = dump.sequences.iter().map(|sequence| sequence.groupid);
+    let known = dump.nodes.iter().map(|node| node.groupid).chain(used).max().unwrap_or(0);
+    let mut largest = i64::from(known);
+    if target.citus {
+        let reply = session.ask("list columns with numbers", NUMBERED)?;
+        let mut columns: Vec<(String, String)> = Vec::new();
+        for row in rows(&reply)? {
+            columns.push((row.get("tab")?, row.get("col")?));
+        }
+        for (table, column) in columns {
+            let most = (MOST_GROUPS + 1) << 48;
+            let sql = format!(
+                "SELECT max({column}) AS largest FROM {table} WHERE {column} BETWEEN 1 AND {most}"
+            );
+            let reply = session.ask_within("look for the largest number", &sql, LONG)?;
+            let number: Option<i64> = only_row(&reply)?.maybe("largest")?;
+            largest = largest.max(number.map_or(0, |number| (number - 1) >> 48));
+        }
+    }
+    let sql = format!(
+        "SELECT setval('pg_catalog.pg_dist_groupid_seq', {largest}, true) FROM pg_catalog.pg_dist_groupid_seq
+          WHERE {largest} > 0 AND (last_value < {largest} OR last_value = {largest} AND NOT is_called)"
+    );
+    match session.ask("raise the numbers of groups", &sql) {
+        Ok(_) => Ok(None),
+        Err(error @ RemoteError::Query { .. }) => Ok(Some(format!(
+            "the next node's group is not raised above {largest}, whose numbers are in use: before you add one, see \
+             to pg_dist_groupid_seq ({error})"
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Distributes functions as they were. Gives findings: a cluster works without.
+pub fn functions(
+    dump: &Dump,
+    session: &mut NodeSession,
+    done: &HashSet<String>,
+) -> Result<Vec<String>, Failure> {
+    let mut findings = Vec::new();
+    for function in &dump.functions {
+        let signature = literal(&function.signature);
+        let what = format!("function {}", function.signature);
+        if done.contains(&what) {
+            continue;
+        }
+        let there = session.ask(
+            "look for a distributed function",
+            &format!(
+                "SELECT EXISTS (SELECT FROM pg_dist_object o WHERE o.classid = 'pg_proc'::regclass
+                     AND o.objid = to_regprocedure({signature})::oid
+                     AND o.distribution_argument_index IS NOT DISTINCT FROM {})",
+                function.argument.map_or("NULL".to_owned(), |argument| argument.to_string())
+            ),
+        )?;
+        if there.single_value()? == "t" {
+            continue;
+        }
+        let with = dump
+            .tables
+            .iter()
+            .find(|table| table.colocation.is_some() && table.colocation == function.colocation)
+            .map_or("default".to_owned(), |table| quoted(&table.schema, &table.name));
+        let sql = match function.argument {
+            None => format!("SELECT create_distributed_function({signature}::regprocedure)"),
+            Some(argument) => format!(
+                "SELECT create_distributed_function({signature}::regprocedure, '${}', colocate_with => {})",
+                argument + 1,
+                literal(&with)
+            ),
+        };
+        let sql = format!("BEGIN; {}; {sql}; COMMIT", progress::mark(&what));
+        match session.ask_within("distribute a function", &sql, LONG) {
+            Ok(_) => {}
+            Err(error @ RemoteError::Query { .. }) => {
+                session.ask("give up", "ROLLBACK")?;
+                findings
+                    .push(format!("function {} is not distributed: {error}", function.signature));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(findings)
+}
+
+/// Fills the materialized views that had rows.
+pub fn materialized_views(
+    dump: &Dump,
+    session: &mut NodeSession,
+    done: &HashSet<String>,
+) -> Result<(), Failure> {
+    for view in &dump.materialized_views {
+        let what = format!("view {}", quoted(&view.schema, &view.name));
+        if done.contains(&what) {
+            continue;
+        }
+        let sql = format!(
+            "BEGIN; {}; REFRESH MATERIALIZED VIEW {}; COMMIT",
+            progress::mark(&what),
+            quoted(&view.schema, &view.name)
+        );
+        session.ask_within("fill a materialized view", &sql, LONG).map_err(
+            |error| match error {
+                RemoteError::Stopped { .. } => Failure::Remote(error),
+                error => {
+                    RestoreDumpError::Table { table: named(&view.schema, &view.name), error }.into()
+                }
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Statistics, on every node of its own tables and shards.
+pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<(), Failure> {
+    target.on_every_node(halt, |_, session| {
+        debug!("ANALYZE on {}", session.node());
+        Ok(session.ask_within("analyze", "ANALYZE", LONG).map(drop)?)
+    })?;
+    Ok(())
+}
+
+/// Constraints that hold for new rows only, by the coordinator's catalog.
+pub fn unvalidated(session: &mut NodeSession) -> Result<Vec<String>, Failure> {
+    let reply = session.ask(
+        "look for constraints that are not valid",
+        "SELECT coalesce(json_agg(conname ORDER BY conname), '[]') AS names
+           FROM (SELECT conname, conrelid FROM pg_constraint
+                  WHERE NOT convalidated AND connamespace <> 'pg_catalog'::regnamespace) k",
+    )?;
+    let names: String = only_row(&reply)?.get("names")?;
+    serde_json::from_str(&names).map_err(|_| reply.unexpected("names that are no list").into())
+}

@@ -1,0 +1,302 @@
+//! Loads the files: N workers, one queue, the largest file first.
+//!
+//! ```text
+//! BEGIN ─> its row of progress ─> COPY ─> as many rows as the manifest says? ─> COMMIT
+//!             │ there already: done          │ no, or an error: all of it is rolled back
+//! ```
+//! Where tables have their keys already, a file whose rows point to rows that are not there yet comes again later.
+//!
+//! A session that is lost is replaced, and its file begun again: if the COMMIT had come through, its row is there. See
+//! `progress` for why no file is loaded twice, whatever is killed.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use remote::{CopyError, RemoteError};
+use tracing::debug;
+
+use super::distribute::named;
+use super::error::RestoreDumpError;
+use super::progress;
+use super::route::Load;
+use super::target::{LONG, Target};
+use crate::dump::{DataFile, Dump, NodeSession};
+use crate::failure::Failure;
+use crate::signals::Stop;
+
+/// How often a file is begun whose session is lost each time.
+const TRIES: u32 = 4;
+
+/// Between two tries to connect again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long one look at the workers lasts, and so a signal may go unseen.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How much is given at once.
+const PIECE: u64 = 128 * 1024;
+
+/// What progress calls a load.
+pub fn name_of(file: &DataFile, load: &Load) -> String {
+    format!("data {} into {}", file.path.display(), load.table)
+}
+
+/// What all workers share.
+struct Pool<'a> {
+    dir: &'a Path,
+    dump: &'a Dump,
+    target: &'a Target,
+    halt: Arc<AtomicBool>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    queue: VecDeque<Load>,
+    /// Whose rows point to rows that are not there yet: tables that had their keys before the data came.
+    deferred: VecDeque<Load>,
+    /// Why the last of them was.
+    why: Option<Failure>,
+    /// How many are being loaded, and whether any was since the deferred ones were begun.
+    at_work: usize,
+    has_moved: bool,
+    left: usize,
+    failure: Option<Failure>,
+}
+
+/// Loads all of them.
+pub fn load(
+    dir: &Path,
+    dump: &Dump,
+    target: &Target,
+    loads: Vec<Load>,
+    jobs: usize,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let halt = Arc::new(AtomicBool::new(false));
+    let workers = jobs.min(loads.len());
+    let state = State {
+        left: loads.len(),
+        queue: loads.into(),
+        deferred: VecDeque::new(),
+        why: None,
+        at_work: 0,
+        has_moved: false,
+        failure: None,
+    };
+    let (state, changed) = (Mutex::new(state), Condvar::new());
+    let pool = Pool { dir, dump, target, halt: Arc::clone(&halt), state, changed };
+    std::thread::scope(|scope| {
+        // Whatever ends this closure, a panic too, ends the workers, for which the scope waits.
+        let _halt = HaltOnDrop(halt);
+        for _ in 0..workers {
+            scope.spawn(|| pool.work());
+        }
+        let mut state = pool.state.lock();
+        while state.left > 0 && state.failure.is_none() {
+            pool.changed.wait_for(&mut state, LOOK);
+            if let Some(signal) = stop.signal() {
+                state.failure.get_or_insert(Failure::ToldToStop { signal });
+            }
+        }
+    });
+    pool.state.into_inner().failure.map_or(Ok(()), Err)
+}
+
+/// Ends all waits when it goes.
+struct HaltOnDrop(Arc<AtomicBool>);
+
+impl Drop for HaltOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Pool<'_> {
+    fn work(&self) {
+        let mut own: Option<(usize, NodeSession)> = None;
+        while let Some(load) = self.next(own.as_ref().map(|(node, _)| *node)) {
+            let end = self.perform(&load, &mut own);
+            let mut state = self.state.lock();
+            state.at_work -= 1;
+            match end {
+                Ok(()) => {
+                    state.left -= 1;
+                    state.has_moved = true;
+                    debug!("{} parts are left", state.left);
+                }
+                Err(failure) if points_nowhere(&failure) => {
+                    debug!("{failure}: later");
+                    state.deferred.push_back(load);
+                    state.why = Some(failure);
+                }
+                // What is interrupted because of another's failure says nothing.
+                Err(Failure::Remote(RemoteError::Stopped { .. })) if self.is_told() => {}
+                Err(failure) => {
+                    state.failure.get_or_insert(failure);
+                    self.halt.store(true, Ordering::Relaxed);
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn is_told(&self) -> bool {
+        self.halt.load(Ordering::Relaxed)
+    }
+
+    /// The next one: of this worker's node while there is one, else the largest. Those that were deferred come again
+    /// when all others have been tried, for as long as that gets any further.
+    fn next(&self, node: Option<usize>) -> Option<Load> {
+        let mut state = self.state.lock();
+        loop {
+            if state.failure.is_some() || self.is_told() {
+                return None;
+            }
+            let position = state.queue.iter().position(|load| Some(load.node) == node).unwrap_or(0);
+            if let Some(load) = state.queue.remove(position) {
+                state.at_work += 1;
+                return Some(load);
+            }
+            if state.at_work == 0 {
+                if state.deferred.is_empty() {
+                    return None;
+                }
+                if !state.has_moved {
+                    state.failure = state.why.take();
+                    self.halt.store(true, Ordering::Relaxed);
+                    self.changed.notify_all();
+                    return None;
+                }
+                state.has_moved = false;
+                state.queue = std::mem::take(&mut state.deferred);
+                continue;
+            }
+            self.changed.wait_for(&mut state, LOOK);
+        }
+    }
+
+    fn perform(&self, load: &Load, own: &mut Option<(usize, NodeSession)>) -> Result<(), Failure> {
+        let node = &self.target.nodes[load.node];
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let kept = own.take().filter(|(at, session)| *at == load.node && session.is_alive());
+            let session = match kept {
+                Some((_, session)) => Ok(session),
+                None => node.session(&self.halt),
+            };
+            let error = match session {
+                Ok(mut session) => {
+                    let end = self.once(load, &mut session);
+                    *own = Some((load.node, session));
+                    match end {
+                        Err(Failure::Remote(
+                            error @ (RemoteError::Lost { .. }
+                            | RemoteError::Closed { .. }
+                            | RemoteError::Timeout { .. }),
+                        )) => error,
+                        other => return other.map_err(|failure| self.explained(load, failure)),
+                    }
+                }
+                Err(Failure::Remote(error)) if !matches!(error, RemoteError::Stopped { .. }) => {
+                    error
+                }
+                Err(failure) => return Err(failure),
+            };
+            if tries >= TRIES || self.is_told() {
+                return Err(self.explained(load, error.into()));
+            }
+            debug!("{}: {error}; again, with a new session", load.table);
+            let mut state = self.state.lock();
+            self.changed.wait_for(&mut state, PAUSE);
+        }
+    }
+
+    /// A session's error, with the table that it is of.
+    fn explained(&self, load: &Load, failure: Failure) -> Failure {
+        match failure {
+            Failure::Remote(error) if !matches!(error, RemoteError::Stopped { .. }) => {
+                let file = &self.dump.files[load.file];
+                RestoreDumpError::Table { table: named(&file.schema, &file.table), error }.into()
+            }
+            other => other,
+        }
+    }
+
+    fn once(&self, load: &Load, session: &mut NodeSession) -> Result<(), Failure> {
+        let file = &self.dump.files[load.file];
+        let begin = format!("BEGIN; {}", progress::mark(&name_of(file, load)));
+        // Long, for it waits for what a killed run has left at work on the same file.
+        match session.ask_within("begin a file", &begin, LONG) {
+            Ok(_) => {}
+            Err(error) if progress::is_done(&error) => {
+                session.ask("end", "ROLLBACK")?;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let path = self.dir.join(&file.path);
+        let at =
+            |error: io::Error| Failure::from(RestoreDumpError::File { path: path.clone(), error });
+        let mut reader = reader(&path, &self.dump.compression).map_err(at)?;
+        let sql = copy_sql(load, file);
+        let end = session
+            .copy_from(&sql, &mut |piece| reader.by_ref().take(PIECE).read_to_end(piece).map(drop));
+        let end = match end {
+            Ok(end) => end,
+            Err(CopyError::Sink(error)) => return Err(at(error)),
+            Err(CopyError::Remote(error)) => {
+                if session.is_alive() {
+                    session.ask("give up", "ROLLBACK")?;
+                }
+                return Err(error.into());
+            }
+        };
+        if end.rows != file.rows {
+            session.ask("give up", "ROLLBACK")?;
+            let table = named(&file.schema, &file.table);
+            let (loaded, written) = (end.rows, file.rows);
+            return Err(RestoreDumpError::Rows { table, path, loaded, written }.into());
+        }
+        session.ask_within("commit", "COMMIT", LONG)?;
+        Ok(())
+    }
+}
+
+/// Whether rows point to others that are not there.
+fn points_nowhere(failure: &Failure) -> bool {
+    let Failure::RestoreDump(error) = failure else {
+        return false;
+    };
+    // foreign_key_violation
+    error.remote().and_then(RemoteError::sqlstate) == Some("23503")
+}
+
+/// The bytes that COPY has written.
+fn reader(path: &Path, compression: &str) -> io::Result<Box<dyn Read>> {
+    let file = BufReader::with_capacity(1 << 17, File::open(path)?);
+    Ok(match compression {
+        "none" => Box::new(file),
+        _ => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+    })
+}
+
+/// The COPY of a load.
+fn copy_sql(load: &Load, file: &DataFile) -> String {
+    let columns = match file.columns.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", file.columns.join(", ")),
+    };
+    let format = match file.is_binary() {
+        true => " WITH (FORMAT binary)",
+        false => "",
+    };
+    format!("COPY {}{columns} FROM STDIN{format}", load.table)
+}

@@ -1,0 +1,410 @@
+//! `citus-fence restore-dump`: what a dump has, into a cluster of as many nodes as there are.
+//!
+//! ```text
+//! verify ─> fit? empty? ─┬─> roles ─> schema before the data ─> distribution ─> data ─> sequences
+//!  (nothing is written)  │    ─> schema after it ─> functions ─> views ─> ANALYZE ─> the same? ─> event triggers, end
+//!                        └─> begun before: --resume goes on where it was
+//! ```
+//! | module | what is in it |
+//! | --- | --- |
+//! | `args`, `error` | what can be typed; what can go wrong |
+//! | `create` | the database, where that is asked for |
+//! | `target` | the nodes, and whether they are fit |
+//! | `progress` | how far it is, in the database itself; why nothing is done twice |
+//! | `schema` | pg_dump's files, by psql |
+//! | `distribute` | what each table was to Citus |
+//! | `route`, `load` | where each file goes; loading them |
+//! | `finish` | sequences, functions, views, statistics |
+//! | `compare` | whether all is there |
+
+mod args;
+mod compare;
+mod create;
+mod distribute;
+mod error;
+mod finish;
+mod load;
+mod progress;
+mod route;
+mod schema;
+mod target;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tracing::info;
+
+pub use args::{EXAMPLES, RestoreDumpArgs};
+pub use error::RestoreDumpError;
+
+use crate::check;
+use crate::connection::Destination;
+use crate::dump::{self, Dump, NodeSession};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::signals::Stop;
+use crate::units::spell;
+
+use schema::{Pieces, Psql};
+use target::{MAKING, Target};
+
+/// What has been done.
+#[derive(Debug, Serialize)]
+struct Summary {
+    dir: PathBuf,
+    database: String,
+    nodes: usize,
+    tables: usize,
+    files: usize,
+    /// Files that went straight to their shards.
+    direct: usize,
+    rows: u64,
+    seconds: f64,
+    /// Whether it went on with a former run.
+    resumed: bool,
+    /// A sentence for each thing that needs a look.
+    findings: Vec<String>,
+}
+
+/// Restores.
+pub fn run(args: &RestoreDumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
+    let mut began = false;
+    let end = restore(args, stop, &mut began);
+    let end = end.map_err(|failure| match stop.signal() {
+        // Whatever a signal has interrupted, it is the signal's doing.
+        Some(signal) => Failure::ToldToStop { signal },
+        None => failure,
+    });
+    match end {
+        Ok(summary) => {
+            output.result(&summary, lines)?;
+            Ok(if summary.findings.is_empty() { Exit::Done } else { Exit::Findings })
+        }
+        Err(failure @ Failure::RestoreDump(RestoreDumpError::Differs { .. })) => Err(failure),
+        Err(failure) if began => Err(RestoreDumpError::Partway(Box::new(failure)).into()),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn lines(summary: &Summary) -> String {
+    let mut lines = format!(
+        "{} tables, {} rows in {} files ({} straight to their shards) into {} nodes, in {}: database \"{}\"\n",
+        summary.tables,
+        summary.rows,
+        summary.files,
+        summary.direct,
+        summary.nodes,
+        spell(Duration::from_secs_f64(summary.seconds)),
+        summary.database
+    );
+    for what in &summary.findings {
+        lines.push_str(&format!("look: {what}\n"));
+    }
+    lines
+}
+
+/// The schema's files of a dump.
+struct Schema {
+    roles: Option<PathBuf>,
+    before: Option<PathBuf>,
+    after: Pieces,
+    /// Both as they are, to look something up.
+    text: String,
+}
+
+impl Schema {
+    fn read(dir: &Path, dump: &Dump) -> Result<Schema, Failure> {
+        let path = |name: &str| {
+            let found = dump.schema.iter().find(|file| file.path.ends_with(name));
+            let whole = found.map(|file| dir.join(&file.path)).map(std::path::absolute);
+            whole
+                .transpose()
+                .map_err(|error| RestoreDumpError::File { path: dir.to_owned(), error })
+        };
+        let read = |path: &Option<PathBuf>| match path {
+            None => Ok(String::new()),
+            Some(path) => fs::read_to_string(path)
+                .map_err(|error| RestoreDumpError::File { path: path.clone(), error }),
+        };
+        let (before, after) = (path("pre-data.sql")?, read(&path("post-data.sql")?)?);
+        let text = read(&before)? + &after;
+        Ok(Schema { roles: path("roles.sql")?, before, after: schema::pieces(&after), text })
+    }
+}
+
+fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summary, Failure> {
+    let dump = dump::list(&args.dir)?;
+    let verified = crate::stored::verify::dump(&args.dir, stop)?;
+    if !verified.damaged.is_empty() {
+        return Err(Failure::Damaged { dir: args.dir.clone(), damaged: verified.damaged });
+    }
+    let manifest = args.dir.join(crate::manifest::FILE);
+    let (_, id) = dump::measure(&manifest)
+        .map_err(|error| RestoreDumpError::File { path: manifest.clone(), error })?;
+    let schema = Schema::read(&args.dir, &dump)?;
+    if args.roles && schema.roles.is_none() {
+        let dir = args.dir.display().to_string();
+        let what = "the dump has no roles".to_owned();
+        return Err(Failure::Directory {
+            dir,
+            what,
+            todo: "Dump with --roles, or restore without.",
+        });
+    }
+    let destination = Destination::new(&args.connection)?;
+    if !args.create {
+        return restore_into(args, &destination, &dump, &schema, &id, stop, began);
+    }
+    let made = create::create(args, &destination, &dump, stop)?;
+    let into = create::destination(&destination, &dump);
+    let end = restore_into(args, &into, &dump, &schema, &id, stop, began);
+    if end.is_err() && made && !*began {
+        create::remove(args, &destination, &dump);
+    }
+    end
+}
+
+fn restore_into(
+    args: &RestoreDumpArgs,
+    destination: &Destination,
+    dump: &Dump,
+    schema: &Schema,
+    id: &str,
+    stop: &Stop,
+    began: &mut bool,
+) -> Result<Summary, Failure> {
+    let started = Instant::now();
+    let target = target::find(args, destination, dump, stop)?;
+    let halt = stop.flag();
+    let mut sessions = Vec::new();
+    for node in &target.nodes {
+        sessions.push(node.session(&halt)?);
+    }
+    for (node, session) in target.nodes.iter().zip(&mut sessions) {
+        if !progress::claim(session)? {
+            return Err(RestoreDumpError::AtWork { node: node.called() }.into());
+        }
+    }
+    let resumed = progress::begun(&mut sessions[0])?.is_some();
+    for (node, session) in target.nodes.iter().zip(&mut sessions) {
+        target::check(node, session, id, args, resumed, schema.before.is_some())?;
+    }
+    if schema.before.is_none() && !resumed {
+        are_empty(dump, &target, &mut sessions)?;
+    }
+    *began = true;
+    for session in &mut sessions {
+        progress::begin(session, id)?;
+    }
+    if resumed {
+        info!("a former run has begun it");
+        sessions.iter_mut().try_for_each(progress::await_script)?;
+        progress::recover(&mut sessions[0])?;
+    }
+    let mut work = Work { args, dump, schema, target: &target, sessions, stop };
+    let (direct, mut findings) = match work.perform(destination) {
+        Ok(found) => found,
+        Err(failure) => {
+            // What has failed before it has done anything leaves nothing.
+            *began = !progress::forget(&mut work.sessions);
+            return Err(failure);
+        }
+    };
+    let missing = dump.not_dumped.iter().map(|what| format!("it was not in the dump: {what}"));
+    findings.extend(missing);
+    Ok(Summary {
+        dir: args.dir.clone(),
+        database: target.database,
+        nodes: target.nodes.len(),
+        tables: dump.tables.len(),
+        files: dump.files.len(),
+        direct,
+        rows: dump.files.iter().map(|file| file.rows).sum(),
+        seconds: started.elapsed().as_secs_f64(),
+        resumed,
+        findings,
+    })
+}
+
+/// A dump of data alone goes into tables that are there, and have no rows.
+fn are_empty(dump: &Dump, target: &Target, sessions: &mut [NodeSession]) -> Result<(), Failure> {
+    let node = target.coordinator().called();
+    let hashed = route::hashed_tables(target, &mut sessions[0])?;
+    for table in &dump.tables {
+        let called = distribute::named(&table.schema, &table.name);
+        let name = dump::literal(&distribute::quoted(&table.schema, &table.name));
+        let there = format!("SELECT to_regclass({name}) IS NOT NULL");
+        if sessions[0].ask("look for a table", &there)?.single_value()? != "t" {
+            return Err(RestoreDumpError::NoTable { table: called, node }.into());
+        }
+        if !table.partitioned && compare::rows_of(table, target, &hashed, sessions)? > 0 {
+            return Err(RestoreDumpError::HasRows { table: called, node }.into());
+        }
+    }
+    Ok(())
+}
+
+/// All that is needed from the first thing written to the last.
+struct Work<'a> {
+    args: &'a RestoreDumpArgs,
+    dump: &'a Dump,
+    schema: &'a Schema,
+    target: &'a Target,
+    /// One of each node, that nothing goes on from to others.
+    sessions: Vec<NodeSession>,
+    stop: &'a Stop,
+}
+
+impl Work<'_> {
+    /// All of it; how many files went straight to their shards, and what needs a look.
+    fn perform(&mut self, destination: &Destination) -> Result<(usize, Vec<String>), Failure> {
+        let psql = Psql { bindir: self.args.bindir.as_deref(), stop: self.stop };
+        let mut found = (0, Vec::new());
+        // Once all is there, other nodes may know nothing of it any more.
+        if !self.done(0)?.contains(progress::WHOLE) {
+            if self.schema.before.is_some() {
+                self.make(&psql)?;
+            }
+            found.0 = self.load()?;
+            found.1 = self.numbers(destination)?;
+            found.1.extend(self.complete(&psql)?);
+            self.compare()?;
+            progress::note(&mut self.sessions[0], progress::WHOLE)?;
+        }
+        progress::end_elsewhere(&mut self.sessions)?;
+        psql.end(self.target.coordinator(), &self.schema.after)?;
+        Ok(found)
+    }
+
+    /// What comes before the data.
+    fn make(&mut self, psql: &Psql<'_>) -> Result<(), Failure> {
+        let (dump, schema, target) = (self.dump, self.schema, self.target);
+        if let (true, Some(roles)) = (self.args.roles, &schema.roles) {
+            for node in target.makers() {
+                psql.roles(node, roles)?;
+            }
+        }
+        for node in target.makers() {
+            if let Some(before) = &schema.before
+                && !self.done(node.group)?.contains("before the data")
+            {
+                info!("the schema before the data, on {}", node.called());
+                psql.before(node, before)?;
+            }
+        }
+        let mut making = self.making()?;
+        distribute::columnar(dump, &mut making)?;
+        info!("distribution");
+        distribute::distribute(dump, target, &mut making)?;
+        if !target.citus {
+            for (node, session) in target.nodes.iter().zip(&mut self.sessions).skip(1) {
+                distribute::number_ranges(node, session)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows; how many files go straight to their shards.
+    fn load(&mut self) -> Result<usize, Failure> {
+        let (dump, target) = (self.dump, self.target);
+        let hashed = route::hashed_tables(target, &mut self.sessions[0])?;
+        let loads = route::plan(dump, target, &hashed)?;
+        let direct: HashSet<usize> =
+            loads.iter().filter(|load| load.direct).map(|load| load.file).collect();
+        let mut done = Vec::new();
+        for node in &target.nodes {
+            done.push(self.done(node.group)?);
+        }
+        // What a node remembers of the rows it has is of no use once these are elsewhere.
+        let layout = format!("layout {}", route::layout(dump, target, &loads));
+        let known = done[0].iter().find(|what| what.starts_with("layout "));
+        match known {
+            Some(known) if *known != layout => {
+                let node = target.coordinator().called();
+                return Err(RestoreDumpError::Moved { node }.into());
+            }
+            Some(_) => {}
+            None => progress::note(&mut self.sessions[0], &layout)?,
+        }
+        let name = |load: &route::Load| load::name_of(&dump.files[load.file], load);
+        let left: Vec<route::Load> =
+            loads.into_iter().filter(|load| !done[load.node].contains(&name(load))).collect();
+        info!("{} loads of {} files", left.len(), dump.files.len());
+        load::load(&self.args.dir, dump, target, left, self.args.jobs.get(), self.stop)?;
+        Ok(direct.len())
+    }
+
+    /// What comes after the data, but event triggers.
+    fn complete(&mut self, psql: &Psql<'_>) -> Result<Vec<String>, Failure> {
+        let (dump, target) = (self.dump, self.target);
+        for node in target.makers() {
+            let done = self.done(node.group)?;
+            psql.after(node, &self.schema.after, &done)?;
+        }
+        let mut findings = Vec::new();
+        if self.schema.before.is_some() {
+            if !target.citus {
+                self.sessions.iter_mut().try_for_each(distribute::shards_as_their_tables)?;
+            }
+            let done = self.done(0)?;
+            let mut making = self.making()?;
+            findings = finish::functions(dump, &mut making, &done)?;
+            finish::materialized_views(dump, &mut making, &done)?;
+        }
+        finish::analyze(target, &self.stop.flag())?;
+        Ok(findings)
+    }
+
+    /// A session whose work Citus carries to the other nodes. What it is at, when this program is killed, the next run
+    /// waits for, as for psql's.
+    fn making(&self) -> Result<NodeSession, Failure> {
+        let mut making =
+            NodeSession::open_with(&self.target.coordinator().reach, MAKING, &self.stop.flag())?;
+        progress::hold_script(&mut making)?;
+        Ok(making)
+    }
+
+    /// What is done on a group's node.
+    fn done(&mut self, group: i32) -> Result<HashSet<String>, Failure> {
+        let position = self.target.position(group).unwrap_or(0);
+        progress::done(&mut self.sessions[position])
+    }
+
+    /// Sequences give no number that a row or a node of the source has used.
+    fn numbers(&mut self, destination: &Destination) -> Result<Vec<String>, Failure> {
+        finish::sequences(self.dump, self.target, &mut self.sessions)?;
+        let mut findings: Vec<String> =
+            finish::groups(self.dump, self.target, &mut self.sessions[0])?.into_iter().collect();
+        let place = &destination.target;
+        let mut first = check::open(&place.node, &place.params, destination, self.stop)?;
+        let mut cluster = check::Cluster::of(&mut first, destination, &self.args.nodes, self.stop)?;
+        let mut report = check::Report::default();
+        check::look_at_sequences(&mut cluster, true, &mut report)?;
+        findings.extend(
+            report.findings.iter().map(|finding| format!("{}: {}", finding.node, finding.what)),
+        );
+        Ok(findings)
+    }
+
+    /// An error names what is not as it was.
+    fn compare(&mut self) -> Result<(), Failure> {
+        let (dump, target) = (self.dump, self.target);
+        let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
+        let mut differences = compare::compare(dump, target, hashed, &mut self.sessions)?;
+        differences.extend(compare::misplaced(dump, target, hashed, &self.stop.flag())?);
+        for name in finish::unvalidated(&mut self.sessions[0])? {
+            let is_said = |line: &str| line.contains(&name) && line.contains(" NOT VALID");
+            if !self.schema.text.lines().any(is_said) {
+                differences.push(format!("constraint {name} is not valid"));
+            }
+        }
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(RestoreDumpError::Differs { differences }.into()),
+        }
+    }
+}

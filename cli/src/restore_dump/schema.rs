@@ -1,0 +1,341 @@
+//! The schema's files, by psql, which alone reads what pg_dump has written.
+//!
+//! What comes before the data is one transaction: all of it, or nothing. What comes after it (indexes, keys) may
+//! take long and many locks, so each entry of pg_dump's is a transaction of its own, with its row of progress, and an
+//! interrupted restore goes on with the next. Each entry is a file: a text that was cut at the wrong place ends
+//! where the file does, as an error, and never takes in what follows.
+//!
+//! Event triggers are pg_dump's last entries, and come last here, too, in the transaction that ends the progress: they
+//! fire on nothing of a restore, not even on what removes its traces.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::error::RestoreDumpError;
+use super::progress::{self, SCRIPT};
+use super::target::{MAKING, Node};
+use crate::failure::Failure;
+use crate::group::{GRACE, Group};
+use crate::signals::Stop;
+
+/// What psql's sessions start with, over what roles and databases say.
+const TIMELESS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+ -c idle_session_timeout=0 -c row_security=off -c default_transaction_read_only=off \
+ -c default_transaction_isolation=read\\ committed";
+
+/// How often it is looked whether psql has ended.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What a script begins with: a server process whose psql was killed sees that within seconds, where the system can
+/// tell; and holds the lock that the next run waits for until it has ended.
+fn beginning() -> String {
+    format!(
+        "\\set ON_ERROR_STOP off\nSET client_connection_check_interval = '2s';\n\\set ON_ERROR_STOP on\n\
+         SELECT pg_catalog.pg_advisory_lock({SCRIPT});\n"
+    )
+}
+
+/// Where an entry of pg_dump's begins.
+const ENTRY: &str = "--\n-- Name: ";
+
+/// A file of pg_dump's, in pieces.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pieces {
+    /// Settings that all entries need.
+    pub head: String,
+    pub entries: Vec<String>,
+    /// The number of the first entry that is an event trigger.
+    pub last: usize,
+}
+
+/// Takes a file apart.
+pub fn pieces(text: &str) -> Pieces {
+    let end = text.rfind("--\n-- PostgreSQL database dump complete\n").unwrap_or(text.len());
+    let mut starts: Vec<usize> = text[..end]
+        .match_indices(ENTRY)
+        .map(|(at, _)| at)
+        .filter(|at| *at == 0 || text[..*at].ends_with('\n'))
+        .collect();
+    let head = &text[..starts.first().copied().unwrap_or(end)];
+    // psql's own words, which hold for one file; the entries are files of their own.
+    let head = head
+        .lines()
+        .filter(|line| !line.starts_with("\\restrict "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    starts.push(end);
+    let entries: Vec<String> =
+        starts.windows(2).map(|pair| text[pair[0]..pair[1]].to_owned()).collect();
+    let is_trigger = |entry: &String| kind(entry) == Some("EVENT TRIGGER");
+    let last = entries.iter().position(is_trigger).unwrap_or(entries.len());
+    Pieces { head, entries, last }
+}
+
+/// What an entry makes, as its first lines say.
+fn kind(entry: &str) -> Option<&str> {
+    let title = entry.lines().nth(1)?;
+    let (rest, _) = title.rsplit_once("; Schema: ")?;
+    Some(rest.rsplit_once("; Type: ")?.1)
+}
+
+/// The settings at an entry's end, which are for the entries after it.
+fn settings(entry: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in entry.lines().rev() {
+        match line {
+            "" => {}
+            line if line.starts_with("SET default_") && line.ends_with(';') => lines.push(line),
+            _ => break,
+        }
+    }
+    lines.iter().rev().map(|line| format!("{line}\n")).collect()
+}
+
+/// What runs psql.
+pub struct Psql<'a> {
+    pub bindir: Option<&'a Path>,
+    pub stop: &'a Stop,
+}
+
+impl Psql<'_> {
+    /// The roles: those that are there are no error.
+    pub fn roles(&self, node: &Node, file: &Path) -> Result<(), Failure> {
+        let said = self.run(node, &format!("\\i {}\n", word(file)), false)?;
+        let errors: Vec<&str> = said
+            .lines()
+            // duplicate_object, which verbose messages name by its code.
+            .filter(|line| line.contains("ERROR:") && !line.contains("ERROR:  42710:"))
+            .collect();
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(failed("the roles", node, &errors.join("; "))),
+        }
+    }
+
+    /// All that comes before the data, at once.
+    pub fn before(&self, node: &Node, file: &Path) -> Result<(), Failure> {
+        let script = format!(
+            "{}BEGIN;\n{};\n\\i {}\nCOMMIT;\n",
+            beginning(),
+            progress::mark("before the data"),
+            word(file)
+        );
+        self.run(node, &script, true).map(drop)
+    }
+
+    /// Entries of what comes after it, but those that are done, and those of event triggers.
+    pub fn after(
+        &self,
+        node: &Node,
+        pieces: &Pieces,
+        done: &HashSet<String>,
+    ) -> Result<(), Failure> {
+        let folder = folder()?;
+        let head = put(&folder, "head", &pieces.head)?;
+        let mut script = format!("{}\\i {}\n", beginning(), word(&head));
+        let mut left = 0;
+        for (number, entry) in pieces.entries.iter().enumerate().take(pieces.last) {
+            let name = name_of(number);
+            if done.contains(&name) {
+                script.push_str(&settings(entry));
+                continue;
+            }
+            left += 1;
+            let path = put(&folder, &number.to_string(), entry)?;
+            script.push_str(&format!(
+                "BEGIN;\n{};\n\\i {}\nCOMMIT;\n",
+                progress::mark(&name),
+                word(&path)
+            ));
+        }
+        debug!("{left} entries of the schema are left on {}", node.called());
+        match left {
+            0 => Ok(()),
+            _ => self.run(node, &script, true).map(drop),
+        }
+    }
+
+    /// Ends the progress and makes event triggers, in one transaction: none is there while there is progress left.
+    pub fn end(&self, node: &Node, pieces: &Pieces) -> Result<(), Failure> {
+        let folder = folder()?;
+        let mut script =
+            format!("{}\\i {}\nBEGIN;\n", beginning(), word(&put(&folder, "head", &pieces.head)?));
+        script.push_str(&format!(
+            "SET LOCAL citus.enable_ddl_propagation = off;\nDROP SCHEMA {} CASCADE;\n\
+             SET LOCAL citus.enable_ddl_propagation = on;\n",
+            progress::SCHEMA
+        ));
+        for (number, entry) in pieces.entries.iter().enumerate().skip(pieces.last) {
+            let path = put(&folder, &number.to_string(), entry)?;
+            script.push_str(&format!("\\i {}\n", word(&path)));
+        }
+        self.run(node, &(script + "COMMIT;\n"), true).map(drop)
+    }
+
+    /// Runs a script to its end; gives what it has said on standard error.
+    fn run(&self, node: &Node, script: &str, is_strict: bool) -> Result<String, Failure> {
+        let program = crate::programs::find("psql", self.bindir);
+        let broken = |why: String| {
+            Failure::from(RestoreDumpError::Program { program: program.display().to_string(), why })
+        };
+        let io = |error: std::io::Error| broken(error.to_string());
+        let mut file = tempfile::NamedTempFile::new().map_err(io)?;
+        file.write_all(script.as_bytes()).map_err(io)?;
+        let said = tempfile::NamedTempFile::new().map_err(io)?;
+        let params = node.reach.with_options(&format!("{TIMELESS} {MAKING}"));
+        let mut command = Command::new(&program);
+        command.args(["-X", "-q", "-w"]);
+        match is_strict {
+            true => command.args(["-v", "ON_ERROR_STOP=1"]),
+            false => command.args(["-v", "VERBOSITY=verbose"]),
+        };
+        command.arg("-f").arg(file.path()).arg("-d").arg(params.without_secrets());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said.reopen().map_err(io)?)
+            .env("LC_ALL", "C");
+        if let Some(password) = params.get("password") {
+            command.env("PGPASSWORD", password);
+        }
+        let mut group = Group::start(&mut command)
+            .map_err(|error| broken(format!("it cannot be run: {error}")))?;
+        let status = loop {
+            if let Some(status) = group.ended().map_err(io)? {
+                break status;
+            }
+            if let Some(signal) = self.stop.signal() {
+                // Its session ends with it, and what it had begun is rolled back.
+                group.end(GRACE);
+                return Err(Failure::ToldToStop { signal });
+            }
+            std::thread::sleep(LOOK);
+        };
+        let text = fs::read(said.path()).map_err(io)?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        debug!("psql on {}: {status} {text}", node.called());
+        match (status.success(), status.code()) {
+            (true, _) => Ok(text),
+            // 3: the script has failed; 2: its session.
+            (false, Some(2 | 3)) => Err(failed("the schema", node, &text)),
+            (false, _) => Err(broken(format!("{status}: {}", text.trim()))),
+        }
+    }
+}
+
+fn folder() -> Result<tempfile::TempDir, Failure> {
+    tempfile::tempdir().map_err(|error| file_error(&std::env::temp_dir(), error))
+}
+
+/// Writes a file for psql.
+fn put(folder: &tempfile::TempDir, name: &str, text: &str) -> Result<PathBuf, Failure> {
+    let path = folder.path().join(name);
+    fs::write(&path, text).map_err(|error| file_error(&path, error))?;
+    Ok(path)
+}
+
+/// What progress calls an entry.
+pub fn name_of(number: usize) -> String {
+    format!("after the data {number}")
+}
+
+/// The error of a script, without psql's word of where it stands in a temporary file.
+fn failed(script: &'static str, node: &Node, said: &str) -> Failure {
+    let lines = said.lines().map(|line| match line.find("ERROR:") {
+        Some(at) => line[at + "ERROR:".len()..].trim(),
+        None => line.trim(),
+    });
+    let said = lines.filter(|line| !line.is_empty() && *line != "^").collect::<Vec<_>>().join(" ");
+    RestoreDumpError::Script { script, node: node.called(), said }.into()
+}
+
+fn file_error(path: &Path, error: std::io::Error) -> Failure {
+    RestoreDumpError::File { path: path.to_owned(), error }.into()
+}
+
+/// A path as psql's own commands take it.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+--
+-- PostgreSQL database dump
+--
+
+\\restrict abc
+
+SET a = 1;
+
+SET default_tablespace = '';
+
+--
+-- Name: t t_pkey; Type: CONSTRAINT; Schema: public; Owner: x
+--
+
+ALTER TABLE t ADD PRIMARY KEY (id);
+
+
+SET default_tablespace = fast;
+
+--
+-- Name: a; Type: b; Type: INDEX; Schema: public; Owner: x
+--
+
+CREATE INDEX a ON t (b);
+
+
+--
+-- Name: e; Type: EVENT TRIGGER; Schema: -; Owner: x
+--
+
+CREATE EVENT TRIGGER e ON ddl_command_end;
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+\\unrestrict abc
+";
+
+    #[test]
+    fn a_file_is_taken_apart_into_its_entries() {
+        let pieces = pieces(TEXT);
+        assert!(pieces.head.contains("SET a = 1;") && !pieces.head.contains("restrict"));
+        assert_eq!(pieces.entries.len(), 3);
+        assert_eq!(pieces.last, 2);
+        assert_eq!(kind(&pieces.entries[1]), Some("INDEX"));
+        assert!(pieces.entries[2].contains("CREATE EVENT TRIGGER"));
+        assert!(!pieces.entries[2].contains("restrict"));
+        assert_eq!(settings(&pieces.entries[0]), "SET default_tablespace = fast;\n");
+        assert_eq!(settings(&pieces.entries[1]), "");
+        let whole: String = pieces.entries.concat();
+        for line in ["ADD PRIMARY KEY", "CREATE INDEX", "SET default_tablespace = fast"] {
+            assert_eq!(whole.matches(line).count(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_entries_has_none() {
+        let pieces = pieces("--\n-- PostgreSQL database dump\n--\n\nSET a = 1;\n");
+        assert_eq!((pieces.entries.len(), pieces.last), (0, 0));
+        assert!(pieces.head.contains("SET a = 1;"));
+    }
+
+    #[test]
+    fn paths_are_quoted_whatever_is_in_them() {
+        assert_eq!(word(Path::new(r"/a b/c'd\e")), r"'/a b/c''d\\e'");
+    }
+}

@@ -1,0 +1,287 @@
+//! Where a dump is restored to: the nodes, and whether they are fit for it. Nothing is written here.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use remote::{NodeLabel, Target as Place};
+
+use super::args::RestoreDumpArgs;
+use super::error::RestoreDumpError;
+use super::progress;
+use crate::check;
+use crate::connection::Destination;
+use crate::dump::{Dump, Kind, NodeSession, Reach};
+use crate::failure::Failure;
+use crate::rows::{only_row, rows};
+use crate::signals::Stop;
+
+/// What a session starts with that makes the schema: the dump's own settings, but Citus carries what it does to the
+/// other nodes, turns no table or schema into something else by itself, and keeps triggers.
+pub const MAKING: &str = "-c citus.enable_ddl_propagation=on -c citus.override_table_visibility=on \
+ -c citus.enable_schema_based_sharding=off -c citus.use_citus_managed_tables=off \
+ -c citus.enable_unsafe_triggers=on -c client_min_messages=warning";
+
+/// How long making a table or an index may take.
+pub const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub group: i32,
+    pub reach: Reach,
+}
+
+impl Node {
+    /// What messages call it.
+    pub fn called(&self) -> String {
+        self.reach.target.node.to_string()
+    }
+
+    /// A session that reads and loads there, and is seen by no other node.
+    pub fn session(&self, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
+        NodeSession::open(&self.reach, halt)
+    }
+}
+
+/// The cluster, as it is.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub database: String,
+    /// Whether the catalog is Citus' own.
+    pub citus: bool,
+    /// The coordinator first.
+    pub nodes: Vec<Node>,
+}
+
+impl Target {
+    pub fn coordinator(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// The position of a group's node.
+    pub fn position(&self, group: i32) -> Option<usize> {
+        self.nodes.iter().position(|node| node.group == group)
+    }
+
+    /// Those that the schema is made on: Citus carries it from the coordinator, the embedded catalog does not.
+    pub fn makers(&self) -> &[Node] {
+        if self.citus { &self.nodes[..1] } else { &self.nodes }
+    }
+}
+
+impl Target {
+    /// Does something on all nodes at once, each in a session of its own.
+    pub fn on_every_node<T: Send>(
+        &self,
+        halt: &Arc<AtomicBool>,
+        what: impl Fn(usize, &mut NodeSession) -> Result<T, Failure> + Sync,
+    ) -> Result<Vec<T>, Failure> {
+        let what = &what;
+        std::thread::scope(|scope| {
+            let begin = |(position, node): (usize, &Node)| {
+                let node = node.clone();
+                scope.spawn(move || what(position, &mut node.session(halt)?))
+            };
+            let threads: Vec<_> = self.nodes.iter().enumerate().map(begin).collect();
+            threads.into_iter().map(join).collect()
+        })
+    }
+}
+
+/// A thread's end. One that has panicked takes this one with it.
+fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Finds the nodes, and refuses what the dump cannot be restored to.
+pub fn find(
+    args: &RestoreDumpArgs,
+    destination: &Destination,
+    dump: &Dump,
+    stop: &Stop,
+) -> Result<Target, Failure> {
+    let mut first =
+        check::open(&destination.target.node, &destination.target.params, destination, stop)?;
+    let place = first.place().to_string();
+    let who = check::ask(
+        &mut first,
+        "ask who answers",
+        "SELECT pg_is_in_recovery() AS standby, current_setting('server_version_num')::int / 10000 AS major,
+                current_setting('server_version') AS version,
+                (SELECT extversion FROM pg_extension WHERE extname = 'citus') AS citus",
+    )?;
+    let who = only_row(&who)?;
+    if who.is_true("standby")? {
+        return Err(Failure::Standby { server: place });
+    }
+    let (major, version): (u32, String) = (who.get("major")?, who.get("version")?);
+    let too_old = |found: String, needed: String| {
+        Failure::from(RestoreDumpError::TooOld { node: place.clone(), found, needed })
+    };
+    if major < leading(&dump.postgresql).0 {
+        let needed = format!("PostgreSQL {}", dump.postgresql);
+        return Err(too_old(format!("PostgreSQL {version}"), needed));
+    }
+    let cluster = check::Cluster::of(&mut first, destination, &args.nodes, stop)?;
+    let citus: Option<String> = who.maybe("citus")?;
+    match (&dump.citus, &citus) {
+        (Some(needed), Some(found)) if leading(found) < leading(needed) => {
+            return Err(too_old(format!("Citus {found}"), format!("Citus {needed}")));
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+        (of, found) => {
+            let name = |citus: bool| if citus { "Citus" } else { "the embedded catalog" };
+            let (of, found) = (name(of.is_some()), name(found.is_some()));
+            return Err(RestoreDumpError::OtherEngine { node: place, of, found }.into());
+        }
+    }
+    let for_shards = check::ask(
+        &mut first,
+        "count nodes for shards",
+        "SELECT count(*) FROM pg_dist_node WHERE isactive AND noderole::text = 'primary'
+            AND (shouldhaveshards OR (SELECT count(*) = 1 FROM pg_dist_node))",
+    )?;
+    let for_shards: usize = for_shards.parse_single()?;
+    let used = dump.tables.iter().filter(|table| table.kind == Kind::Hash);
+    let of = |id: Option<i64>| dump.colocation.iter().find(|group| Some(group.id) == id);
+    let needed =
+        used.filter_map(|table| of(table.colocation)).map(|group| group.replication_factor);
+    let needed = needed.max().map_or(0, |most| usize::try_from(most).unwrap_or(1).max(1));
+    let needed = needed.max(usize::from(dump.tables.iter().any(|one| one.kind != Kind::Local)));
+    if for_shards < needed {
+        return Err(RestoreDumpError::TooFewNodes { node: place, found: for_shards, needed }.into());
+    }
+    let nodes = cluster.members.iter().map(|member| {
+        let (label, params) = match member.group {
+            0 => {
+                let mut params = destination.target.params.clone();
+                if !cluster.database.contains('=') {
+                    params.set("dbname", &cluster.database);
+                }
+                (first.place().clone(), params)
+            }
+            group => (
+                NodeLabel::new(member.nodeid, member.host.clone(), member.port),
+                check::params(
+                    destination,
+                    &args.nodes,
+                    group,
+                    &member.host,
+                    member.port,
+                    &cluster.database,
+                ),
+            ),
+        };
+        let target = Place { node: label, params };
+        let reach =
+            Reach { target, connect_timeout: destination.connect_timeout, group: member.group };
+        Node { group: member.group, reach }
+    });
+    let nodes = nodes.collect();
+    Ok(Target { database: cluster.database.clone(), citus: cluster.citus, nodes })
+}
+
+/// The first two numbers of a version: `13.2-1` is 13 and 2.
+fn leading(version: &str) -> (u32, u32) {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
+    let mut next = || numbers.next().flatten().unwrap_or(0);
+    (next(), next())
+}
+
+/// What somebody has made: an extension's own things are none of it, nor is what this program keeps.
+const MADE: &str = "
+SELECT what || ' ' || name AS made FROM (
+  SELECT 1 AS place, CASE c.relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+           ELSE 'table' END AS what, format('%I.%I', n.nspname, c.relname) AS name,
+         'pg_class'::regclass AS class, c.oid AS oid
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+     AND n.nspname NOT IN ('information_schema', 'citus_fence_restore')
+  UNION ALL
+  SELECT 2, 'schema', quote_ident(nspname), 'pg_namespace'::regclass, oid FROM pg_namespace
+   WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public', 'citus_fence_restore')
+  UNION ALL
+  SELECT 3, 'type', format('%I.%I', n.nspname, t.typname), 'pg_type'::regclass, t.oid
+    FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
+   WHERE (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND c.relkind = 'c') AND n.nspname !~ '^pg_'
+     AND n.nspname <> 'information_schema'
+  UNION ALL
+  SELECT 4, 'function', p.oid::regprocedure::text, 'pg_proc'::regclass, p.oid
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+   WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  UNION ALL
+  SELECT 5, 'event trigger', quote_ident(evtname), 'pg_event_trigger'::regclass, oid FROM pg_event_trigger
+  UNION ALL
+  SELECT 6, 'distributed table', logicalrelid::text, 'pg_class'::regclass, logicalrelid::oid FROM pg_dist_partition
+) made
+ WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = made.class AND d.objid = made.oid AND d.deptype IN ('e', 'i'))
+ ORDER BY place, name";
+
+/// How many of them are named.
+const NAMED: usize = 8;
+
+/// Refuses a node on which there is something, or whose user would be filtered.
+pub fn check(
+    node: &Node,
+    session: &mut NodeSession,
+    id: &str,
+    args: &RestoreDumpArgs,
+    is_resumed: bool,
+    needs_empty: bool,
+) -> Result<(), Failure> {
+    let called = node.called();
+    let who = session.ask(
+        "ask what this user may",
+        "SELECT current_user AS me, pg_is_in_recovery() AS standby,
+                (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS unfiltered",
+    )?;
+    let who = only_row(&who)?;
+    if who.is_true("standby")? {
+        return Err(Failure::Standby { server: called });
+    }
+    if !who.is_true("unfiltered")? {
+        return Err(RestoreDumpError::Filtered { node: called, user: who.get("me")? }.into());
+    }
+    match progress::begun(session)? {
+        Some(other) if other != id => {
+            return Err(RestoreDumpError::OtherBegun { node: called }.into());
+        }
+        Some(_) if args.resume && is_resumed => return Ok(()),
+        // The coordinator knows of none: what is remembered here is of another time.
+        Some(_) if !is_resumed => {
+            return Err(RestoreDumpError::OtherBegun { node: called }.into());
+        }
+        Some(_) => return Err(RestoreDumpError::Begun { node: called }.into()),
+        None => {}
+    }
+    if args.into_non_empty || is_resumed || !needs_empty {
+        return Ok(());
+    }
+    let reply = session.ask("look for what is there", MADE)?;
+    let made: Vec<String> = rows(&reply)?.map(|row| row.get("made")).collect::<Result<_, _>>()?;
+    if made.is_empty() {
+        return Ok(());
+    }
+    let mut what = made[..made.len().min(NAMED)].join(", ");
+    if made.len() > NAMED {
+        what.push_str(&format!(" and {} more", made.len() - NAMED));
+    }
+    Err(match args.resume {
+        true => RestoreDumpError::NothingToResume { node: called, what }.into(),
+        false => RestoreDumpError::NotEmpty { node: called, what }.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(leading("13.2-1"), (13, 2));
+        assert_eq!(leading("15.20 (Debian 15.20-0+deb12u1)"), (15, 20));
+        assert_eq!(leading("18beta1"), (18, 0));
+        assert!(leading("9.6") < leading("13.2-1") && leading("13.10-1") > leading("13.2-1"));
+    }
+}
