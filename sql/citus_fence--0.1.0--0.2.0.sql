@@ -11,7 +11,11 @@ DECLARE
     needed constant text := '0.2.0';
     loaded text;
 BEGIN
-    LOAD 'MODULE_PATHNAME';
+    -- Since 18 functions find their library where extension_control_path has the extension, without this prefix;
+    -- LOAD does not leave it out by itself.
+    EXECUTE pg_catalog.format('LOAD %L', CASE
+        WHEN pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog.>=) 180000
+        THEN pg_catalog.replace('MODULE_PATHNAME', '$libdir/', '') ELSE 'MODULE_PATHNAME' END);
     -- The library of 0.1.0 did not say what it is.
     loaded := coalesce(pg_catalog.current_setting('citus_fence.library_version', true), '0.1.0');
     IF pg_catalog.string_to_array(loaded, '.')::int[] OPERATOR(pg_catalog.<) pg_catalog.string_to_array(needed, '.')::int[] THEN

@@ -4,6 +4,14 @@
 \t
 -- Some releases of Citus have functions of the same names and arguments: here ours are meant.
 SET search_path = public, pg_catalog;
+-- Since PostgreSQL 17 the row types of tables and views are members beside these.
+CREATE TEMP VIEW members AS
+SELECT d.classid, d.objid, d.objsubid
+  FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+ WHERE e.extname = 'citus_fence' AND d.deptype = 'e'
+   AND NOT (d.classid = 'pg_type'::regclass
+            AND EXISTS (SELECT FROM pg_type t JOIN pg_class c ON c.reltype IN (t.oid, t.typelem)
+                         WHERE t.oid = d.objid AND c.relkind <> 'c'));
 
 -- Functions, without the aliases: where Citus has these itself, the extension has not.
 SELECT format('%s -> %s%s%s', f.oid::regprocedure, pg_get_function_result(f.oid),
@@ -15,9 +23,7 @@ SELECT format('%s -> %s%s%s', f.oid::regprocedure, pg_get_function_result(f.oid)
  ORDER BY 1;
 
 -- Everything else.
-SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
-  FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
- WHERE e.extname = 'citus_fence' AND d.deptype = 'e' AND d.classid <> 'pg_proc'::regclass
+SELECT pg_describe_object(classid, objid, objsubid) FROM members WHERE classid <> 'pg_proc'::regclass
  ORDER BY 1;
 
 -- Who may call them.
@@ -36,13 +42,10 @@ SELECT DISTINCT f.provolatile, f.proparallel, f.prosecdef, f.proconfig,
  WHERE e.extname = 'citus_fence' AND d.deptype = 'e';
 
 -- Nothing is without a comment, and none is left from another function.
-SELECT count(*) AS without_comment
-  FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
- WHERE e.extname = 'citus_fence' AND d.deptype = 'e'
-   AND coalesce(obj_description(d.objid, d.classid::regclass::name), '') = '';
-SELECT count(*) - count(DISTINCT obj_description(d.objid, d.classid::regclass::name)) AS equal_comments
-  FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
- WHERE e.extname = 'citus_fence' AND d.deptype = 'e';
+SELECT count(*) AS without_comment FROM members
+ WHERE coalesce(obj_description(objid, classid::regclass::name), '') = '';
+SELECT count(*) - count(DISTINCT obj_description(objid, classid::regclass::name)) AS equal_comments
+  FROM members;
 
 -- The aliases exist, either Citus' or ours; ours have the shape and the rights of what they stand for.
 SELECT alias, coalesce(to_regproc('pg_catalog.' || alias), to_regproc('public.' || alias)) IS NOT NULL

@@ -22,8 +22,7 @@ SELECT alter_system_read_only(terminate_writers => false) = read_only_lsn AS the
 INSERT INTO read_only_kept VALUES (2, 'two');
 WITH gone AS (DELETE FROM read_only_kept RETURNING id) SELECT * FROM gone;
 SELECT id FROM read_only_kept FOR UPDATE;
-COPY read_only_kept FROM STDIN;
-\.
+COPY read_only_kept FROM '/dev/null';
 CREATE TABLE read_only_new ();
 TRUNCATE read_only_kept;
 VACUUM read_only_kept;

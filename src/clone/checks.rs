@@ -359,8 +359,11 @@ pub fn ask_libraries<W: Waiter>(
     session: &mut Session,
     place: &str,
 ) -> Result<Option<Fault>, CloneError> {
+    // Since 18 functions find their libraries by their bare names; LOAD does not.
     let names = query(
-        "SELECT DISTINCT probin FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
+        "SELECT DISTINCT CASE WHEN current_setting('server_version_num')::int >= 180000 \
+                              THEN regexp_replace(probin, '^\\$libdir/([^/]+)$', '\\1') ELSE probin END \
+           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang \
           WHERE l.lanname = 'c' AND probin LIKE '$libdir/%' ORDER BY 1",
     );
     let reply = ask(waiter, session, "look at the libraries in use", &names, SHORT)?;

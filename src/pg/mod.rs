@@ -47,6 +47,7 @@ pub mod superuser;
 pub mod text_sql;
 pub mod types;
 pub mod wait;
+pub mod wait_event;
 pub mod wal;
 pub mod worker;
 pub mod xact_callbacks;

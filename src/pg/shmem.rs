@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
+use super::wait_event::{self, WaitEvent};
+
 /// Something that wants shared memory from the postmaster.
 pub trait SharedArea: Sync {
     /// Asks for memory and locks; called once the settings are known.
@@ -241,7 +243,7 @@ impl<S: Shareable + Default, P: Shareable + Default> PerProcess<S, P> {
             pg_sys::ConditionVariablePrepareToSleep(memory.changed.get());
             while !is_so() {
                 let changed = memory.changed.get();
-                if pg_sys::ConditionVariableTimedSleep(changed, MS, pg_sys::PG_WAIT_EXTENSION) {
+                if pg_sys::ConditionVariableTimedSleep(changed, MS, WaitEvent::State.number()) {
                     now_and_then();
                 }
             }
@@ -457,5 +459,6 @@ extern "C-unwind" fn on_startup() {
         for area in AREAS {
             area.startup();
         }
+        wait_event::register();
     }
 }

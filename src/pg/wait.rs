@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
+use super::wait_event::WaitEvent;
 use super::{elog, interrupts};
 use crate::report::Report;
 use remote::{Interest, Readiness, WaitEnd, Waiter};
@@ -159,7 +160,7 @@ pub fn is_client_gone() -> bool {
             (pg_sys::WL_SOCKET_CLOSED | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
             socket,
             0,
-            pg_sys::PG_WAIT_EXTENSION,
+            WaitEvent::Worker.number(),
         )
     };
     events as u32 & pg_sys::WL_SOCKET_CLOSED != 0
@@ -238,7 +239,7 @@ pub fn wait_latch_or_client_gone(timeout: Duration) -> bool {
             mask as i32,
             socket,
             milliseconds(timeout),
-            pg_sys::PG_WAIT_EXTENSION,
+            WaitEvent::Worker.number(),
         )
     };
     if events as u32 & pg_sys::WL_LATCH_SET != 0 {
@@ -326,7 +327,7 @@ impl EventSet {
                 milliseconds(timeout),
                 events.as_mut_ptr(),
                 self.capacity as i32,
-                pg_sys::PG_WAIT_EXTENSION,
+                WaitEvent::Nodes.number(),
             )
         };
         let mut ready = Vec::with_capacity(sockets.min(count.max(0) as usize));

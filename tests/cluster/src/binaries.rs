@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::error::{Error, IoContext, Result, indent, log_tail};
 use crate::os_user::run_as_server_user;
+use crate::root_dir::say;
 use crate::wait::try_wait_until;
 
 /// How long one program may take. A base backup of a large test database is the longest.
@@ -23,6 +24,7 @@ pub struct Installation {
     sharedir: PathBuf,
     pkglibdir: PathBuf,
     version: String,
+    has_tls: bool,
 }
 
 impl Installation {
@@ -47,11 +49,16 @@ impl Installation {
             }
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         };
+        let configured = ask("--configure")?;
         Ok(Installation {
             bindir: ask("--bindir")?.into(),
             sharedir: ask("--sharedir")?.into(),
             pkglibdir: ask("--pkglibdir")?.into(),
             version: ask("--version")?,
+            // Either way of asking for it, of several releases.
+            has_tls: ["--with-openssl", "--with-ssl=openssl"]
+                .iter()
+                .any(|option| configured.contains(option)),
         })
     }
 
@@ -64,6 +71,7 @@ impl Installation {
             sharedir: place(&self.sharedir),
             pkglibdir: place(&self.pkglibdir),
             version: self.version.clone(),
+            has_tls: self.has_tls,
         }
     }
 
@@ -90,6 +98,34 @@ impl Installation {
     /// What `pg_config --version` says.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The release: 15 of 15.20.
+    pub fn major(&self) -> u32 {
+        let digits = self.version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        digits[..end].parse().unwrap_or_default()
+    }
+
+    /// Whether it was built with TLS. Where it was not, standard error gets a line that says what is left
+    /// out for that.
+    pub fn has_tls_for(&self, what: &str) -> bool {
+        if !self.has_tls {
+            say(&format!("skipped: {what}: this PostgreSQL was built without TLS"));
+        }
+        self.has_tls
+    }
+
+    /// Whether the control file of an extension is there. Where it is not, standard error gets a line that
+    /// says what is left out for that.
+    pub fn has_extension_for(&self, name: &str, what: &str) -> bool {
+        let has = self.has_extension(name);
+        if !has {
+            say(&format!(
+                "skipped: {what}: the extension {name} is not installed in this PostgreSQL"
+            ));
+        }
+        has
     }
 
     /// Whether the control file of an extension is there.

@@ -103,6 +103,7 @@ pub use proxy::Link;
 pub use psql::{Psql, PsqlCall};
 pub use replica::Replica;
 pub use restore::{ISOLATION, Places, Restore};
+pub use root_dir::say;
 pub use server::{Server, ServerBuilder, StopMode};
 pub use shards::{Placement, ShardRow};
 pub use talk::TextRows;

@@ -85,7 +85,7 @@ impl Drop for RootDir {
 
 /// A line for whoever runs the tests. Written straight to the stream, since the test runner hides
 /// what `eprintln!` prints in tests that pass.
-pub(crate) fn say(line: &str) {
+pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

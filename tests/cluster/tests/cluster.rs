@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use test_cluster::{
-    Bank, Cluster, ClusterBuilder, Engine, PATIENCE, PasswordSource, Phase, Restore, Result,
-    Signal, StopMode, WalMethod, Writers, try_wait_until, wait_for_sql,
+    Bank, Cluster, ClusterBuilder, Engine, Installation, PATIENCE, PasswordSource, Phase, Restore,
+    Result, Signal, StopMode, WalMethod, Writers, try_wait_until, wait_for_sql,
 };
 
 /// Without the extension under test: what these tests are about is the harness.
@@ -140,6 +140,7 @@ fn isolated_copies_do_nothing_on_their_own() -> Result<()> {
 fn nodes_find_each_other_with_tls_and_passwords() -> Result<()> {
     for engine in Engine::available() {
         for (tls, source) in [(true, PasswordSource::Authinfo), (false, PasswordSource::Passfile)] {
+            let tls = tls && Installation::current()?.has_tls_for("TLS between nodes");
             let cluster = builder(engine).tls(tls).scram_from(source).build()?;
             let bank = Bank::create(&cluster, 20, 1_000)?;
             let summary = work(&bank, &cluster)?;

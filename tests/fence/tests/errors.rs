@@ -3,6 +3,7 @@
 use fence_tests::{
     BLOCK, Cluster, Engine, Heard, UNBLOCK, call, on_each_engine, prove_usable, refusal, state,
 };
+use test_cluster::Installation;
 use test_cluster::postgres::error::DbError;
 
 /// Begins a block, and does not wait long for what passes by itself.
@@ -208,14 +209,16 @@ fn more_databases_than_there_are_slots() {
 fn a_node_that_refuses_the_connection_or_the_password() {
     on_each_engine(|engine: Engine| {
         let secret = "not-the-password-4711";
+        let tls = Installation::current()?.has_tls_for("passwords over TLS; asked for without it");
+        let sslmode = if tls { "require" } else { "disable" };
         let cluster = Cluster::builder(engine)
             .workers(1)
-            .tls(true)
+            .tls(tls)
             .scram(true)
             .node_setting(
                 0,
                 "citus_fence.node_conninfo",
-                &format!("sslmode=require password={secret}"),
+                &format!("sslmode={sslmode} password={secret}"),
             )
             .build()?;
         // pg_dist_authinfo goes over the setting, so this is well.

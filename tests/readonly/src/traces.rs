@@ -12,7 +12,8 @@ fn is_upkeep(record: &WalRecord) -> bool {
         // Not whole pages for their own sake, which clients' functions write.
         "XLOG" => kind != "FPI",
         "Standby" => kind == "RUNNING_XACTS",
-        "Heap2" => record.xid == 0 && ["PRUNE", "VISIBLE"].contains(&kind),
+        // Since 17 a record says who pruned.
+        "Heap2" => record.xid == 0 && ["PRUNE", "PRUNE_ON_ACCESS", "VISIBLE"].contains(&kind),
         // The end of a writer that was refused late or terminated.
         "Transaction" => kind == "ABORT",
         // Index entries that readers have found dead.

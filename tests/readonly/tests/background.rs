@@ -1,8 +1,6 @@
 //! What writes by itself: autovacuum, the workers that apply what another server publishes, those of Citus and of other
 //! extensions. They stop on a read-only node without filling its log, and go on when it is open again.
 
-use std::io::Write as _;
-
 use readonly_tests::{
     Engine, PATIENCE, Result, Server, StopMode, assert_agrees, assert_untouched, close,
     on_each_engine, open, serve, traces_of_writers, wait_until,
@@ -265,9 +263,8 @@ fn workers_of_other_extensions_wait_and_go_on() {
     const WAITS: &str = "waits until the system is not read only any more";
     const LAUNCHER: &str =
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'";
-    if !Installation::current().expect("an installation").has_extension("pg_cron") {
-        // Past the capture of the test runner.
-        let _ = writeln!(std::io::stderr(), "skipped: pg_cron is not installed in this PostgreSQL");
+    let installation = Installation::current().expect("an installation");
+    if !installation.has_extension_for("pg_cron", "a scheduler that writes by itself") {
         return;
     }
     on_each_engine(|engine: Engine| {

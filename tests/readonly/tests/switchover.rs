@@ -7,10 +7,18 @@ use readonly_tests::{
 };
 use test_cluster::Cluster;
 
-/// In all shards of `shared` on one node.
-const ROWS_IN_SHARDS: &str = "SELECT coalesce(sum((xpath('/row/c/text()', query_to_xml(
-         format('SELECT count(*) AS c FROM %I', relname), false, true, '')))[1]::text::bigint), 0)
-     FROM pg_class WHERE relname ~ '^shared_[0-9]+$' AND relkind = 'r'";
+/// How many rows are in all shards of `shared` on one node.
+fn rows_in_shards(server: &Server) -> Result<u32> {
+    let mut client = server.connect()?;
+    client.batch_execute("SET citus.override_table_visibility = off").expect("a setting");
+    let counts = readonly_tests::value(
+        &mut client,
+        "SELECT concat_ws(' + ', '0', string_agg(format('(SELECT count(*) FROM %I)', relname), ' + '))
+           FROM pg_class WHERE relname ~ '^shared_[0-9]+$' AND relkind = 'r'",
+    );
+    let count = readonly_tests::value(&mut client, &format!("SELECT {counts}"));
+    Ok(count.parse().expect("a count"))
+}
 
 /// The recipe. Returns once the old primary follows the new one.
 fn switch_over(old: &Server, new: &Server) -> Result<()> {
@@ -129,10 +137,7 @@ fn on_a_worker() {
         (41..=80).try_for_each(write)?;
         let mut rows = 0;
         for server in [coordinator, new, cluster.worker(2)] {
-            let mut client = server.connect()?;
-            client.batch_execute("SET citus.override_table_visibility = off").expect("a setting");
-            let count = readonly_tests::value(&mut client, ROWS_IN_SHARDS);
-            rows += count.parse::<u32>().expect("a count");
+            rows += rows_in_shards(server)?;
         }
         assert_eq!(rows, 80);
         new.wait_for_replay_on(old, PATIENCE)?;

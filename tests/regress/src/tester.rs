@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use test_cluster::{Cluster, HOST, SUPERUSER};
+use test_cluster::{Cluster, HOST, Installation, SUPERUSER};
 
 use crate::{Result, Suite};
 
@@ -37,14 +37,11 @@ impl Tester {
             )
             .into());
         }
-        let version = pg_config("--version")?;
-        let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
         Ok(Self {
             suite,
             program,
             bindir: pg_config("--bindir")?.into(),
-            major: digits[..end].parse()?,
+            major: Installation::current()?.major(),
             sources: Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("../../pg_regress")
                 .canonicalize()?,

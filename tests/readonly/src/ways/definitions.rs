@@ -90,11 +90,14 @@ fn other_objects() -> Vec<Way> {
         .setup(&["CREATE FUNCTION noticed() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'"])
         .undo(&["DROP EVENT TRIGGER IF EXISTS made", "DROP FUNCTION noticed()"]),
         refused("CREATE EXTENSION", &["CREATE EXTENSION tcn"])
+            .needs(&["tcn"])
             .undo(&["DROP EXTENSION IF EXISTS tcn"]),
         refused("ALTER EXTENSION SET SCHEMA", &["ALTER EXTENSION tcn SET SCHEMA pg_catalog"])
+            .needs(&["tcn"])
             .setup(&["CREATE EXTENSION tcn"])
             .undo(&["DROP EXTENSION IF EXISTS tcn"]),
         refused("DROP EXTENSION", &["DROP EXTENSION tcn"])
+            .needs(&["tcn"])
             .setup(&["CREATE EXTENSION tcn"])
             .undo(&["DROP EXTENSION IF EXISTS tcn"]),
         refused(

@@ -70,10 +70,13 @@ fn code() -> Vec<Way> {
                 "CREATE FUNCTION as_writer() RETURNS void LANGUAGE sql SET transaction_read_only = off
                  AS 'INSERT INTO t (n) VALUES (1)'",
             ])
-            .undo(&["DROP FUNCTION as_writer()"]),
+            .undo(&["DROP FUNCTION as_writer()"])
+            // Since 18 no function can be given this setting.
+            .until(17),
         refused("another connection to this node", &[
             "SELECT dblink_exec('{conninfo}', 'INSERT INTO t (n) VALUES (1)')",
         ])
+        .needs(&["dblink"])
         .setup(&["CREATE EXTENSION dblink"])
         .undo(&["DROP EXTENSION dblink"]),
         refused("lastval after a write by a function", &[

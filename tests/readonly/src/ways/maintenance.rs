@@ -80,16 +80,19 @@ pub(super) fn ways() -> Vec<Way> {
                 "SELECT * FROM pgstattuple('t')",
             ],
         )
+        .needs(&["pg_prewarm", "amcheck", "pgstattuple"])
         .setup(&[
             "CREATE EXTENSION pg_prewarm; CREATE EXTENSION amcheck; CREATE EXTENSION pgstattuple",
         ])
         .undo(&["DROP EXTENSION pg_prewarm, amcheck, pgstattuple"]),
         refused("pg_truncate_visibility_map", &["SELECT pg_truncate_visibility_map('t')"])
             .expected(Expected::Late(&["Storage TRUNCATE"]))
+            .needs(&["pg_visibility"])
             .setup(&["CREATE EXTENSION pg_visibility", "VACUUM t"])
             .undo(&["DROP EXTENSION pg_visibility"]),
         honest("heap_force_freeze", &["SELECT heap_force_freeze('t', ARRAY['(0,1)']::tid[])"])
             .expected(Expected::Honest(&["XLOG FPI"]))
+            .needs(&["pg_surgery"])
             .setup(&["CREATE EXTENSION pg_surgery"])
             .undo(&["DROP EXTENSION pg_surgery"]),
         refused("pg_import_system_collations", &["SELECT pg_import_system_collations('visited')"])

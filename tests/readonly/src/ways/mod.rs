@@ -5,11 +5,12 @@ mod definitions;
 mod engines;
 mod functions;
 mod maintenance;
+mod newer;
 mod rows;
 mod sequences;
 mod sessions;
 
-use test_cluster::Engine;
+use test_cluster::{Engine, Installation};
 
 /// What has to come of it on a read-only node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +46,27 @@ pub struct Way {
     pub run: &'static [&'static str],
     /// What makes the open node as it was, whether `run` succeeded or not.
     pub undo: &'static [&'static str],
+    /// Extensions that it is done with.
+    needs: &'static [&'static str],
+    /// The first release of PostgreSQL that has it.
+    from: u32,
+    /// The last one.
+    until: u32,
 }
 
 impl Way {
     fn new(expected: Expected, name: &'static str, run: &'static [&'static str]) -> Self {
-        Self { name, expected, setup: &[], before: &[], run, undo: &[] }
+        Self {
+            name,
+            expected,
+            setup: &[],
+            before: &[],
+            run,
+            undo: &[],
+            needs: &[],
+            from: 0,
+            until: u32::MAX,
+        }
     }
 
     fn expected(mut self, expected: Expected) -> Self {
@@ -70,6 +87,31 @@ impl Way {
     fn undo(mut self, undo: &'static [&'static str]) -> Self {
         self.undo = undo;
         self
+    }
+
+    fn needs(mut self, extensions: &'static [&'static str]) -> Self {
+        self.needs = extensions;
+        self
+    }
+
+    fn from(mut self, release: u32) -> Self {
+        self.from = release;
+        self
+    }
+
+    fn until(mut self, release: u32) -> Self {
+        self.until = release;
+        self
+    }
+
+    /// Why this PostgreSQL does not have it.
+    pub fn absent_from(&self, installation: &Installation) -> Option<String> {
+        let release = installation.major();
+        if !(self.from..=self.until).contains(&release) {
+            return Some(format!("PostgreSQL {release} does not have it"));
+        }
+        let missing = self.needs.iter().find(|name| !installation.has_extension(name))?;
+        Some(format!("the extension {missing} is not installed"))
     }
 }
 
@@ -118,6 +160,7 @@ pub fn all(engine: Engine) -> Vec<Way> {
     ways.extend(functions::ways());
     ways.extend(sequences::ways());
     ways.extend(sessions::ways());
+    ways.extend(newer::ways());
     ways.extend(engines::ways(engine));
     ways
 }

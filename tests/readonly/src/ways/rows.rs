@@ -74,6 +74,7 @@ fn writes() -> Vec<Way> {
         ])
         .undo(&["DROP TABLE late", "DROP FUNCTION later()"]),
         refused("write to a foreign table here", &["INSERT INTO abroad VALUES (1)"])
+            .needs(&["postgres_fdw"])
             .setup(&[
                 "CREATE EXTENSION IF NOT EXISTS postgres_fdw",
                 "DO $$ BEGIN EXECUTE format('CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
@@ -176,7 +177,9 @@ fn reads() -> Vec<Way> {
             "parallel SELECT",
             &[
                 "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
-                 SET min_parallel_table_scan_size = 0; SET force_parallel_mode = on",
+                 SET min_parallel_table_scan_size = 0;
+                 SELECT set_config(name, 'on', false) FROM pg_settings
+                  WHERE name IN ('force_parallel_mode', 'debug_parallel_query')",
                 "SELECT sum(n) FROM t",
             ],
         ),
