@@ -71,8 +71,8 @@ fn code() -> Vec<Way> {
                  AS 'INSERT INTO t (n) VALUES (1)'",
             ])
             .undo(&["DROP FUNCTION as_writer()"])
-            // Since 18 no function can be given this setting.
-            .until(17),
+            // Since 16 no function can be given this setting.
+            .until(15),
         refused("another connection to this node", &[
             "SELECT dblink_exec('{conninfo}', 'INSERT INTO t (n) VALUES (1)')",
         ])
