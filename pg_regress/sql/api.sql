@@ -4,7 +4,9 @@
 \t
 -- Some releases of Citus have functions of the same names and arguments: here ours are meant.
 SET search_path = public, pg_catalog;
--- Since PostgreSQL 17 the row types of tables and views are members beside these.
+-- Since PostgreSQL 17 the row types of tables and views are members beside these.  Citus warns of a view
+-- that is here alone.
+SET client_min_messages = error;
 CREATE TEMP VIEW members AS
 SELECT d.classid, d.objid, d.objsubid
   FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
@@ -12,6 +14,7 @@ SELECT d.classid, d.objid, d.objsubid
    AND NOT (d.classid = 'pg_type'::regclass
             AND EXISTS (SELECT FROM pg_type t JOIN pg_class c ON c.reltype IN (t.oid, t.typelem)
                          WHERE t.oid = d.objid AND c.relkind <> 'c'));
+RESET client_min_messages;
 
 -- Functions, without the aliases: where Citus has these itself, the extension has not.
 SELECT format('%s -> %s%s%s', f.oid::regprocedure, pg_get_function_result(f.oid),
