@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Its file's name.
 pub const FILE: &str = "manifest.json";
@@ -45,6 +46,29 @@ pub struct Backup {
     pub nodes: Vec<Node>,
     /// Nodes that the catalog knows and this backup has no copy of, with the reason.
     pub missing: Vec<Missing>,
+    /// SHA-256 over all of this without it, as [`Backup::sum`] takes it; none in one that was written by hand.
+    #[serde(default)]
+    pub checksum: Option<String>,
+}
+
+impl Backup {
+    /// With its checksum.
+    pub fn sealed(self) -> Backup {
+        let checksum = Some(self.sum());
+        Backup { checksum, ..self }
+    }
+
+    /// Whether it is what was written.
+    pub fn is_as_written(&self) -> bool {
+        self.checksum.as_ref().is_none_or(|checksum| *checksum == self.sum())
+    }
+
+    fn sum(&self) -> String {
+        let bare = Backup { checksum: None, ..self.clone() };
+        // Fields are written in the order in which they are declared, so that equal ones give equal texts.
+        let text = serde_json::to_vec(&bare).unwrap_or_default();
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// The block.
@@ -77,6 +101,10 @@ pub struct Node {
     pub forks: Vec<Fork>,
     /// What the copy has to reach.
     pub wal_lsn: String,
+    /// Where its WAL was when its copy by another tool had ended, still under the block: a copy that goes further was made
+    /// later, and does not fit the others.
+    #[serde(default)]
+    pub held_until: Option<String>,
     /// `server_version` of the node.
     pub postgresql: String,
     /// The size of the copy; where a tool keeps it elsewhere, that of the node's databases, or 0 if that is not known.

@@ -12,7 +12,8 @@ use common::pgbackrest::PgBackRest;
 use common::{Ended, run};
 use fence_tests::on_each_engine;
 use test_cluster::{
-    Bank, Cluster, Engine, HOST, PATIENCE, Places, Result, SUPERUSER, whole_matrix,
+    Bank, Cluster, Engine, HOST, Installation, PATIENCE, Places, Result, SUPERUSER, StopMode,
+    WalMethod, give_tree_to_server_user, whole_matrix,
 };
 
 /// A subcommand on the coordinator, as the servers' user.
@@ -72,7 +73,23 @@ fn copies_of_pgbackrest_under_a_block_come_back_whole() {
             "pgbackrest",
             "bring it there",
         ]);
+        // Somebody's next backup of one node, which the tool would bring unless told otherwise.
+        let label = |info: &str| -> String {
+            let whole: serde_json::Value = serde_json::from_str(info).expect("JSON");
+            whole[0]["backup"][0]["label"].as_str().expect("a label").to_owned()
+        };
+        let set = format!("--set={}", label(&tool.run(1, &["info", "--output=json"]).out));
+        tool.run(1, &["--type=full", "backup"]);
         tool.restore(&places, &[]);
+        run(&mut restore_all(&dir, &places, &[])).expect(1).complains_of(&[
+            "node 1",
+            "goes on from WAL",
+            "the end of the block",
+            "their newest",
+        ]);
+        let data = places.nodes()[1].data_dir();
+        std::fs::remove_dir_all(&data).expect("a directory");
+        tool.restore_to(1, &data, &[&set]);
         run(&mut restore_all(&dir, &places, &[])).expect(0);
         let restored = finished(places)?;
         let audit = bank.audit(&restored, summary.transfers_before(began))?;
@@ -148,10 +165,13 @@ fn copies_of_any_time_come_to_one_restore_point() {
         let places = cluster.places()?;
         tool.restore(&places, &[]);
         run(&mut restore_all(&dir, &places, &[])).expect(1).complains_of(&[
-            "begun at WAL",
-            "after the restore point \"nightly-",
-            "had ended before",
+            "goes on from WAL",
+            "the restore point \"nightly-",
+            "Nothing has been changed",
         ]);
+        for node in places.nodes() {
+            assert!(!node.data_dir().join("citus_fence.restore").exists(), "it was touched");
+        }
         Ok(())
     });
 }
@@ -190,6 +210,95 @@ fn per_host(dir: &Path, places: &Places) {
 }
 
 #[test]
+fn another_point_of_the_same_name_and_a_server_that_is_no_copy_are_found() {
+    on_each_engine(|engine| {
+        let archive = tempfile::tempdir().expect("a folder");
+        let path = archive.path().display().to_string();
+        give_tree_to_server_user(archive.path())?;
+        let mut builder = Cluster::builder(engine).workers(1).setting("archive_mode", "on");
+        for group in 0..2 {
+            std::fs::create_dir(archive.path().join(group.to_string())).expect("a folder");
+            builder =
+                builder.node_setting(group, "archive_command", &format!("cp %p {path}/{group}/%f"));
+        }
+        give_tree_to_server_user(archive.path())?;
+        let cluster = builder.build()?;
+        let copies = |round: &str, places: &Places| -> Result<()> {
+            for (group, node) in cluster.nodes().iter().enumerate() {
+                let copy = cluster.copy_target(round, group)?;
+                node.base_backup(&copy, WalMethod::Fetch)?;
+                std::fs::rename(&copy, places.nodes()[group].data_dir()).expect("a place");
+            }
+            Ok(())
+        };
+        let point = |name: &str| -> Result<PathBuf> {
+            let dir = free_place(&cluster, name)?;
+            let words = ["--exact-name", "same", "--dir", &dir.display().to_string()];
+            run(on_coordinator(&cluster, "restore-point").args(words)).expect(0);
+            Ok(dir)
+        };
+        let command = format!("cp {path}/{{groupid}}/%f %p");
+        let places = cluster.places()?;
+        copies("early", &places)?;
+        let first = point("first")?;
+        let second = point("second")?;
+        // Recovery stops at the first of the name.
+        run(&mut restore_all(&second, &places, &["--restore-command", &command]))
+            .expect(1)
+            .complains_of(&["recovery has stopped at WAL", "\"same\" is at", "another one"]);
+        let places = cluster.places()?;
+        copies("again", &places)?;
+        run(&mut restore_all(&first, &places, &["--restore-command", &command]))
+            .expect(1)
+            .complains_of(&["goes on from WAL"]);
+
+        // Production itself, stopped, is no copy of its own, and nothing of it is touched.
+        let mut restore = as_servers_user(&["restore", "all"]);
+        restore.arg("--bindir").arg(Installation::current()?.bindir()).arg(&second);
+        for (group, node) in cluster.nodes().iter().enumerate() {
+            node.stop(StopMode::Fast)?;
+            let port = places.nodes()[group].port();
+            restore.arg("--to").arg(format!("{group}={HOST}:{port},{}", node.data_dir().display()));
+        }
+        run(restore.args(["--restore-command", &command]))
+            .expect(1)
+            .complains_of(&["or no copy", "Nothing has been changed"]);
+        for node in cluster.nodes() {
+            node.start()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_copy_whose_restore_was_cut_off_does_not_start() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let dir = backup(&cluster, "cut")?;
+        let places = cluster.places()?;
+        // Its first start finds no superuser, and so it ends in the middle.
+        run(&mut restore_all(&dir, &places, &["--superuser", "nobody_of_that_name"])).expect(1);
+        for node in places.nodes() {
+            assert!(node.data_dir().join("global/pg_control").is_file(), "it was not copied");
+        }
+        // Not even by whoever gives it a configuration.
+        for node in places.nodes() {
+            let kept = node.data_dir().join("postgresql.conf.during-restore");
+            let conf = node.data_dir().join("postgresql.conf");
+            assert!(!conf.exists());
+            std::fs::copy(kept, &conf).expect("a configuration");
+            give_tree_to_server_user(&conf)?;
+        }
+        places.configure()?;
+        let refusal = places.start().expect_err("a copy that knows production has started");
+        assert!(refusal.to_string().contains("postgresql.auto.conf"), "{refusal}");
+        run(&mut restore_all(&dir, &places, &[])).expect(0);
+        finished(places)?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_command_that_fails_is_named_and_leaves_nothing_and_no_block() {
     on_each_engine(|engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
@@ -203,6 +312,11 @@ fn a_command_that_fails_is_named_and_leaves_nothing_and_no_block() {
         assert!(!dir.exists(), "what was made is gone");
         let state = "SELECT state FROM citus_backup_block_status()";
         assert_eq!(cluster.coordinator().query_value(state)?, "inactive");
+
+        // Nor is one good that has not ended with its command.
+        exec("sleep 600 & exit 0").expect(1).complains_of(&["left processes behind"]);
+        assert!(!dir.exists());
+        exec(" ").expect(2);
 
         // What the command is told is true of each node; a shell gets nothing that it would take apart.
         let told = "test -d {datadir}/base && test \"$CITUS_FENCE_NODE_GROUPID\" = {groupid} && \

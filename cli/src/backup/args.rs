@@ -23,7 +23,7 @@ pub struct BackupArgs {
     pub max_rate: Option<Rate>,
     /// Copy each node by this command instead, run by /bin/sh for all nodes at once; {name}, {host}, {port}, {groupid} and
     /// {datadir} stand for the node
-    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["max_rate", "bindir"])]
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["max_rate", "bindir"], value_parser = command)]
     pub exec: Option<String>,
     /// Where pg_basebackup and pg_verifybackup are [default: PATH, or what pg_config says]
     #[arg(long, value_name = "DIR")]
@@ -39,6 +39,13 @@ pub struct Rate {
     pub text: String,
     /// In bytes.
     pub bytes: u64,
+}
+
+fn command(text: &str) -> Result<String, &'static str> {
+    match text.trim().is_empty() {
+        true => Err("it says no command"),
+        false => Ok(text.to_owned()),
+    }
 }
 
 fn rate(text: &str) -> Result<Rate, &'static str> {

@@ -96,7 +96,18 @@ impl Job {
         })?;
         match status {
             None => Ok(false),
-            Some(status) if status.success() => Ok(true),
+            Some(status) if status.success() && self.group.left_nothing() => Ok(true),
+            Some(status) if status.success() => Err(Failure::Node {
+                node: self.node.clone(),
+                what: format!(
+                    "{} has ended, and left processes behind that still run: its copy may not be whole",
+                    self.program
+                ),
+                todo: Some(
+                    "Let it end when its copy has: without & and nohup, and with `wait`."
+                        .to_owned(),
+                ),
+            }),
             Some(status) => Err(self.failed(status)),
         }
     }

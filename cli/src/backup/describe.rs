@@ -111,11 +111,12 @@ pub fn copy(
 pub fn elsewhere(
     source: &Source,
     held: &HeldNode,
+    held_until: Option<String>,
     tool: &str,
     stop: &Stop,
 ) -> Result<manifest::Node, Failure> {
     let forks = source.forks(held.timeline, stop)?;
-    Ok(manifest::Node { forks, ..node(source, held, tool) })
+    Ok(manifest::Node { forks, held_until, ..node(source, held, tool) })
 }
 
 fn node(source: &Source, held: &HeldNode, tool: &str) -> manifest::Node {
@@ -128,6 +129,7 @@ fn node(source: &Source, held: &HeldNode, tool: &str) -> manifest::Node {
         timeline: held.timeline,
         forks: Vec::new(),
         wal_lsn: held.wal_lsn.clone(),
+        held_until: None,
         postgresql: source.identity.postgresql.clone(),
         bytes: source.bytes.unwrap_or(0),
         data: None,
@@ -156,6 +158,7 @@ pub fn backup(
         point,
         nodes,
         missing: Vec::new(),
+        checksum: None,
     }
 }
 
@@ -165,7 +168,7 @@ pub fn finish(folder: Folder, backup: &Backup, stop: &Stop) -> Result<(), Failur
     if let Some(signal) = stop.signal() {
         return Err(Failure::ToldToStop { signal });
     }
-    write_json(&folder.path.join(manifest::FILE), backup)?;
+    write_json(&folder.path.join(manifest::FILE), &backup.clone().sealed())?;
     folder.keep();
     Ok(())
 }

@@ -56,6 +56,29 @@ pub fn filled_in(text: &str, source: &Source) -> Result<String, Failure> {
     Ok(command)
 }
 
+/// It, as the manifest and messages have it: without the values that look like passwords.
+pub fn shown(text: &str) -> String {
+    let is_secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["pass", "secret", "token", "key"].iter().any(|part| name.contains(part))
+    };
+    let mut hide_next = false;
+    let words = text.split(' ').map(|word| {
+        if std::mem::take(&mut hide_next) && !word.starts_with('-') {
+            return "****".to_owned();
+        }
+        match word.split_once('=') {
+            Some((name, _)) if is_secret(name) => format!("{name}=****"),
+            None if word.starts_with("--") && is_secret(word) => {
+                hide_next = true;
+                word.to_owned()
+            }
+            _ => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// It, as it is run for a node.
 pub fn command(text: &str, source: &Source, held: &Held, folder: &Path) -> Command {
     let mut command = Command::new("/bin/sh");
@@ -71,4 +94,21 @@ pub fn command(text: &str, source: &Source, held: &Held, folder: &Path) -> Comma
         command.env("CITUS_FENCE_NODE_WAL_LSN", &node.wal_lsn);
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn what_looks_like_a_password_is_not_kept() {
+        for (text, kept) in [
+            ("PGPASSWORD=x pgbackrest backup", "PGPASSWORD=**** pgbackrest backup"),
+            ("a --cipher-pass x --stanza=n", "a --cipher-pass **** --stanza=n"),
+            ("a --repo1-s3-key=x b", "a --repo1-s3-key=**** b"),
+            ("barman backup --wait n{groupid}", "barman backup --wait n{groupid}"),
+        ] {
+            assert_eq!(shown(text), kept);
+        }
+    }
 }

@@ -56,15 +56,21 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
         source.keep_config(&folder)?;
     }
 
-    let (block, held_nodes, about) = {
+    let (block, held_nodes, about, positions) = {
         let held = lease::begin(&destination, &args.hold.terms(), stop)?;
         let left_out = sources.extract_if(.., |source| source.node.is_left_out(&held.nodes));
         missing.extend(left_out.map(|source| source.node.missing(&NOT_HELD)));
         let copied = copy(&tool, &folder, &sources, &held, stop, output);
-        let about = copied.and_then(|()| describe::about(&held, stop));
+        let positions = copied.and_then(|()| match &tool {
+            // How far its copies go stands in them.
+            Tool::BaseBackup(_) => Ok(BTreeMap::new()),
+            Tool::Command(_) => source::positions(&sources, stop),
+        });
+        let about = positions.and_then(|at| Ok((at, describe::about(&held, stop)?)));
         let nodes = held.nodes.clone();
         let block = describe::end(held);
-        (block, nodes, about?)
+        let (positions, about) = about?;
+        (block, nodes, about, positions)
     };
     let block = block?;
 
@@ -83,7 +89,10 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
                 reached::require(&source.node, &data, held.timeline, &held.wal_lsn)?;
                 describe::copy(&folder, source, held, &data)?
             }
-            Some(command) => describe::elsewhere(source, held, command, stop)?,
+            Some(command) => {
+                let until = positions.get(&source.node.groupid).cloned();
+                describe::elsewhere(source, held, until, &exec::shown(command), stop)?
+            }
         });
     }
     let backup =

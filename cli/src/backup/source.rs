@@ -88,6 +88,16 @@ pub fn look_at_all(nodes: &[Node], stop: &Stop) -> Result<(Vec<Source>, Vec<Miss
     nodes::each(nodes, |node| look(node, stop))
 }
 
+/// Where each node's WAL is by now.
+pub fn positions(sources: &[Source], stop: &Stop) -> Result<BTreeMap<i32, String>, Failure> {
+    let one = |source: &Source| {
+        let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+        let reply = source.node.talk(stop)?.ask("WAL position", sql)?;
+        Ok((source.node.groupid, reply.single_value()?.to_owned()))
+    };
+    sources.iter().map(one).collect()
+}
+
 /// Asks it.
 fn look(node: &Node, stop: &Stop) -> Result<Source, Failure> {
     let mut talk = node.talk(stop)?;

@@ -19,8 +19,10 @@ use super::plan::{self, Address, Place, Plan};
 use super::programs::Programs;
 use super::stage::{Progress, Stage};
 use super::steps::Work;
+use crate::backup::copies::{self, Job};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::nodes::called;
 use crate::output::Output;
 use crate::signals::Stop;
 
@@ -102,12 +104,20 @@ fn on_this_host(
     let programs = Programs::find(args.bindir.as_deref());
     let work = Work { plan: &plan, programs: &programs, args, users: users(args), stop };
     let places = &plan.places;
+    let _locks = places.iter().map(place::lock).collect::<Result<Vec<_>, _>>()?;
     let progress = match to {
         UpTo::TheEnd | UpTo::ThePoint => {
             for address in &plan.addresses {
                 place::nothing_answers(address)?;
             }
-            on_all(places, |place| place::settle(&plan, place, stop))?
+            let look = |place: &Place| place::look(&plan, place, &programs, stop);
+            let former = places.iter().map(look).collect::<Result<Vec<_>, _>>()?;
+            if !args.no_verify {
+                verify(&plan, places.iter().zip(&former), &programs, stop)?;
+            }
+            on_all(places.iter().zip(former), |(place, former)| {
+                place::settle(&plan, place, former, stop)
+            })?
         }
         UpTo::EndFromPoint { all_reached } => reached(&plan, all_reached)?,
     };
@@ -142,6 +152,26 @@ fn on_this_host(
     };
     output.result(&report, lines)?;
     Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// Compares what is about to be copied with what was written.
+fn verify<'a>(
+    plan: &Plan,
+    nodes: impl Iterator<Item = (&'a Place, &'a Option<Progress>)>,
+    programs: &Programs,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let program = programs.path("pg_verifybackup");
+    let mut jobs = Vec::new();
+    for (place, former) in nodes {
+        let is_there = former.as_ref().is_some_and(|former| former.stage > Stage::Copying);
+        if let (Some(copy), false) = (&place.node.data, is_there) {
+            let name = called(&place.node.name, place.node.port, place.group());
+            let mut command = copies::verify(&program, &plan.dir.join(copy));
+            jobs.push(Job::start(name, "pg_verifybackup", &mut command)?);
+        }
+    }
+    copies::wait(jobs, None, &mut || {}, stop)
 }
 
 /// The nodes of this host, all of which are at the point or beyond.

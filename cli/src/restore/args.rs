@@ -76,6 +76,9 @@ pub struct WhatArgs {
     /// Where PostgreSQL's programs are [default: beside this program, else in PATH]
     #[arg(long, value_name = "DIRECTORY")]
     pub bindir: Option<PathBuf>,
+    /// Do not compare each copy in DIR with its checksums before it is copied
+    #[arg(long)]
+    pub no_verify: bool,
     /// A superuser of the copies [default: postgres, else this user's name]
     #[arg(long, value_name = "NAME")]
     pub superuser: Option<String>,

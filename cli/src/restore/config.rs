@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::fault::{At, Fault};
-use super::place::FORMER_AUTO_CONF;
+use super::guard::FORMER_AUTO_CONF;
 use super::plan::Place;
 use super::programs::Control;
 

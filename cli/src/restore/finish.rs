@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::args::FinishArgs;
 use super::config::{QUIET, settings};
-use super::place::FORMER_AUTO_CONF;
+use super::guard::FORMER_AUTO_CONF;
 use crate::check::{self, Age, Cluster, ask, has_citus, open, params};
 use crate::connection::Destination;
 use crate::exit::Exit;

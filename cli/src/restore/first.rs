@@ -139,6 +139,14 @@ impl<'a> FirstStart<'a> {
         }
     }
 
+    /// The last record that it has replayed, if it has replayed any.
+    pub fn last_record(&self) -> Result<Option<String>, Fault> {
+        let path = self.private.join("log");
+        let text = String::from_utf8_lossy(&fs::read(&path).at("read", &path)?).into_owned();
+        let last = text.rsplit_once("redo done at ");
+        Ok(last.and_then(|(_, rest)| rest.split_whitespace().next()).map(str::to_owned))
+    }
+
     /// A session with one of its databases.
     pub fn connect(&self, user: &str, database: &str) -> Result<Talk<'a>, Failure> {
         let host = self.private.display().to_string();

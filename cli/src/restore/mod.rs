@@ -6,6 +6,8 @@
 //! | `fault` | what can go wrong |
 //! | `plan` | from options and manifest to what is to be where |
 //! | `place` | files to their place, and whether they may be started there |
+//! | `bounds` | from where to where a copy goes in the WAL |
+//! | `guard` | what keeps a copy from being started too early |
 //! | `running` | whether a server runs on a directory |
 //! | `programs` | PostgreSQL's own programs |
 //! | `config` | the configuration of the first start, and that of the second |
@@ -18,10 +20,12 @@
 
 mod all;
 pub mod args;
+mod bounds;
 mod config;
 mod fault;
 mod finish;
 mod first;
+mod guard;
 mod place;
 mod plan;
 mod programs;

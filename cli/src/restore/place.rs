@@ -8,26 +8,23 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
 use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
-use super::programs::{Control, Programs};
-use super::running;
+use super::programs::Programs;
 use super::stage::{self, Progress, Stage};
-use crate::durable;
+use super::{bounds, guard, running};
 use crate::failure::Failure;
-use crate::lsn;
 use crate::signals::Stop;
 
 /// How long an address may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// What ALTER SYSTEM has set in production.
-pub const AUTO_CONF: &str = "postgresql.auto.conf";
-/// Where that is kept: nothing of it may count before this program says so.
-pub const FORMER_AUTO_CONF: &str = "postgresql.auto.conf.before-restore";
-
 /// What a copy does not bring along: who runs on the source, and what an earlier restore of it has left.
-const LEFT_BEHIND: [&str; 4] = ["postmaster.pid", "postmaster.opts", stage::FILE, FORMER_AUTO_CONF];
+const LEFT_BEHIND: [&str; 4] =
+    ["postmaster.pid", "postmaster.opts", stage::FILE, guard::FORMER_AUTO_CONF];
 
 /// Refuses an address at which anything answers: a copy would believe it to be its node.
 pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
@@ -55,47 +52,57 @@ pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
     }
 }
 
-/// Puts a copy's label back where its recovery was interrupted.  The server puts it aside when it begins, and without it,
-/// and without an archive, a second start does not know the end of the backup when it comes, and dies there ("WAL ends
-/// before end of online backup", PostgreSQL 15.20).  With it recovery begins anew at the backup's checkpoint, as it did
-/// the first time.
-///
-/// The control file names the backup's start until that recovery has ended, so that no label of another backup counts,
-/// and none once anything new has been written.
-pub fn give_label_back(data: &Path, control: &Control) -> Result<(), Fault> {
-    let start = control.get("Backup start location")?;
-    let (label, aside) = (data.join("backup_label"), data.join("backup_label.old"));
-    if start == "0/0" || label.exists() {
-        return Ok(());
-    }
-    let text = match fs::read_to_string(&aside) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.at("read", &aside)?,
-    };
-    if start_of(&text) == Some(start) {
-        fs::rename(&aside, &label).at("rename", &aside)?;
-        durable::sync_directory(data).at("sync", data)?;
-    }
-    Ok(())
+/// One restore at a time on a data directory. Made by it, and left empty, the directory goes again.
+pub struct Lock {
+    _held: Flock<fs::File>,
+    made: Option<PathBuf>,
 }
 
-/// Brings the files there, unless they are there.
-pub fn settle(plan: &Plan, place: &Place, stop: &Stop) -> Result<Progress, Failure> {
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made {
+            // Not if anything is in it.
+            let _ = fs::remove_dir(made);
+        }
+    }
+}
+
+/// Takes it.
+pub fn lock(place: &Place) -> Result<Lock, Fault> {
     let data = &place.to.data;
-    let progress = match fs::symlink_metadata(data) {
-        Ok(_) => Progress::read(data)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => return Err(error).at("look at", data).map_err(Failure::from),
+    let made = match DirBuilder::new().mode(0o700).create(data) {
+        Ok(()) => Some(data.clone()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(place.refused(
+                format!("{} cannot be made: the directory above it does not exist", data.display()),
+                "Make that one first, as the servers' user.",
+            ));
+        }
+        Err(error) => return Err(error).at("make", data),
     };
-    let fresh = |tablespaces| Progress {
-        restore_id: plan.restore_id.clone(),
-        group: place.group(),
-        stage: Stage::Copying,
-        private: None,
-        tablespaces,
-        found: Vec::new(),
-    };
-    let mut progress = match (progress, &place.node.data) {
+    let directory = fs::File::open(data).at("open", data)?;
+    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(Lock { _held: held, made }),
+        Err((_, Errno::EWOULDBLOCK)) => Err(place.refused(
+            format!("another restore is at work on {}", data.display()),
+            "Wait until it has ended.",
+        )),
+        Err((_, errno)) => Err(errno).at("lock", data),
+    }
+}
+
+/// How far a node has come, if anything has been done. Refuses what cannot be gone on with, and changes nothing: that
+/// it is so of all nodes is known before any of them is touched.
+pub fn look(
+    plan: &Plan,
+    place: &Place,
+    programs: &Programs,
+    stop: &Stop,
+) -> Result<Option<Progress>, Failure> {
+    let data = &place.to.data;
+    let former = Progress::read(data)?;
+    match (&former, &place.node.data) {
         (Some(former), _)
             if former.restore_id != plan.restore_id || former.group != place.group() =>
         {
@@ -111,35 +118,66 @@ pub fn settle(plan: &Plan, place: &Place, stop: &Stop) -> Result<Progress, Failu
             );
             return Err(place.refused(what, todo).into());
         }
-        (Some(former), _) if former.stage > Stage::Copying => return Ok(former),
-        (Some(former), Some(_)) => {
-            running::refuse_running(place, None, stop)?;
+        (Some(former), _) if former.stage > Stage::Copying => {}
+        (Some(_), Some(_)) => running::refuse_running(place, None, stop)?,
+        (None, Some(_)) => refuse_occupied(place, data)?,
+        (_, None) => adoptable(plan, place, programs, stop)?,
+    }
+    if former.as_ref().is_none_or(|former| former.stage == Stage::Copying)
+        && place.node.data.is_some()
+    {
+        let known = former.as_ref().map(|former| former.tablespaces.clone()).unwrap_or_default();
+        for (_, _, new) in tablespaces(plan, place)? {
+            if !known.contains(&new) {
+                refuse_occupied(place, &new)?;
+            }
+        }
+    }
+    Ok(former)
+}
+
+/// Brings the files there, unless they are there.
+pub fn settle(
+    plan: &Plan,
+    place: &Place,
+    former: Option<Progress>,
+    stop: &Stop,
+) -> Result<Progress, Failure> {
+    let data = &place.to.data;
+    let fresh = |stage| Progress {
+        restore_id: plan.restore_id.clone(),
+        group: place.group(),
+        stage,
+        private: None,
+        tablespaces: Vec::new(),
+        found: Vec::new(),
+    };
+    let Some(copy) = &place.node.data else {
+        return match former {
+            Some(former) => Ok(former),
+            None => {
+                adopt(data)?;
+                let progress = fresh(Stage::Copied);
+                progress.write(data)?;
+                Ok(progress)
+            }
+        };
+    };
+    let mut progress = match former {
+        Some(former) if former.stage > Stage::Copying => return Ok(former),
+        Some(former) => {
             for directory in former.tablespaces.iter().chain([data]) {
                 clear(directory)?;
             }
             former
         }
-        (None, Some(_)) => {
-            refuse_occupied(place, data)?;
-            fresh(Vec::new())
-        }
-        (_, None) => {
-            let progress = Progress { stage: Stage::Copied, ..fresh(Vec::new()) };
-            adopt(place, data, stop)?;
-            progress.write(data)?;
-            return Ok(progress);
-        }
+        None => fresh(Stage::Copying),
     };
-    let Some(copy) = &place.node.data else { return Ok(progress) };
     let tablespaces = tablespaces(plan, place)?;
-    for (_, _, new) in &tablespaces {
-        if !progress.tablespaces.contains(new) {
-            refuse_occupied(place, new)?;
-        }
-    }
     make_private(data)?;
     progress.tablespaces = tablespaces.iter().map(|(_, _, new)| new.clone()).collect();
     progress.write(data)?;
+    guard::close(data)?;
     for (_, from, new) in &tablespaces {
         make_private(new)?;
         copy_tree(place, from, new, stop)?;
@@ -154,7 +192,6 @@ pub fn settle(plan: &Plan, place: &Place, stop: &Stop) -> Result<Progress, Failu
         let file = fs::File::open(directory).at("open", directory)?;
         nix::unistd::syncfs(file).at("sync", directory)?;
     }
-    set_former_settings_aside(data)?;
     progress.stage = Stage::Copied;
     progress.write(data)?;
     Ok(progress)
@@ -203,8 +240,9 @@ fn refuse_occupied(place: &Place, directory: &Path) -> Result<(), Fault> {
     }
 }
 
-/// A copy that a tool has brought to its place.
-fn adopt(place: &Place, data: &Path, stop: &Stop) -> Result<(), Failure> {
+/// Refuses what is no copy that a tool has brought to its place, or not the one that is meant.
+fn adoptable(plan: &Plan, place: &Place, programs: &Programs, stop: &Stop) -> Result<(), Failure> {
+    let data = &place.to.data;
     if !data.join("global/pg_control").is_file() {
         return Err(place
             .refused(
@@ -217,21 +255,18 @@ fn adopt(place: &Place, data: &Path, stop: &Stop) -> Result<(), Failure> {
             .into());
     }
     running::refuse_running(place, None, stop)?;
-    check_links(place, data)?;
-    for name in [LEFT_BEHIND[0], LEFT_BEHIND[1]] {
-        remove_if_there(&data.join(name))?;
-    }
-    set_former_settings_aside(data)?;
+    check_identity(place, programs, stop)?;
+    bounds::begun_in_time(plan, place, &programs.control(place.group(), data, stop)?)?;
     Ok(())
 }
 
-/// Takes production's ALTER SYSTEM out of force. Once: what is there at a second time is this program's.
-fn set_former_settings_aside(data: &Path) -> Result<(), Fault> {
-    let path = data.join(AUTO_CONF);
-    match fs::rename(&path, data.join(FORMER_AUTO_CONF)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).at("rename", &path),
-        _ => durable::sync_directory(data).at("sync", data),
+/// Takes production's settings in it out of force.
+fn adopt(data: &Path) -> Result<(), Fault> {
+    for name in [LEFT_BEHIND[0], LEFT_BEHIND[1]] {
+        remove_if_there(&data.join(name))?;
     }
+    guard::set_former_aside(data)?;
+    guard::close(data)
 }
 
 /// Refuses links that lead out, and turns those to their new place that have one.
@@ -311,36 +346,6 @@ pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result
     Ok(())
 }
 
-/// Refuses a copy that was begun after the point: recovery goes forward only.
-pub fn check_begun_before(place: &Place, data: &Path, point: &str) -> Result<(), Fault> {
-    let path = data.join("backup_label");
-    let text = match fs::read_to_string(&path) {
-        // Of a volume snapshot, or of one that has been recovered.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.at("read", &path)?,
-    };
-    let start = start_of(&text);
-    let number = |lsn: Option<&str>| lsn.and_then(lsn::number);
-    match (number(start), number(Some(&place.node.wal_lsn))) {
-        (Some(begun), Some(at)) if begun > at => Err(place.refused(
-            format!(
-                "{} is a copy that was begun at WAL {}, after the restore point \"{point}\" at {}",
-                data.display(),
-                start.unwrap_or_default(),
-                place.node.wal_lsn
-            ),
-            "Bring a copy there that had ended before the point was made.",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Where a backup was begun, as its label says.
-fn start_of(label: &str) -> Option<&str> {
-    let line = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION: "));
-    line.and_then(|place| place.split_whitespace().next())
-}
-
 /// A directory of its own, closed to others, or an empty one that is there.
 fn make_private(directory: &Path) -> Result<(), Fault> {
     match DirBuilder::new().mode(0o700).create(directory) {
@@ -385,7 +390,11 @@ fn copy_tree(place: &Place, from: &Path, to: &Path, stop: &Stop) -> Result<(), F
                 return Err(Failure::ToldToStop { signal });
             }
             let entry = entry.at("read", &from_directory)?;
-            let (path, target) = (entry.path(), to_directory.join(entry.file_name()));
+            let name = match from_directory == from {
+                true => guard::kept_as(&entry.file_name()),
+                false => entry.file_name(),
+            };
+            let (path, target) = (entry.path(), to_directory.join(name));
             let metadata = fs::symlink_metadata(&path).at("look at", &path)?;
             let left_behind = || LEFT_BEHIND.iter().any(|name| entry.file_name() == *name);
             if metadata.is_dir() {

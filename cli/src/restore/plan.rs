@@ -182,6 +182,9 @@ pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
         return Err(no(format!("it is \"{}\" version {}", head.format, head.version)));
     }
     let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
+    if !backup.is_as_written() {
+        return Err(no("it is not what was written: its checksum is another".into()));
+    }
     // Paths lead below the directory, whoever has written them.
     let is_below = |path: &PathBuf| {
         path.components().all(|part| matches!(part, std::path::Component::Normal(_)))

@@ -12,7 +12,7 @@ use super::place;
 use super::plan::{Place, Plan};
 use super::programs::Programs;
 use super::stage::{Progress, Stage};
-use super::{rewrite, running};
+use super::{bounds, guard, rewrite, running};
 use crate::durable;
 use crate::failure::Failure;
 use crate::signals::Stop;
@@ -37,16 +37,13 @@ impl Work<'_> {
         }
         place::check_identity(place, self.programs, self.stop)?;
         place::check_links(place, data)?;
-        if let Some(point) = &self.plan.point {
-            if self.restore_command(place)?.is_none() {
-                let what =
-                    format!("recovery to the restore point \"{}\" needs its archive", point.name);
-                let todo = "Say with --restore-command how a WAL file is brought from there.";
-                return Err(place.refused(what, todo).into());
-            }
-            if point.is_known && progress.stage < Stage::Reached {
-                place::check_begun_before(place, data, &point.name)?;
-            }
+        if let Some(point) = &self.plan.point
+            && self.restore_command(place)?.is_none()
+        {
+            let what =
+                format!("recovery to the restore point \"{}\" needs its archive", point.name);
+            let todo = "Say with --restore-command how a WAL file is brought from there.";
+            return Err(place.refused(what, todo).into());
         }
         for name in ["postmaster.pid", "standby.signal", "citus_fence.read_only"] {
             place::remove_if_there(&data.join(name))?;
@@ -89,7 +86,7 @@ impl Work<'_> {
         let major = self.programs.check_version(place.group(), data, self.stop)?;
         let control = self.programs.control(place.group(), data, self.stop)?;
         if matches!(recovery, Recovery::Own) {
-            place::give_label_back(data, &control)?;
+            bounds::give_label_back(data, &control)?;
         }
         let private = private_directory()?;
         progress.private = Some(private.clone());
@@ -97,8 +94,10 @@ impl Work<'_> {
         progress.write(data)?;
         let configuration =
             config::first(place, &private, &control, &self.args.preload, recovery, major)?;
+        let opened = guard::open(data)?;
         let server = FirstStart::begin(place, self.programs, &private, &configuration, self.stop)?;
         let end = task(server, progress);
+        drop(opened);
         self.leave_private(data, progress)?;
         end
     }
@@ -125,7 +124,7 @@ impl Work<'_> {
             let control = self.programs.control(place.group(), data, self.stop)?;
             // It shuts down in recovery at the point, and dies in recovery where the archive ends before it.
             match control.get("Database cluster state")? {
-                "shut down in recovery" => Ok(()),
+                "shut down in recovery" => Ok(bounds::is_at_the_point(self.plan, place, &control)?),
                 _ => Err(server.ended(None)),
             }
         })
@@ -193,6 +192,9 @@ impl Work<'_> {
         };
         self.started(place, progress, recovery, |mut server, progress| {
             server.await_ready()?;
+            if self.plan.point.is_none() {
+                bounds::ended_in_time(place, server.last_record()?.as_deref())?;
+            }
             let mut notes = rewrite::Notes::of(progress, data);
             rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
             server.shut_down()
@@ -215,8 +217,9 @@ impl Work<'_> {
         let group = place.group();
         if progress.stage < Stage::Prepared {
             let text = config::quiet(&config::former(data)?, place, &self.plan.restore_id);
-            let path = data.join(place::AUTO_CONF);
+            let path = data.join(guard::AUTO_CONF);
             durable::write(&path, text.as_bytes()).at("write", &path)?;
+            guard::give_conf_back(data)?;
         }
         let own = data.join("postgresql.conf");
         let config_file = match (&place.to.config, own.is_file()) {
@@ -259,7 +262,7 @@ impl Work<'_> {
         let own_file = config::own_pid_file(place);
         let pid_file = ask("external_pid_file")?;
         if !pid_file.is_empty() && !own_file.contains(&pid_file) {
-            let path = data.join(place::AUTO_CONF);
+            let path = data.join(guard::AUTO_CONF);
             let text = std::fs::read_to_string(&path).at("read", &path)?;
             durable::write(&path, format!("{text}{own_file}").as_bytes()).at("write", &path)?;
         }

@@ -180,7 +180,7 @@ impl Kept {
             // Both have been found for every node by now.
             let (Some(held), Some(point)) = (held, point) else { continue };
             let held = HeldNode { wal_lsn: point.lsn.clone(), ..held.clone() };
-            nodes.push(describe::elsewhere(source, &held, "another tool", stop)?);
+            nodes.push(describe::elsewhere(source, &held, None, "another tool", stop)?);
         }
         let point = Some(made.name.clone());
         let backup = Backup {

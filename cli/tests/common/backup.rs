@@ -75,8 +75,10 @@ pub fn manifest(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("manifest.json")).expect("a manifest")).expect("JSON")
 }
 
-/// Writes one.
+/// Writes one, by hand: without a checksum.
 pub fn write_manifest(dir: &Path, manifest: &Value) {
+    let mut manifest = manifest.clone();
+    manifest.as_object_mut().expect("an object").remove("checksum");
     fs::write(dir.join("manifest.json"), manifest.to_string()).expect("a file");
 }
 
