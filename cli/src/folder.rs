@@ -24,6 +24,13 @@ impl Folder {
         let made = match private(dir) {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Failure::Directory {
+                    dir: dir.display().to_string(),
+                    what: "the directory above it does not exist".to_owned(),
+                    todo: "Make that one first.",
+                });
+            }
             Err(error) => return Err(failed("make", dir, error)),
         };
         // The links to tablespaces need a whole path.
@@ -34,7 +41,8 @@ impl Folder {
             return Err(Failure::Directory {
                 dir: dir.display().to_string(),
                 what: "it is not empty".to_owned(),
-                todo: "Name a directory that does not exist, or is empty: nothing is ever overwritten.",
+                todo: "Name a directory that does not exist, or is empty: nothing is ever overwritten. What a run that \
+                       was killed has left there has no manifest.json, and can be removed.",
             });
         }
         folder.keep = false;

@@ -25,11 +25,13 @@ use tracing::debug;
 pub const GRACE: Duration = Duration::from_secs(10);
 /// How long processes may take to go that were killed: they do at once, unless the kernel keeps them.
 const AFTER_KILL: Duration = Duration::from_secs(2);
+/// How long what a command has started may outlive it, as the members of a shell's pipe do for a moment.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The guard. It heeds none of the signals that this program heeds, or it would be gone before.
-const GUARD: &str = "trap '' HUP INT TERM; while read -r _; do :; done; \
+const GUARD: &str = "trap '' HUP INT QUIT TERM; while read -r _; do :; done; \
     kill -s TERM -- \"-$1\" && kill -s CONT -- \"-$1\" || exit 0; \
     i=0; while [ $i -lt 100 ]; do sleep 0.1; kill -s 0 -- \"-$1\" || exit 0; i=$((i+1)); done; \
     kill -s KILL -- \"-$1\"";
@@ -89,6 +91,11 @@ impl Group {
         }
     }
 
+    /// Whether what the command has started has ended too, by itself, within a moment. The command has.
+    pub fn left_nothing(&mut self) -> bool {
+        self.is_gone_within(MOMENT)
+    }
+
     /// Ends all that is left of it, and tells how the command ended.
     pub fn end(mut self, grace: Duration) -> Option<ExitStatus> {
         self.finish(grace);
@@ -133,8 +140,31 @@ impl Group {
     /// Whether nothing is left. The command itself is collected by this.
     fn is_gone(&mut self) -> bool {
         let collected = !matches!(self.ended(), Ok(None));
-        collected && killpg(self.pid, None) == Err(Errno::ESRCH)
+        collected && (killpg(self.pid, None) == Err(Errno::ESRCH) || !is_alive(self.pid))
     }
+}
+
+/// Whether any process of a group still runs. One that has ended and that nobody collects, as in a container whose first
+/// process is none that does, is still in its group, and does nothing any more.
+fn is_alive(group: Pid) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
+    let stats = entries.flatten().filter_map(|entry| {
+        let is_process = entry.file_name().to_str()?.starts_with(|c: char| c.is_ascii_digit());
+        is_process.then(|| std::fs::read_to_string(entry.path().join("stat")).ok()).flatten()
+    });
+    let mut seen = false;
+    for stat in stats {
+        seen = true;
+        // After the name, which may have anything in it: state, parent, group.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let (state, of) = (fields.next(), fields.nth(1));
+        let is_member = of.and_then(|of| of.parse().ok()) == Some(group.as_raw());
+        if is_member && !matches!(state, Some("Z" | "X")) {
+            return true;
+        }
+    }
+    // Where processes are not shown, nothing is known.
+    !seen
 }
 
 impl Drop for Group {

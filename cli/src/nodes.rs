@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use remote::{ConnInfoError, ConnParams, NodeLabel};
+use remote::{ConnInfoError, ConnParams, NodeLabel, RemoteError};
 
 use crate::connection::Destination;
 use crate::failure::Failure;
@@ -95,7 +95,19 @@ pub struct Node {
 impl Node {
     /// A session on it.
     pub fn talk<'a>(&self, stop: &'a Stop) -> Result<Talk<'a>, Failure> {
-        Talk::to(&self.destination, ANSWER_TIME, stop)
+        Talk::to(&self.destination, ANSWER_TIME, stop).map_err(|failure| match failure {
+            Failure::Remote(
+                error @ (RemoteError::Connect { .. } | RemoteError::ConnectTimeout { .. }),
+            ) => self.unfit(
+                error,
+                format!(
+                    "Is it running, and does this machine reach it? Otherwise: --node {}=CONNINFO. A node that is gone \
+                     for good is left out once citus_disable_node() has been called for it.",
+                    self.groupid
+                ),
+            ),
+            other => other,
+        })
     }
 
     /// What messages call it.
@@ -220,6 +232,12 @@ pub fn identify(node: &Node, talk: &mut Talk<'_>) -> Result<Identity, Failure> {
            FROM pg_catalog.pg_control_system()",
     )?;
     let row = only_row(&reply)?;
+    if !node.is_active {
+        let group = talk.ask("group", "SELECT groupid FROM pg_catalog.pg_dist_local_group")?;
+        if group.parse_single::<i32>()? != node.groupid {
+            return Err(node.unfit("it has never been brought into the cluster", "Activate it."));
+        }
+    }
     if row.is_true("in_recovery")? {
         return Err(node.unfit(
             "a standby answers here",

@@ -1,4 +1,4 @@
-//! INT, TERM and HUP: told to stop, the program cancels what it has asked for, closes its session
+//! INT, TERM, HUP and QUIT: told to stop, the program cancels what it has asked for, closes its session
 //! and ends. Told a second time, it ends at once.
 //!
 //! A signal that is ignored when the program starts (HUP under nohup, INT in a script's
@@ -8,13 +8,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::flag;
 
 use crate::exit::Exit;
 
 /// The signals that end the program.
-const ENDING: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
+const ENDING: [(i32, &str); 4] =
+    [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP"), (SIGQUIT, "SIGQUIT")];
 
 /// Whether, and by which signal, the program was told to stop.
 #[derive(Clone, Debug, Default)]

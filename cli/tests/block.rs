@@ -101,6 +101,11 @@ fn the_command_runs_under_a_block_and_gives_its_code() {
         run(&mut block(server.port(), &["--", "/"])).expect(126);
         run(&mut block(server.port(), &["--", "sh", "-c", "kill -KILL $$"])).expect(137);
         run(&mut block(server.port(), &["-q", "--", "true"])).expect(0);
+        // What it has left running was not done under the block; the members of a pipe are waited for.
+        run(&mut block(server.port(), &["--", "sh", "-c", "sleep 600 & exit 0"]))
+            .expect(125)
+            .complains_of(&["left processes behind"]);
+        run(&mut block(server.port(), &["--", "sh", "-c", "sleep 0.3 & exit 0"])).expect(0);
         assert!(client.query_one(NO_BLOCK, &[]).expect("a state").get::<_, bool>(0));
 
         // There is one already: it never begins, and the other is left alone.
@@ -212,6 +217,16 @@ fn a_lost_block_ends_the_command_and_a_lost_connection_does_not() {
         let error: serde_json::Value = serde_json::from_str(&ended.err).expect("one line of JSON");
         assert_eq!(error["error"]["exit_code"], 125);
         assert!(!runs(grandchild));
+
+        // One of somebody else's that has ended in an error, which nobody was told, is in nobody's way.
+        client.simple_query("SELECT citus_backup_block_start(60000)").expect("a block");
+        let sql = "SELECT pg_terminate_backend(worker_pid) FROM citus_backup_block_status()";
+        client.simple_query(sql).expect("a termination");
+        wait_until("the block to be lost", PATIENCE, || {
+            let failed = "SELECT state = 'error' FROM citus_backup_block_status()";
+            client.query_one(failed, &[]).expect("a state").get::<_, bool>(0).then_some(())
+        })?;
+        run(&mut block(cluster.coordinator().port(), &["--", "true"])).expect(0);
 
         // Its own sessions are ended, again and again.
         let (mut command, folder) = long(cluster.coordinator(), &["--lease", "3s"]);

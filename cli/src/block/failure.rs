@@ -23,6 +23,9 @@ pub enum BlockFailure {
     /// It was ended here, before the command was done.
     #[error("the command was ended, as writers had been held for all of --max")]
     Over,
+    /// The command has ended before what it had started.
+    #[error("the command has ended, and left processes behind that still ran: they were ended")]
+    LeftBehind,
     /// The system does not run the command.
     #[error("the command {command} could not be run: {error}")]
     NotRun {
@@ -41,7 +44,9 @@ impl BlockFailure {
                 Exit::WrongUse => Exit::WrongUse,
                 _ => Exit::Of(NO_BLOCK),
             },
-            BlockFailure::Lost { .. } | BlockFailure::Over => Exit::Of(NO_BLOCK),
+            BlockFailure::Lost { .. } | BlockFailure::Over | BlockFailure::LeftBehind => {
+                Exit::Of(NO_BLOCK)
+            }
             BlockFailure::NotRun { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
                 Exit::Of(127)
             }
@@ -55,6 +60,11 @@ impl BlockFailure {
             BlockFailure::NotBegun(_) | BlockFailure::NotRun { .. } => None,
             BlockFailure::Lost { .. } => Some(
                 "Do not rely on copies that were made under it; citus-fence status and the coordinator's log tell more."
+                    .to_owned(),
+            ),
+            BlockFailure::LeftBehind => Some(
+                "Do not rely on what they were making. Let the command end when all is done: without & and nohup, and \
+                 with `wait`."
                     .to_owned(),
             ),
             BlockFailure::Over => Some(

@@ -108,6 +108,10 @@ fn run_command(
             return Ok((group.end(GRACE), trouble));
         }
         let ended = group.ended().map_err(not_run)?;
+        if ended.is_some() && stop.number().is_none() && !group.left_nothing() {
+            group.finish(GRACE);
+            return Err(BlockFailure::LeftBehind.into());
+        }
         if ended.is_some() || stop.number().is_some() {
             return Ok((group.end(GRACE), None));
         }

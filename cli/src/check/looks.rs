@@ -21,7 +21,7 @@ const TABLES: &str = "SELECT format('%I.%I', n.nspname, c.relname) AS name,
        substring(c.relname FROM '_([0-9]+)$') AS shardid
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'f') AND c.relname ~ '_[0-9]{5,18}$'
-   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'";
+   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
 
 /// Looks at everything, and raises sequences if that is wanted.
 pub fn look(

@@ -20,7 +20,7 @@ const FED: &str = r#"
 SELECT s.seqrelid::regclass::text AS sequence, s.seqtypid = 'int8'::regtype AS is_big, s.seqmin, s.seqmax,
        s.seqincrement > 0 AS ascends, format('%I.%I', n.nspname, c.relname) AS tab, quote_ident(a.attname) AS col,
        p.logicalrelid IS NOT NULL AS distributed,
-       f.expression IS NULL OR f.expression ~ '^\(?(worker_)?nextval\(''.*''::regclass\)(\)?::(integer|bigint|smallint))?$'
+       f.expression IS NULL OR f.expression ~ '^[(]?(worker_)?nextval[(]''.*''::regclass[)]([)]?::(integer|bigint|smallint))?$'
            AS plain
   FROM pg_sequence s
        JOIN (SELECT d.refobjid AS seq, ad.adrelid AS rel, ad.adnum AS num, pg_get_expr(ad.adbin, ad.adrelid) AS expression

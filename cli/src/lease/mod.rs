@@ -151,6 +151,17 @@ fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
     let pid: i32 =
         talk.ask("identify session", "SELECT pg_catalog.pg_backend_pid()")?.parse_single()?;
 
+    // An earlier block that ended in an error is kept until somebody has been told. Whoever had its number is told by it,
+    // then or later; a backup every night must not wait for somebody to come.
+    let failed = format!(
+        "{SERVER_TIME}SELECT block_id, {home}.citus_backup_block_stop(block_id) FROM {home}.citus_backup_block_status() \
+         WHERE state = 'error' AND block_id IS NOT NULL"
+    );
+    if let Some(row) = rows(&talk.ask("look for a failed block", &failed)?)?.next() {
+        let id: i64 = row.get("block_id")?;
+        tracing::warn!("block {id} had ended in an error");
+    }
+
     let mode = terms.mode.map_or("NULL".to_owned(), |mode| format!("'{mode}'"));
     let start = format!(
         "{SERVER_START}SELECT {home}.citus_backup_block_start({}, {mode})",
