@@ -56,33 +56,33 @@ pub struct OutputArgs {
 #[derive(Debug, Subcommand)]
 pub enum Task {
     /// Print the backup block of a database: its state, its nodes, and who waits for it
-    #[command(after_help = STATUS_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(STATUS_EXAMPLES))]
     Status(StatusArgs),
     /// Run a command while the cluster's writers are held back, so that copies it makes agree with each other
-    #[command(after_help = crate::block::args::EXAMPLES)]
+    #[command(after_help = crate::help::flowed(crate::block::args::EXAMPLES))]
     Block(crate::block::args::BlockArgs),
     /// Make a moment that all nodes can be restored to, and wait until every archive has it
-    #[command(after_help = crate::restore_point::args::EXAMPLES)]
+    #[command(after_help = crate::help::flowed(crate::restore_point::args::EXAMPLES))]
     RestorePoint(crate::restore_point::args::RestorePointArgs),
     /// Copy all nodes while writers are held back, so that the copies agree with each other
-    #[command(after_help = crate::backup::args::EXAMPLES)]
+    #[command(after_help = crate::help::flowed(crate::backup::args::EXAMPLES))]
     Backup(crate::backup::args::BackupArgs),
     /// Dump a cluster as it was at one moment, from all nodes side by side
-    #[command(after_help = crate::dump::EXAMPLES)]
+    #[command(after_help = crate::help::flowed(crate::dump::EXAMPLES))]
     Dump(crate::dump::DumpArgs),
     /// Restore a dump into a cluster, of as many nodes as it has
-    #[command(after_help = crate::restore_dump::EXAMPLES)]
+    #[command(after_help = crate::help::flowed(crate::restore_dump::EXAMPLES))]
     RestoreDump(crate::restore_dump::RestoreDumpArgs),
     /// Bring a backup of all nodes up as a cluster of its own
     Restore(RestoreArgs),
     /// Find out whether all nodes of a cluster are of one mind
-    #[command(after_help = check::args::EXAMPLES)]
+    #[command(after_help = crate::help::flowed(check::args::EXAMPLES))]
     Check(check::args::CheckArgs),
     /// Print what is in a backup or a dump
-    #[command(after_help = stored::args::LIST_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(stored::args::LIST_EXAMPLES))]
     List(stored::args::ListArgs),
     /// Read all of a backup or a dump, and compare it with what was written
-    #[command(after_help = stored::args::VERIFY_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(stored::args::VERIFY_EXAMPLES))]
     Verify(stored::args::VerifyArgs),
 }
 

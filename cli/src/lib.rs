@@ -14,6 +14,7 @@
 //! | `units` | durations with units |
 //! | `exit` | the exit codes |
 //! | `failure` | what can go wrong, and how it is told |
+//! | `help` | the text below a subcommand's options |
 //! | `usage` | words that are no use, told without the secrets in them |
 //! | `output` | standard output and standard error: text or JSON, and a reader that goes away |
 //! | `progress` | a bar on a terminal, lines elsewhere |
@@ -48,6 +49,7 @@ mod exit;
 mod failure;
 mod folder;
 mod group;
+mod help;
 mod lease;
 mod lsn;
 mod manifest;

@@ -25,25 +25,25 @@ pub enum Step {
     /// A copy knows production's addresses and would act there. So every copy is started first without Citus, on a
     /// private socket, with a configuration of this program's own; there it is recovered, and all that leads to
     /// production is rewritten. It ends with all nodes stopped. Interrupted, the same call goes on.
-    #[command(after_help = ALL_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(ALL_EXAMPLES))]
     All(Box<WhatArgs>),
     /// The same on one of several hosts: bring the copies that are here to their places
     ///
     /// Run it on every host, with the same options, all addresses among them. Without a restore point each copy is then
     /// ready to be started. With one, each has been recovered to it and goes no further: `restore promote` comes next.
-    #[command(after_help = PREPARE_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(PREPARE_EXAMPLES))]
     Prepare(Box<HereArgs>),
     /// On each host, once all nodes have reached the restore point: bring the copies that are here up from there
     ///
     /// A node that is promoted cannot go back: where another one cannot reach the point, all have to be copied again.
-    #[command(after_help = PREPARE_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(PREPARE_EXAMPLES))]
     Promote(Box<PromoteArgs>),
     /// Once all restored nodes have been started: find out that each is who it has to be, and bring them to one mind
     ///
     /// Nothing is decided before every address has answered with its group of this restore. Then every node finishes
     /// its own two-phase commits in every Citus database, sequences are raised to what is stored, the cluster is
     /// checked, and the background work that `restore all` has switched off comes back. Keep clients out until then.
-    #[command(after_help = FINISH_EXAMPLES)]
+    #[command(after_help = crate::help::flowed(FINISH_EXAMPLES))]
     Finish(FinishArgs),
 }
 
