@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use common::backup::check;
 use fence_tests::on_each_engine;
-use test_cluster::Cluster;
+use test_cluster::{Cluster, Engine, PATIENCE, Result, wait_until};
 
 #[test]
 fn what_is_broken_is_found_and_what_is_whole_is_not() {
@@ -52,5 +54,47 @@ fn what_is_broken_is_found_and_what_is_whole_is_not() {
         // Asked of a worker, it says whom to ask.
         check(worker.port(), &[]).expect(1).complains_of(&["is a worker (group 1)", "-h and -p"]);
         Ok(())
+    });
+}
+
+#[test]
+fn tables_that_come_and_go_are_no_finding() {
+    on_each_engine(|engine| {
+        if engine != Engine::Citus {
+            // The embedded catalog makes a table on one node after the other, without a transaction over them.
+            return Ok(());
+        }
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let port = cluster.coordinator().port();
+        let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| -> Result<()> {
+                let mut client = cluster.connect(0)?;
+                while !done.load(Ordering::Relaxed) {
+                    client
+                        .batch_execute(
+                            "CREATE TABLE passing (k bigint);
+                             SELECT create_distributed_table('passing', 'k', shard_count => 16);",
+                        )
+                        .and_then(|()| client.batch_execute("DROP TABLE passing"))
+                        .expect("tables can be made and dropped");
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            // A check that fails must not leave the other thread to go on for ever.
+            let checked = std::panic::catch_unwind(|| {
+                (0..6).try_for_each(|_| {
+                    let before = rounds.load(Ordering::Relaxed);
+                    check(port, &[]).expect(0);
+                    wait_until("another table", PATIENCE, || {
+                        (rounds.load(Ordering::Relaxed) > before).then_some(())
+                    })
+                })
+            });
+            done.store(true, Ordering::Relaxed);
+            maker.join().expect("its end")?;
+            checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     });
 }

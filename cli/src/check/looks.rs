@@ -1,6 +1,9 @@
 //! What is looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use remote::RemoteError;
 
 use super::members::{Cluster, ask};
 use super::{Finding, Report, sequences};
@@ -23,6 +26,11 @@ const TABLES: &str = "SELECT format('%I.%I', n.nspname, c.relname) AS name,
  WHERE c.relkind IN ('r', 'p', 'f') AND c.relname ~ '_[0-9]{5,18}$'
    AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
 
+/// How often it is looked again where something was found.
+const LOOKS: usize = 3;
+/// How long after the look before.
+const BETWEEN: Duration = Duration::from_millis(500);
+
 /// Looks at everything, and raises sequences if that is wanted.
 pub fn look(
     cluster: &mut Cluster<'_>,
@@ -31,11 +39,47 @@ pub fn look(
     report: &mut Report,
 ) -> Result<(), Failure> {
     prepared(cluster, age, report)?;
-    placements(cluster, report)?;
-    catalogs(cluster, report)?;
-    indexes(cluster, report)?;
+    for between_nodes in [placements, catalogs, indexes] {
+        lasting(cluster, age, between_nodes, report)?;
+    }
     sequences::look(cluster, fix, report)?;
     unfinished(cluster, report)
+}
+
+/// What one look at nodes finds, one after the other, may be DDL that was under way in between: what counts is found
+/// each time.
+fn lasting(
+    cluster: &mut Cluster<'_>,
+    age: Age,
+    look: fn(&mut Cluster<'_>, &mut Report) -> Result<(), Failure>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    // Where nobody else is let in, nothing is under way.
+    let looks = if age == Age::Any { 0 } else { LOOKS };
+    let mut found: Option<Vec<Finding>> = None;
+    for left in (0..=looks).rev() {
+        let mut this = Report::default();
+        match look(cluster, &mut this) {
+            Ok(()) => {
+                let lasts = |finding: &Finding| {
+                    found.as_ref().is_none_or(|before| before.contains(finding))
+                };
+                this.findings.retain(lasts);
+                found = Some(this.findings);
+            }
+            // A name of something that was dropped meanwhile.
+            Err(Failure::Remote(RemoteError::Query { .. })) if left > 0 => {}
+            Err(failure) => return Err(failure),
+        }
+        if found.as_ref().is_some_and(Vec::is_empty) {
+            break;
+        }
+        if left > 0 {
+            std::thread::sleep(BETWEEN);
+        }
+    }
+    report.findings.extend(found.unwrap_or_default());
+    Ok(())
 }
 
 /// Two-phase commits that nobody has finished.
@@ -132,24 +176,39 @@ fn placements(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Fail
 
 /// All nodes with metadata give the same answers.
 fn catalogs(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Failure> {
-    let sql = "SELECT md5(coalesce((SELECT string_agg(format('%s@%s', shardid, groupid), ',' ORDER BY shardid, groupid)
-          FROM pg_dist_placement), '')
-        || coalesce((SELECT string_agg(format('%s=%s:%s', groupid, nodename, nodeport), ',' ORDER BY groupid)
-          FROM pg_dist_node), ''))";
-    let mut first = None;
-    for member in cluster.members.iter_mut().filter(|member| member.has_metadata) {
-        let sum = ask(&mut member.talk, "catalog", sql)?.single_value()?.to_owned();
-        let first = first.get_or_insert_with(|| sum.clone());
-        if *first != sum {
-            push(
-                report,
-                "catalogs",
-                &member.talk,
-                "its placements or nodes are not the coordinator's: SELECT start_metadata_sync_to_all_nodes();".into(),
+    let sum = format!(
+        "SELECT md5(coalesce(string_agg(entry, ',' ORDER BY entry), '')) FROM ({ENTRIES}) e"
+    );
+    let mut members = cluster.members.iter_mut().filter(|member| member.has_metadata);
+    let Some(coordinator) = members.next() else { return Ok(()) };
+    let wanted = ask(&mut coordinator.talk, "catalog", &sum)?.single_value()?.to_owned();
+    for member in members {
+        if ask(&mut member.talk, "catalog", &sum)?.single_value()? == wanted {
+            continue;
+        }
+        let own = entries(&mut coordinator.talk)?;
+        let theirs = entries(&mut member.talk)?;
+        // Named, so that a look again tells whether it is still the same.
+        if let Some(first) = own.symmetric_difference(&theirs).next() {
+            let who = if own.contains(first) { "the coordinator" } else { "it" };
+            let what = format!(
+                "its placements or nodes are not the coordinator's (only {who} has {first}): \
+                 SELECT start_metadata_sync_to_all_nodes();"
             );
+            push(report, "catalogs", &member.talk, what);
         }
     }
     Ok(())
+}
+
+/// What all nodes have to know alike.
+const ENTRIES: &str = "SELECT format('a placement of shard %s on node %s', shardid, groupid) AS entry FROM pg_dist_placement
+     UNION ALL SELECT format('node %s at %s:%s', groupid, nodename, nodeport) FROM pg_dist_node";
+
+fn entries(talk: &mut crate::talk::Talk<'_>) -> Result<BTreeSet<String>, Failure> {
+    let reply = ask(talk, "catalog", ENTRIES)?;
+    let entries = rows(&reply)?.map(|row| row.get("entry"));
+    Ok(entries.collect::<Result<_, _>>()?)
 }
 
 /// What a CREATE INDEX CONCURRENTLY has left.
