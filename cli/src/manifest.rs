@@ -8,7 +8,7 @@
 //! DIR/nodes/GROUP/config/               its configuration files, which may lie outside of the data directory
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -64,11 +64,20 @@ impl Backup {
     }
 
     fn sum(&self) -> String {
-        let bare = Backup { checksum: None, ..self.clone() };
-        // Fields are written in the order in which they are declared, so that equal ones give equal texts.
-        let text = serde_json::to_vec(&bare).unwrap_or_default();
-        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+        sum(&Backup { checksum: None, ..self.clone() })
     }
+}
+
+/// The checksum of a manifest. Fields are written in the order in which they are declared, so that equal ones give equal
+/// texts.
+pub fn sum(manifest: &impl Serialize) -> String {
+    let text = serde_json::to_vec(manifest).unwrap_or_default();
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a path leads to something below the directory that it starts from.
+pub fn is_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 /// The block.

@@ -95,6 +95,24 @@ fn what_cannot_be_restored_is_refused_before_anything_is_written() {
         run(&mut restore_command(port, folder.path(), &[]))
             .expect(1)
             .complains_of(&["no dump is here"]);
+        // A file that the manifest does not know any more, and one that it has elsewhere.
+        let fewer = path("fewer");
+        let text = fs::read_to_string(fewer.join("manifest.json")).expect("a manifest");
+        let mut value: Value = serde_json::from_str(&text).expect("JSON");
+        value["files"].as_array_mut().expect("files").remove(0);
+        fs::write(fewer.join("manifest.json"), value.to_string()).expect("a manifest");
+        run(&mut restore_command(port, &fewer, &[]))
+            .expect(1)
+            .complains_of(&["not what was written"]);
+        for out in ["../gone/x", "/etc/hostname", "data/../../x"] {
+            edit(&fewer, |manifest| manifest["files"][0]["path"] = out.into());
+            run(&mut restore_command(port, &fewer, &[])).expect(1).complains_of(&["leads out"]);
+        }
+        let linked = path("linked");
+        let file = linked.join(manifest(&linked)["files"][0]["path"].as_str().expect("a path"));
+        fs::rename(&file, folder.path().join("elsewhere")).expect("a file");
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &file).expect("a link");
+        run(&mut restore_command(port, &linked, &[])).expect(1).complains_of(&["no plain file"]);
 
         // A server that is older, or of another kind; a worker; a user who may not.
         let newer = path("newer");

@@ -95,10 +95,13 @@ pub fn take(
     for row in rows(&reply)? {
         export_id = row.get("export_id")?;
         let mut node = Node {
-            nodeid: row.get("nodeid")?,
+            // A coordinator that its own catalog does not have is where it was reached.
+            nodeid: row.maybe("nodeid")?.unwrap_or(0),
             groupid: row.get("groupid")?,
-            name: row.get("nodename")?,
-            port: row.get("nodeport")?,
+            name: row
+                .maybe("nodename")?
+                .unwrap_or_else(|| coordinator_reach.target.node.host.clone()),
+            port: row.maybe("nodeport")?.unwrap_or(coordinator_reach.target.node.port),
             snapshot_id: row.get("snapshot_id")?,
             wal_lsn: row.get("wal_lsn")?,
             system_identifier: String::new(),

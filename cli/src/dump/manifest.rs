@@ -64,6 +64,33 @@ pub struct Dump {
     pub files: Vec<DataFile>,
     /// What is not in the dump, a sentence each.
     pub not_dumped: Vec<String>,
+    /// SHA-256 over all of this without it; none in one that was written by hand.
+    #[serde(default)]
+    pub checksum: Option<String>,
+}
+
+impl Dump {
+    /// With its checksum.
+    pub fn sealed(self) -> Dump {
+        let checksum = Some(self.sum());
+        Dump { checksum, ..self }
+    }
+
+    /// Whether it is what was written.
+    pub fn is_as_written(&self) -> bool {
+        self.checksum.as_ref().is_none_or(|checksum| *checksum == self.sum())
+    }
+
+    fn sum(&self) -> String {
+        crate::manifest::sum(&Dump { checksum: None, ..self.clone() })
+    }
+
+    /// Whether every file is below the directory, whoever has written the manifest.
+    pub fn stays_below(&self) -> bool {
+        let schema = self.schema.iter().map(|file| &file.path);
+        let mut paths = self.files.iter().map(|file| &file.path).chain(schema);
+        paths.all(|path| crate::manifest::is_below(path))
+    }
 }
 
 /// What a database is made with, as `pg_database` has it.
@@ -188,6 +215,9 @@ pub struct Function {
     pub schema: String,
     /// The position of its distribution argument, from 0.
     pub argument: Option<i32>,
+    /// Whether its calls go to the node of their rows whatever they are in.
+    #[serde(default)]
+    pub force_delegation: Option<bool>,
     pub colocation: Option<i64>,
 }
 

@@ -166,6 +166,7 @@ fn dump(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Summary, Failur
     if let Some(signal) = stop.signal() {
         return Err(Failure::ToldToStop { signal });
     }
+    let dump = dump.sealed();
     directory.keep(&dump)?;
     Ok(Summary {
         dir: args.dir.clone(),
@@ -383,5 +384,6 @@ fn manifest(
         schema: schema::files(directory.path())?,
         files,
         not_dumped: plan.not_dumped,
+        checksum: None,
     })
 }

@@ -33,8 +33,17 @@ pub fn list(dir: &Path) -> Result<Dump, DumpError> {
             head.format, head.version
         )));
     }
-    serde_json::from_str(&text)
-        .map_err(|error| no_dump(format!("its manifest.json cannot be read: {error}")))
+    let dump: Dump = serde_json::from_str(&text)
+        .map_err(|error| no_dump(format!("its manifest.json cannot be read: {error}")))?;
+    if !dump.is_as_written() {
+        return Err(no_dump(
+            "its manifest.json is not what was written: its checksum is another".to_owned(),
+        ));
+    }
+    if !dump.stays_below() {
+        return Err(no_dump("a path in its manifest.json leads out of the directory".to_owned()));
+    }
+    Ok(dump)
 }
 
 /// What [`verify`] found.
@@ -60,7 +69,14 @@ pub fn verify_unless(dir: &Path, told: &dyn Fn() -> bool) -> Result<Verified, Du
     let mut found = Verified { files: 0, bytes: 0, damaged: Vec::new() };
     for (path, bytes, sha256) in schema.chain(data) {
         let name = path.display();
-        match measure_unless(&dir.join(path), told) {
+        let path = dir.join(path);
+        // A link may lead anywhere.
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|data| data.is_file());
+        if !is_file {
+            found.damaged.push(format!("{name} is missing, or no plain file"));
+            continue;
+        }
+        match measure_unless(&path, told) {
             Ok((size, _)) if size != bytes => {
                 found.damaged.push(format!("{name} has {size} bytes, and {bytes} were written"));
             }

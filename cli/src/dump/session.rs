@@ -37,7 +37,7 @@ const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 \
 /// What pg_dump's sessions start with: Citus hides shards from it, and its locks must not go to other nodes.
 pub const OPTIONS_OF_PG_DUMP: &str = "-c statement_timeout=0 \
  -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
- -c citus.enable_ddl_propagation=off";
+ -c citus.enable_ddl_propagation=off -c standard_conforming_strings=on";
 
 /// A setting of no meaning, by which a session sees that its startup packet has reached a server.
 const TOKEN: &str = "citus_fence_command.token";

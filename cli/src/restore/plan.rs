@@ -186,9 +186,7 @@ pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
         return Err(no("it is not what was written: its checksum is another".into()));
     }
     // Paths lead below the directory, whoever has written them.
-    let is_below = |path: &PathBuf| {
-        path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
-    };
+    let is_below = |path: &PathBuf| manifest::is_below(path);
     let tablespaces =
         |node: &Node| node.tablespaces.iter().filter_map(|one| one.copy.clone()).collect();
     for node in &backup.nodes {

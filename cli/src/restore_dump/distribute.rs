@@ -14,6 +14,9 @@ use crate::dump::{Dump, Kind, NodeSession, Table, literal, quote};
 use crate::failure::Failure;
 use crate::rows::rows;
 
+/// From here on the number of a shard and what Citus and PostgreSQL add to names may not fit any more.
+const LONG_NAME: usize = 45;
+
 /// A table's name as SQL takes it.
 pub fn quoted(schema: &str, name: &str) -> String {
     format!("{}.{}", quote(schema), quote(name))
@@ -101,8 +104,12 @@ fn steps(
         for tenant in dump.tenants.iter().filter(|tenant| tenant.colocation == group.id) {
             if !tenants.contains(&tenant.schema) {
                 let name = literal(&quote(&tenant.schema));
-                let sql = format!("SELECT citus_schema_distribute({name}::regnamespace)");
-                steps.push(Step { of: format!("schema {}", tenant.schema), sql });
+                // Citus makes none where the session wants more copies than one.
+                let sql = format!(
+                    "BEGIN; SET LOCAL citus.shard_replication_factor = 1;
+                     SELECT citus_schema_distribute({name}::regnamespace); COMMIT"
+                );
+                steps.push(Step { of: format!("(the schema {} as a whole)", tenant.schema), sql });
             }
         }
         let members: Vec<&Table> = dump
@@ -132,10 +139,15 @@ fn steps(
                         _ => String::new(),
                     };
                     format!(
-                        "BEGIN; SET LOCAL citus.shard_replication_factor = {};
+                        "BEGIN; SET LOCAL citus.shard_replication_factor = {};{}
                          SELECT create_distributed_table({name}::regclass, {column}, colocate_with => {}{count});
                          COMMIT",
                         group.replication_factor.max(1),
+                        // Shards made side by side wait for each other where their types' names, cut short, are alike.
+                        match table.name.len() > LONG_NAME {
+                            true => " SET LOCAL citus.multi_shard_modify_mode = 'sequential';",
+                            false => "",
+                        },
                         literal(&with)
                     )
                 }

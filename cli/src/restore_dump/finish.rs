@@ -131,9 +131,13 @@ pub fn functions(
         let sql = match function.argument {
             None => format!("SELECT create_distributed_function({signature}::regprocedure)"),
             Some(argument) => format!(
-                "SELECT create_distributed_function({signature}::regprocedure, '${}', colocate_with => {})",
+                "SELECT create_distributed_function({signature}::regprocedure, '${}', colocate_with => {}{})",
                 argument + 1,
-                literal(&with)
+                literal(&with),
+                match function.force_delegation {
+                    Some(true) => ", force_delegation => true",
+                    Some(false) | None => "",
+                }
             ),
         };
         let sql = format!("BEGIN; {}; {sql}; COMMIT", progress::mark(&what));
@@ -178,13 +182,44 @@ pub fn materialized_views(
     Ok(())
 }
 
-/// Statistics, on every node of its own tables and shards.
-pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<(), Failure> {
-    target.on_every_node(halt, |_, session| {
+/// Statistics, on every node of its own tables and shards. Where that fails, it is a finding: the rows are what they were,
+/// and the server gathers statistics by itself.
+pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<Vec<String>, Failure> {
+    let found = target.on_every_node(halt, |_, session| {
         debug!("ANALYZE on {}", session.node());
-        Ok(session.ask_within("analyze", "ANALYZE", LONG).map(drop)?)
+        match session.ask_within("analyze", "ANALYZE", LONG) {
+            Ok(_) => Ok(None),
+            Err(error @ RemoteError::Query { .. }) => {
+                Ok(Some(format!("there are no new statistics: {error}")))
+            }
+            Err(error) => Err(error.into()),
+        }
     })?;
-    Ok(())
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Triggers that have fired on rows which were loaded into a table that had them already.
+pub fn triggers(dump: &Dump, session: &mut NodeSession) -> Result<Vec<String>, Failure> {
+    let mut findings = Vec::new();
+    for table in &dump.tables {
+        let name = literal(&quoted(&table.schema, &table.name));
+        let reply = session.ask(
+            "look for triggers",
+            &format!(
+                "SELECT coalesce(string_agg(quote_ident(tgname), ', ' ORDER BY tgname), '') AS names FROM pg_trigger
+                  WHERE tgrelid = to_regclass({name}) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
+                    AND tgtype & 4 = 4"
+            ),
+        )?;
+        let names: String = only_row(&reply)?.get("names")?;
+        if !names.is_empty() {
+            let table = named(&table.schema, &table.name);
+            findings.push(format!(
+                "{table}: its triggers have fired on the rows that were loaded: {names}"
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// Constraints that hold for new rows only, by the coordinator's catalog.

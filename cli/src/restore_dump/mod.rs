@@ -355,7 +355,11 @@ impl Work<'_> {
             findings = finish::functions(dump, &mut making, &done)?;
             finish::materialized_views(dump, &mut making, &done)?;
         }
-        finish::analyze(target, &self.stop.flag())?;
+        if self.schema.before.is_none() {
+            findings.extend(finish::triggers(dump, &mut self.sessions[0])?);
+        }
+        findings.extend(self.schema.after.left_out.iter().cloned());
+        findings.extend(finish::analyze(target, &self.stop.flag())?);
         Ok(findings)
     }
 

@@ -39,7 +39,10 @@ impl Stored {
         let head = fs::read(dir.join(manifest::FILE))
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Head>(&bytes).ok());
-        // What is neither, or cannot be read, is told as no backup.
+        // What a dump that was never completed has left, too; what else is neither is told as no backup.
+        if head.is_none() && dir.join("schema").is_dir() && dir.join("data").is_dir() {
+            return Ok(Stored::Dump(Box::new(dump::list(dir)?)));
+        }
         match head {
             Some(head) if head.format == dump::FORMAT => {
                 Ok(Stored::Dump(Box::new(dump::list(dir)?)))

@@ -135,7 +135,7 @@ pub fn metadata(coordinator: &mut Keeper, is_citus: bool, plan: &mut Plan) -> Re
     let reply = coordinator.ask(
         "list distributed functions",
         "SELECT o.objid::regprocedure::text AS signature, (SELECT nspname FROM pg_namespace n WHERE n.oid = p.pronamespace) AS schema,
-                o.distribution_argument_index, o.colocationid
+                o.distribution_argument_index, o.colocationid, to_jsonb(o) ->> 'force_delegation' AS force_delegation
            FROM pg_dist_object o JOIN pg_proc p ON p.oid = o.objid
           WHERE o.classid = 'pg_proc'::regclass
             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
@@ -147,6 +147,7 @@ pub fn metadata(coordinator: &mut Keeper, is_citus: bool, plan: &mut Plan) -> Re
             signature: row.get("signature")?,
             schema: row.get("schema")?,
             argument: row.maybe("distribution_argument_index")?,
+            force_delegation: row.maybe::<String>("force_delegation")?.map(|value| value == "true"),
             colocation: row.maybe("colocationid")?,
         })
     })?;
