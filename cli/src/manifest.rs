@@ -46,33 +46,38 @@ pub struct Backup {
     pub nodes: Vec<Node>,
     /// Nodes that the catalog knows and this backup has no copy of, with the reason.
     pub missing: Vec<Missing>,
-    /// SHA-256 over all of this without it, as [`Backup::sum`] takes it; none in one that was written by hand.
+    /// See [`Sealed`].
     #[serde(default)]
     pub checksum: Option<String>,
 }
 
-impl Backup {
-    /// With its checksum.
-    pub fn sealed(self) -> Backup {
-        let checksum = Some(self.sum());
-        Backup { checksum, ..self }
-    }
-
-    /// Whether it is what was written.
-    pub fn is_as_written(&self) -> bool {
-        self.checksum.as_ref().is_none_or(|checksum| *checksum == self.sum())
-    }
-
-    fn sum(&self) -> String {
-        sum(&Backup { checksum: None, ..self.clone() })
+impl Sealed for Backup {
+    fn checksum(&mut self) -> &mut Option<String> {
+        &mut self.checksum
     }
 }
 
-/// The checksum of a manifest. Fields are written in the order in which they are declared, so that equal ones give equal
-/// texts.
-pub fn sum(manifest: &impl Serialize) -> String {
-    let text = serde_json::to_vec(manifest).unwrap_or_default();
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+/// A manifest that tells whether it is what was written, by SHA-256 over all of it but that. Fields are written in the
+/// order in which they are declared, so that equal ones give equal texts.
+pub trait Sealed: Clone + Serialize {
+    /// Its checksum; none in one that was written by hand.
+    fn checksum(&mut self) -> &mut Option<String>;
+
+    /// With its checksum.
+    fn sealed(mut self) -> Self {
+        *self.checksum() = None;
+        let text = serde_json::to_vec(&self).unwrap_or_default();
+        let sum = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        *self.checksum() = Some(sum);
+        self
+    }
+
+    /// Whether it is what was written.
+    fn is_as_written(&self) -> bool {
+        let mut own = self.clone();
+        let mut again = self.clone().sealed();
+        own.checksum().is_none() || own.checksum() == again.checksum()
+    }
 }
 
 /// Whether a path leads to something below the directory that it starts from.

@@ -43,6 +43,30 @@ fn finished(places: Places) -> Result<Cluster> {
     Ok(restored)
 }
 
+/// A bank under load, copied by a command under a block, and restored once the tool has brought the copies to their places.
+fn come_back_whole(
+    cluster: &Cluster,
+    exec: &str,
+    bring: impl FnOnce(&Path, &Places),
+) -> Result<()> {
+    let bank = Bank::create(cluster, 60, 1_000)?;
+    let writers = bank.start_writers(cluster, 2)?;
+    writers.wait_for_more(50, PATIENCE)?;
+    let began = Instant::now();
+    let dir = free_place(cluster, "exec")?;
+    run(on_coordinator(cluster, "backup").args(["--exec", exec]).arg(&dir)).expect(0);
+    // What comes after the copies is in the archive too, and must not come back.
+    writers.wait_for_more(50, PATIENCE)?;
+    let summary = writers.stop();
+    let places = cluster.places()?;
+    bring(&dir, &places);
+    run(&mut restore_all(&dir, &places, &[])).expect(0);
+    let restored = finished(places)?;
+    let audit = bank.audit(&restored, summary.transfers_before(began))?;
+    assert!(audit.is_clean(), "{audit}");
+    Ok(())
+}
+
 #[test]
 fn copies_of_pgbackrest_under_a_block_come_back_whole() {
     if !PgBackRest::is_installed() {
@@ -51,50 +75,28 @@ fn copies_of_pgbackrest_under_a_block_come_back_whole() {
     on_each_engine(|engine| {
         let cluster = archiving_cluster(engine)?;
         let tool = PgBackRest::of(&cluster)?;
-        let bank = Bank::create(&cluster, 60, 1_000)?;
-        let writers = bank.start_writers(&cluster, 2)?;
-        writers.wait_for_more(50, PATIENCE)?;
-        let began = Instant::now();
-        let dir = free_place(&cluster, "exec")?;
         let exec = tool.line("{groupid}", "--type=full backup");
-        run(on_coordinator(&cluster, "backup").args(["--exec", &exec]).arg(&dir)).expect(0);
-        // What comes after the copies is in the archive too, and must not come back.
-        writers.wait_for_more(50, PATIENCE)?;
-        let summary = writers.stop();
-        let kept = manifest(&dir);
-        assert_eq!(kept["nodes"][2]["tool"], exec.as_str(), "{kept}");
-        assert!(dir.join("nodes/1/output").is_file() && kept["nodes"][1]["data"].is_null());
-        let verified = run(as_servers_user(&["verify"]).arg(&dir)).expect(0);
-        assert!(verified.out.contains("3 are kept by another tool"), "{verified:?}");
-
-        let places = cluster.places()?;
-        run(&mut restore_all(&dir, &places, &[])).expect(1).complains_of(&[
-            "is no data directory",
-            "pgbackrest",
-            "bring it there",
-        ]);
-        // Somebody's next backup of one node, which the tool would bring unless told otherwise.
-        let label = |info: &str| -> String {
-            let whole: serde_json::Value = serde_json::from_str(info).expect("JSON");
-            whole[0]["backup"][0]["label"].as_str().expect("a label").to_owned()
-        };
-        let set = format!("--set={}", label(&tool.run(1, &["info", "--output=json"]).out));
-        tool.run(1, &["--type=full", "backup"]);
-        tool.restore(&places, &[]);
-        run(&mut restore_all(&dir, &places, &[])).expect(1).complains_of(&[
-            "node 1",
-            "goes on from WAL",
-            "the end of the block",
-            "their newest",
-        ]);
-        let data = places.nodes()[1].data_dir();
-        std::fs::remove_dir_all(&data).expect("a directory");
-        tool.restore_to(1, &data, &[&set]);
-        run(&mut restore_all(&dir, &places, &[])).expect(0);
-        let restored = finished(places)?;
-        let audit = bank.audit(&restored, summary.transfers_before(began))?;
-        assert!(audit.is_clean(), "{audit}");
-        Ok(())
+        come_back_whole(&cluster, &exec, |dir, places| {
+            let kept = manifest(dir);
+            assert_eq!(kept["nodes"][2]["tool"], exec.as_str(), "{kept}");
+            assert!(dir.join("nodes/1/output").is_file() && kept["nodes"][1]["data"].is_null());
+            let verified = run(as_servers_user(&["verify"]).arg(dir)).expect(0);
+            assert!(verified.out.contains("3 are kept by another tool"), "{verified:?}");
+            let refused = |words: &[&str]| {
+                run(&mut restore_all(dir, places, &[])).expect(1).complains_of(words);
+            };
+            refused(&["is no data directory", "pgbackrest", "bring it there"]);
+            // Somebody's next backup of one node, which the tool would bring unless told otherwise.
+            let info = tool.run(1, &["info", "--output=json"]).out;
+            let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+            let label = info[0]["backup"][0]["label"].as_str().expect("a label");
+            tool.run(1, &["--type=full", "backup"]);
+            tool.restore(places, &[]);
+            refused(&["node 1", "goes on from WAL", "the end of the block", "their newest"]);
+            let data = places.nodes()[1].data_dir();
+            std::fs::remove_dir_all(&data).expect("a directory");
+            tool.restore_to(1, &data, &[&format!("--set={label}")]);
+        })
     });
 }
 
@@ -106,22 +108,8 @@ fn copies_of_barman_under_a_block_come_back_whole() {
     on_each_engine(|engine| {
         let cluster = archiving_cluster(engine)?;
         let tool = Barman::of(&cluster)?;
-        let bank = Bank::create(&cluster, 60, 1_000)?;
-        let writers = bank.start_writers(&cluster, 2)?;
-        writers.wait_for_more(50, PATIENCE)?;
-        let began = Instant::now();
-        let dir = free_place(&cluster, "exec")?;
         let exec = tool.line("backup --wait n{groupid}");
-        run(on_coordinator(&cluster, "backup").args(["--exec", &exec]).arg(&dir)).expect(0);
-        writers.wait_for_more(50, PATIENCE)?;
-        let summary = writers.stop();
-        let places = cluster.places()?;
-        tool.restore(&places);
-        run(&mut restore_all(&dir, &places, &[])).expect(0);
-        let restored = finished(places)?;
-        let audit = bank.audit(&restored, summary.transfers_before(began))?;
-        assert!(audit.is_clean(), "{audit}");
-        Ok(())
+        come_back_whole(&cluster, &exec, |_, places| tool.restore(places))
     });
 }
 

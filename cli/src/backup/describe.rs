@@ -8,7 +8,7 @@ use super::source::Source;
 use crate::failure::Failure;
 use crate::folder::{self, Folder, write_json};
 use crate::lease::{Held, HeldNode};
-use crate::manifest::{self, Backup};
+use crate::manifest::{self, Backup, Sealed};
 use crate::nodes::Node;
 use crate::output::Output;
 use crate::rows::{only_row, rows};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Format;
 use super::select::Selection;
+use crate::manifest::Sealed;
 
 /// What `format` says in a dump.
 pub const DUMP: &str = "citus-fence dump";
@@ -64,27 +65,18 @@ pub struct Dump {
     pub files: Vec<DataFile>,
     /// What is not in the dump, a sentence each.
     pub not_dumped: Vec<String>,
-    /// SHA-256 over all of this without it; none in one that was written by hand.
+    /// See [`Sealed`].
     #[serde(default)]
     pub checksum: Option<String>,
 }
 
+impl Sealed for Dump {
+    fn checksum(&mut self) -> &mut Option<String> {
+        &mut self.checksum
+    }
+}
+
 impl Dump {
-    /// With its checksum.
-    pub fn sealed(self) -> Dump {
-        let checksum = Some(self.sum());
-        Dump { checksum, ..self }
-    }
-
-    /// Whether it is what was written.
-    pub fn is_as_written(&self) -> bool {
-        self.checksum.as_ref().is_none_or(|checksum| *checksum == self.sum())
-    }
-
-    fn sum(&self) -> String {
-        crate::manifest::sum(&Dump { checksum: None, ..self.clone() })
-    }
-
     /// Whether every file is below the directory, whoever has written the manifest.
     pub fn stays_below(&self) -> bool {
         let schema = self.schema.iter().map(|file| &file.path);

@@ -52,6 +52,7 @@ pub use session::{NodeSession, Reach};
 use crate::connection::Destination;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::manifest::Sealed;
 use crate::output::Output;
 use crate::rows::only_row;
 use crate::server::Server;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::DumpError;
 use super::file::{at, measure_unless};
 use super::manifest::{DUMP, Dump, VERSION};
+use crate::manifest::Sealed;
 
 /// The manifest of a dump. An error where there is none, or one of another format or version.
 pub fn list(dir: &Path) -> Result<Dump, DumpError> {

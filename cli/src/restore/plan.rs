@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::{Mapping, Target, To, WhatArgs};
 use super::fault::{At, Fault};
-use crate::manifest::{self, Backup, Node};
+use crate::manifest::{self, Backup, Node, Sealed};
 
 /// All of it.
 #[derive(Debug)]
