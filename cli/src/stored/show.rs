@@ -110,6 +110,12 @@ fn engine(citus: Option<&str>) -> String {
 
 /// That all is well.
 pub fn verified(verified: &Verified) -> String {
+    if verified.parts == 0 && verified.elsewhere > 0 {
+        return format!(
+            "no copy is here to be read, only the manifest, which is as it was written: {} are kept by another tool\n",
+            verified.elsewhere
+        );
+    }
     let parts = match (verified.kind, verified.parts) {
         ("backup", 1) => "1 copy".to_owned(),
         ("backup", count) => format!("{count} copies"),
