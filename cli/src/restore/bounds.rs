@@ -97,6 +97,22 @@ pub fn is_at_the_point(plan: &Plan, place: &Place, control: &Control) -> Result<
     }
 }
 
+/// Refuses a copy whose recovery has ended in a first start that gave no verdict: what has been written since is not told
+/// from what the copy brought along.
+pub fn is_still_recovering(place: &Place, control: &Control) -> Result<(), Fault> {
+    let state = control.get("Database cluster state")?;
+    if ["in archive recovery", "in crash recovery", "shut down in recovery"].contains(&state) {
+        return Ok(());
+    }
+    Err(place.refused(
+        "its recovery has ended before, and whether the copy had ended under the block was not found then, or not so",
+        format!(
+            "Empty the data directory, and bring the copy there that was made under the block ({}).",
+            place.node.tool
+        ),
+    ))
+}
+
 /// Refuses a copy that has turned out to go beyond the end of the block, by its recovery's last record.
 pub fn ended_in_time(place: &Place, last_record: Option<&str>) -> Result<(), Fault> {
     let (Some(until), Some(last)) = (&place.node.held_until, last_record) else { return Ok(()) };

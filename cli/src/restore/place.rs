@@ -149,6 +149,8 @@ pub fn settle(
         group: place.group(),
         stage,
         private: None,
+        started: false,
+        in_time: false,
         tablespaces: Vec::new(),
         found: Vec::new(),
     };

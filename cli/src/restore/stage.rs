@@ -44,6 +44,12 @@ pub struct Progress {
     pub stage: Stage,
     /// The private directory of the first start.
     pub private: Option<PathBuf>,
+    /// A first start of it was begun.
+    #[serde(default)]
+    pub started: bool,
+    /// It was found to end under the block, when its recovery had just ended: afterwards nobody can tell any more.
+    #[serde(default)]
+    pub in_time: bool,
     /// Where its tablespaces are being copied to: nothing else is ever thrown away.
     #[serde(default)]
     pub tablespaces: Vec<PathBuf>,
@@ -83,6 +89,8 @@ mod tests {
             group: 1,
             stage: Stage::Reached,
             private: None,
+            started: false,
+            in_time: false,
             tablespaces: Vec::new(),
             found: vec!["y".into()],
         };

@@ -90,6 +90,7 @@ impl Work<'_> {
         }
         let private = private_directory()?;
         progress.private = Some(private.clone());
+        progress.started = true;
         // Before the start: whoever comes after a kill has to know whose server that is.
         progress.write(data)?;
         let configuration =
@@ -190,10 +191,18 @@ impl Work<'_> {
             }
             _ => Recovery::Own,
         };
+        let needs_verdict =
+            self.plan.point.is_none() && place.node.held_until.is_some() && !progress.in_time;
+        if needs_verdict && progress.started {
+            let control = self.programs.control(place.group(), data, self.stop)?;
+            bounds::is_still_recovering(place, &control)?;
+        }
         self.started(place, progress, recovery, |mut server, progress| {
             server.await_ready()?;
-            if self.plan.point.is_none() {
+            if needs_verdict {
                 bounds::ended_in_time(place, server.last_record()?.as_deref())?;
+                progress.in_time = true;
+                progress.write(data)?;
             }
             let mut notes = rewrite::Notes::of(progress, data);
             rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
