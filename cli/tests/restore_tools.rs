@@ -109,7 +109,12 @@ fn copies_of_barman_under_a_block_come_back_whole() {
         let cluster = archiving_cluster(engine)?;
         let tool = Barman::of(&cluster)?;
         let exec = tool.line("backup --wait n{groupid}");
-        come_back_whole(&cluster, &exec, |_, places| tool.restore(places))
+        come_back_whole(&cluster, &exec, |dir, places| {
+            tool.restore(places);
+            // Cut off once its recovery has ended: what it has written since does not make it a later copy.
+            let words = ["--superuser", "nobody_of_that_name"];
+            run(&mut restore_all(dir, places, &words)).expect(1).complains_of(&["superuser"]);
+        })
     });
 }
 
