@@ -40,6 +40,11 @@ static SHARED: &[&dyn pg::shmem::SharedArea] = &[
 static UNDER_WAY: &[Operation] = &[
     Operation { name: block::OPERATION, look: block::under_way, excludes: Excludes::All },
     Operation { name: clone::OPERATION, look: clone::under_way, excludes: Excludes::All },
+    Operation {
+        name: readonly::cluster::OPERATION,
+        look: readonly::cluster::under_way,
+        excludes: Excludes::All,
+    },
     // Whoever reads under a snapshot is to find the shards where they were.
     Operation {
         name: snapshot::OPERATION,

@@ -214,6 +214,10 @@ pub fn block(
     let known = citus::read_now(citus::OF_NODES, || handover::read(&terms)).and_then(Result::ok);
     let (begun, pending, _offer, handle) = begin_with_worker(terms, known.as_ref())?;
     let Begun { token, number } = begun;
+    // From here on others see this one; who has begun since that look is seen here.
+    if let Some(other) = under_way::look_but(OPERATION) {
+        return Err(BlockError::UnderWay(other));
+    }
     // While the worker gets its fence.
     let elsewhere = known.and_then(|known| other_databases::look(&known));
     let start_by = Deadline::after(
@@ -417,6 +421,9 @@ fn errand_lock() -> lock::ErrandLock {
 /// The server's own bound, without the byte that ends the text.
 const LONGEST_RESTORE_POINT_NAME: usize = pg_sys::MAXFNAMELEN as usize - 1;
 
+/// The errand that this session waits for: every way out before its answer takes it back.
+static POSTED: Undo<(Token, u64)> = Undo::new(control::withdraw);
+
 /// Has the worker of this database's block do something, and waits until it is done.
 fn run_errand(named: Named, errand: Errand) -> Result<Block, BlockError> {
     let looked = control::look(database());
@@ -430,19 +437,23 @@ fn run_errand(named: Named, errand: Errand) -> Result<Block, BlockError> {
     }
     let (token, _) = looked.ok_or(BlockError::NoBlock)?;
     let mut number = None;
+    let mut posted = None;
     loop {
         let _listening = control::listen(token);
         if number.is_none() {
             number = control::post(token, errand)?;
+            posted = number.map(|number| POSTED.arm((token, number)));
         }
         let block = control::read(token);
         if let Some(failure) = block.outcome(token.generation) {
+            drop(posted);
             if failure.is_some() {
                 elog::raise(&Report::from(&failure));
             }
             return Err(BlockError::NoBlock);
         }
         if number.is_some_and(|number| block.errands.done >= number) {
+            posted.map(Armed::done);
             if block.errands.done == number.unwrap_or_default() && block.errands.answer.is_some() {
                 elog::raise(&Report::from(&block.errands.answer));
             }

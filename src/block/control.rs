@@ -333,6 +333,15 @@ pub fn post(token: Token, errand: Errand) -> Result<Option<u64>, BlockError> {
     posted.map_err(|refusal| refusal_error(refusal, &Failure::NONE))
 }
 
+/// Takes an errand back that nobody waits for any more.
+pub fn withdraw((token, number): (Token, u64)) {
+    step(token, |block| {
+        if block.generation == token.generation {
+            block.withdraw(number);
+        }
+    });
+}
+
 /// The worker's side: the steps it takes on its own block.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
@@ -390,6 +399,11 @@ impl Owner {
     /// → error (or inactive where somebody waits for the answer), all locks gone.
     pub fn fail(&self, failure: Failure) {
         let _ = step(self.token, |block| block.fail(self.token.generation, self.me, failure));
+    }
+
+    /// Begins with the errand that waits, if there is one.
+    pub fn take_errand(&self) -> Option<(u64, Errand)> {
+        step(self.token, |block| block.take_errand(self.token.generation, self.me)).ok().flatten()
     }
 
     /// Answers an errand.

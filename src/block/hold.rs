@@ -59,8 +59,11 @@ pub fn hold(
         if block.expired(now) {
             return Ok(End::Expired);
         }
-        if let Some((number, errand)) = block.pending_errand() {
-            run_errand(owner, party, &block, number, errand)?;
+        if block.pending_errand().is_some() {
+            // None if whoever asked is gone by now.
+            if let Some((number, errand)) = owner.take_errand() {
+                run_errand(owner, party, &block, number, errand)?;
+            }
             continue;
         }
         let to_deadline = Duration::from_micros((block.expires_at - now).max(0) as u64);

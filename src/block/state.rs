@@ -113,6 +113,8 @@ pub enum Errand {
 pub struct Errands {
     /// Number of the last errand posted.
     pub posted: u64,
+    /// Number of the last errand that the worker has begun to do: it can be withdrawn no more.
+    pub taken: u64,
     /// Number of the last errand done; equal to `posted` when nothing is under way.
     pub done: u64,
     /// The errand numbered `posted`.
@@ -248,7 +250,7 @@ impl Block {
         previous_told: true,
         earlier_untold: false,
         warning: Text::EMPTY,
-        errands: Errands { posted: 0, done: 0, errand: None, answer: Failure::NONE },
+        errands: Errands { posted: 0, taken: 0, done: 0, errand: None, answer: Failure::NONE },
     };
 
     /// inactive → starting.  Gives the generation for the token of the new block.
@@ -524,6 +526,29 @@ impl Block {
             .map(|errand| (self.errands.posted, errand))
     }
 
+    /// The worker begins with the errand that waits: what it is to do.
+    pub fn take_errand(
+        &mut self,
+        generation: u64,
+        worker: ProcessId,
+    ) -> Result<Option<(u64, Errand)>, Refusal> {
+        self.check_worker(generation, worker)?;
+        let pending = self.pending_errand();
+        if let Some((number, _)) = pending {
+            self.errands.taken = number;
+        }
+        Ok(pending)
+    }
+
+    /// Whoever posted errand `number` is gone: it is not done any more, unless the worker is at it.
+    pub fn withdraw(&mut self, number: u64) {
+        let waits = self.errands.posted == number && self.errands.done != number;
+        if waits && self.errands.taken != number {
+            self.errands.done = number;
+            self.errands.errand = None;
+        }
+    }
+
     /// The worker's answer to errand `number`; an extension that succeeded moves the deadline.
     pub fn answer(
         &mut self,
@@ -610,6 +635,7 @@ impl Block {
             earlier_untold: self.earlier_untold,
             errands: Errands {
                 posted: self.errands.posted,
+                taken: self.errands.posted,
                 done: self.errands.posted,
                 ..Self::UNUSED.errands
             },

@@ -441,3 +441,25 @@ fn an_extension_moves_the_deadline() {
     assert!(slot.expired(6_500_000));
     assert_eq!(slot.terms.timeout_ms, 5500);
 }
+
+#[test]
+fn an_errand_is_taken_back_only_before_it_is_begun() {
+    let mut slot = Block::UNUSED;
+    let generation = slot.begin(DATABASE, 0, REQUESTOR, terms(), 0).expect("free");
+    slot.adopt(generation, process(0)).expect("first");
+    slot.activate(generation, process(0), 1, 1_000_000).expect("all held");
+    let first = slot.post(Errand::Extend(5000)).expect("active").expect("nothing under way");
+    slot.withdraw(first);
+    assert!(slot.take_errand(generation, process(0)).expect("own").is_none());
+    // The next one is nobody else's.
+    let second = slot.post(Errand::Extend(5000)).expect("active").expect("nothing under way");
+    slot.withdraw(first);
+    assert_eq!(slot.pending_errand().map(|(number, _)| number), Some(second));
+    assert!(slot.take_errand(generation, process(1)).is_err(), "another worker's");
+    let taken = slot.take_errand(generation, process(0)).expect("own");
+    assert_eq!(taken.map(|(number, _)| number), Some(second));
+    slot.withdraw(second);
+    assert_eq!(slot.post(Errand::Extend(1)), Ok(None), "it is still under way");
+    slot.answer(generation, process(0), second, None, Failure::NONE).expect("own");
+    assert!(slot.post(Errand::Extend(1)).expect("active").is_some());
+}

@@ -40,11 +40,6 @@ pub fn wire(all: &'static [Operation]) {
     let _ = ALL.set(all);
 }
 
-/// The first that is under way, if any is.
-pub fn look() -> Option<UnderWay> {
-    look_but("")
-}
-
 /// The first that is under way and keeps that one, which is another, from beginning.
 pub fn look_but(name: &str) -> Option<UnderWay> {
     let others = ALL.get()?.iter().filter(|operation| match operation.excludes {

@@ -9,6 +9,10 @@ use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transac
 
 /// The numbers as they stand in SQL text: only literals can be put together with it at compile time.
 macro_rules! numbers {
+    // Held by the call that switches the whole cluster.
+    (cluster_switch) => {
+        9993
+    };
     // Held by who waits for a clone split, and by the worker that drives it.
     (split_caller) => {
         9994
@@ -41,6 +45,8 @@ const CLIENT: u32 = numbers!(client);
 const INTERNAL: u32 = numbers!(internal);
 /// Taken by whoever switches the node.
 const SWITCH: u32 = numbers!(switch);
+/// Taken by whoever switches the cluster.
+const CLUSTER_SWITCH: u32 = numbers!(cluster_switch);
 
 // The view over the locks has the same numbers.
 const _: () = {
@@ -147,6 +153,36 @@ impl Drop for SwitchLock {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             NumberedLock::of_server(SWITCH).release(CLOSE);
+        }
+    }
+}
+
+/// Says, while it lives, that this database's cluster is being switched to read-only or back.  Given back when dropped;
+/// after an error, by the abort of the (sub)transaction.
+pub struct ClusterSwitch(());
+
+impl ClusterSwitch {
+    /// Waits for those who are just looking, who do not keep it.
+    pub fn begin() -> Self {
+        NumberedLock::of_database(CLUSTER_SWITCH).acquire(CLOSE);
+        Self(())
+    }
+
+    /// Whether another session is at it.  In a transaction.
+    pub fn is_under_way() -> bool {
+        let lock = NumberedLock::of_database(CLUSTER_SWITCH);
+        let is_free = lock.try_acquire(PASS);
+        if is_free {
+            lock.release(PASS);
+        }
+        !is_free
+    }
+}
+
+impl Drop for ClusterSwitch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            NumberedLock::of_database(CLUSTER_SWITCH).release(CLOSE);
         }
     }
 }

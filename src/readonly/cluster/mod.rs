@@ -26,3 +26,4 @@ mod switch;
 pub use error::ClusterError;
 #[cfg(test)]
 pub use hold_back::STEPS;
+pub use switch::{OPERATION, under_way};

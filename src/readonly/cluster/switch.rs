@@ -12,7 +12,9 @@ use crate::citus::myself::{Unproved, must_be_home, prove};
 use crate::citus::{Node, Roster};
 use crate::fence::error::may_pass;
 use crate::fence::let_go::let_go;
-use crate::fence::{FenceError, statements, under_way};
+use crate::fence::under_way::{self, UnderWay};
+use crate::fence::{FenceError, statements};
+use crate::gate::lock::ClusterSwitch;
 use crate::guc;
 use crate::pg::interrupts;
 use crate::pg::wait::{
@@ -47,6 +49,18 @@ const OPEN: Question = Question {
     sql: "SET LOCAL statement_timeout = '8s'; SELECT citus_fence.node_read_write()",
     changes: true,
 };
+
+/// What the switch is called among the operations that exclude each other.
+pub const OPERATION: &str = "cluster switch";
+
+/// The switch of this database's cluster as others see it who exclude it.
+pub fn under_way() -> Option<UnderWay> {
+    ClusterSwitch::is_under_way().then_some(UnderWay {
+        what: "the cluster is being switched to read-only or back",
+        hint: "Call again when that call has ended.  See citus_cluster_read_only_status(); who has called: \
+               SELECT pid, query FROM pg_stat_activity WHERE query LIKE '%citus_set_cluster_read%';",
+    })
+}
 
 fn usable<W: Waiter>(
     waiter: &mut W,
@@ -88,7 +102,9 @@ fn usable<W: Waiter>(
 pub fn read_only() -> Result<(), ClusterError> {
     let mut waiter = interruptible();
     let _one_at_a_time = usable(&mut waiter, "citus_set_cluster_read_only()")?;
-    if let Some(other) = under_way::look() {
+    // From here on others see this one; who has begun before is seen here.
+    let _seen = ClusterSwitch::begin();
+    if let Some(other) = under_way::look_but(OPERATION) {
         return Err(ClusterError::UnderWay(other));
     }
     let started = Instant::now();
@@ -203,6 +219,7 @@ pub fn is_to_be_read_only<W: Waiter>(waiter: &mut W) -> Result<bool, ClusterErro
 pub fn read_write() -> Result<(), ClusterError> {
     let mut waiter = interruptible();
     let _one_at_a_time = usable(&mut waiter, "citus_set_cluster_read_write()")?;
+    let _seen = ClusterSwitch::begin();
     let nodes = Nodes::read(&mut waiter)?;
     let again_until = Deadline::after(&waiter, acquire_timeout());
     let answer_by = again_until.max(answer_by(&waiter));

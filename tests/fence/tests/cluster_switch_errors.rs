@@ -2,7 +2,8 @@
 //! writes.
 
 use fence_tests::{
-    Client, Cluster, Engine, PATIENCE, Result, on_each_engine, refusal, wait_until, words,
+    Client, Cluster, Engine, PATIENCE, Result, in_background, on_each_engine, refusal, wait_until,
+    words,
 };
 
 const READ_ONLY: &str = "SELECT citus_set_cluster_read_only()";
@@ -156,6 +157,40 @@ fn a_caller_that_switches_can_be_terminated() {
             cluster.coordinator().execute(READ_WRITE).ok()
         })?;
         assert!(!all_write(&cluster)?, "no note is left");
+        Ok(())
+    });
+}
+
+/// Whoever comes while the cluster is being switched is refused at once, and not after the switch.
+#[test]
+fn a_switch_under_way_keeps_others_from_beginning() {
+    const SWITCHED: &str = "the cluster is being switched";
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let mut in_the_way = cluster.connect(1)?;
+        in_the_way.batch_execute("BEGIN; CREATE TEMPORARY TABLE written (n int)").expect("a write");
+        let call = in_background(&cluster, 0, &[READ_ONLY.to_owned()]);
+        wait_until("a switch under way", PATIENCE, || {
+            let closed = "SELECT client_gate_closed FROM citus_fence.stat_gate";
+            (cluster.coordinator().query_value(closed).ok()? == "t").then_some(())
+        })?;
+        for other in [
+            "SELECT citus_block_writes_for_backup()",
+            "SELECT citus_backup_block_start()",
+            "SELECT citus_export_cluster_snapshot()",
+        ] {
+            let error = refusal(&mut cluster.connect(0)?, other);
+            assert_eq!(error.code().code(), "55006", "{other}: {error:?}");
+            assert!(error.message().contains(SWITCHED), "{other}: {error:?}");
+            assert!(error.hint().is_some(), "{other}: {error:?}");
+        }
+        assert!(!call.is_finished(), "the switch was to be in the way of all of them");
+        in_the_way.batch_execute("ROLLBACK").expect("a rollback");
+        call.join().expect("a thread").expect("the switch");
+        // And nobody any more.
+        cluster.coordinator().execute("SELECT citus_block_writes_for_backup()")?;
+        cluster.coordinator().execute("SELECT citus_unblock_writes_for_backup()")?;
+        cluster.coordinator().execute(READ_WRITE)?;
         Ok(())
     });
 }

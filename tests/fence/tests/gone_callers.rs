@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use fence_tests::{Cluster, Engine, PATIENCE, Result, on_each_engine, wait_until, wait_until_free};
+use fence_tests::{
+    Cluster, Engine, PATIENCE, Result, on_each_engine, wait_until, wait_until_free, worker_pid,
+};
+use test_cluster::Stopped;
 
 const READ_ONLY: &str = "SELECT citus_set_cluster_read_only()";
 /// Far less than the call would try.
@@ -66,6 +69,49 @@ fn a_switch_of_the_cluster_whose_caller_is_gone_does_not_happen() {
             assert_eq!(states(&cluster)?, "read-only", "{begin}");
             cluster.coordinator().execute("SELECT citus_set_cluster_read_write()")?;
         }
+        Ok(())
+    });
+}
+
+/// The block's worker is slow to answer, and who asked is gone before it begins.
+#[test]
+fn what_a_gone_caller_asked_of_a_block_is_not_done() {
+    const EXTEND: &str = "SELECT citus_extend_backup_block(1200000)";
+    const POINT: &str = "SELECT citus_backup_restore_point('gone')";
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let node = cluster.coordinator();
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SELECT citus_block_writes_for_backup(600000)").expect("a block");
+        let worker = worker_pid(&mut client);
+        let terms = "SELECT timeout_ms FROM citus_backup_block_status()";
+        let timeout = || -> Result<i64> { Ok(node.query_value(terms)?.parse().expect("a number")) };
+        let points = || node.log().matches("restore point \"gone\" created").count();
+        for call in [EXTEND, POINT] {
+            let still = Stopped::process(worker)?;
+            let gone = node.psql_call("", call)?;
+            let waits = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE query = $q${call}$q$ AND wait_event_type = 'Extension'"
+            );
+            wait_until("the call to wait", PATIENCE, || {
+                (node.query_value(&waits).ok()? == "1").then_some(())
+            })?;
+            gone.kill();
+            wait_until("its session to end", SOON, || {
+                (node.query_value(&waits).ok()? == "0").then_some(())
+            })?;
+            still.go_on();
+            // Whatever is in the letter box is read before this one is.
+            client.batch_execute("SELECT citus_extend_backup_block(600000)").expect("an extension");
+            assert!(timeout()? < 1_000_000, "{call}");
+            assert_eq!(points(), 0, "{call}");
+        }
+        // The control: who stays has it.
+        client.batch_execute(EXTEND).expect(EXTEND);
+        client.batch_execute(POINT).expect(POINT);
+        assert!(timeout()? >= 1_200_000);
+        assert_eq!(points(), 1);
+        client.batch_execute("SELECT citus_unblock_writes_for_backup()").expect("its end");
         Ok(())
     });
 }
