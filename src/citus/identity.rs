@@ -88,7 +88,7 @@ impl Who {
     }
 
     /// Whether both are one server.  The same identifier alone says nothing: a clone has its source's.
-    fn is_same_server(&self, other: &Self) -> bool {
+    pub fn is_same_server(&self, other: &Self) -> bool {
         match (&self.server_number, &other.server_number) {
             (Some(one), Some(another)) => one == another,
             (_, _) => {

@@ -56,6 +56,8 @@ impl<C: Pq> Member<C> {
 pub struct Part<'a> {
     /// Its row of the catalog.
     pub node: &'a Node,
+    /// What its server has said of itself.
+    pub who: &'a Who,
     /// The process that holds its locks.
     pub pid: i32,
     /// Of its data directory.
@@ -114,6 +116,7 @@ impl<C: Pq> Party<C> {
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         self.members.iter().map(|member| Part {
             node: &member.node,
+            who: &member.who,
             pid: member.pid,
             system_identifier: member.system_identifier,
             timeline: member.timeline,

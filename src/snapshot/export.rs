@@ -157,8 +157,9 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
             fenced => {
                 let (story, mut home) = fenced?;
                 let fenced_at = waiter.now();
-                self.only_fenced(&mut nodes, &mut absent);
+                self.only_fenced(&mut nodes, &mut absent)?;
                 self.nothing_in_doubt(waiter)?;
+                let nodes: Vec<Node> = nodes.into_iter().map(|(node, _)| node).collect();
                 self.take(waiter, &nodes, &mut rows)?;
                 home.let_go();
                 (story.locking + story.finishing, fenced_at)
@@ -247,7 +248,7 @@ impl Attempts<'_> {
         waiter: &mut W,
         roster: &Roster,
         absent: &mut Vec<String>,
-    ) -> Result<Vec<Node>, Failed> {
+    ) -> Result<Vec<(Node, Who)>, Failed> {
         let warm_up = statements::warm_up(roster.is_citus(), self.terms.lock_timeout_ms);
         let warm = Command::new("warm-up of the snapshot", warm_up.as_str());
         let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
@@ -260,16 +261,17 @@ impl Attempts<'_> {
         for (node, begun) in roster.nodes().iter().zip(begun) {
             let fit = begun.map_err(of_exchange).and_then(|(session, reply)| {
                 let reply = reply.map_err(of_exchange)?;
-                Who::read(&reply).map_err(of_exchange)?.must_fit(node, roster.extension())?;
+                let who = Who::read(&reply).map_err(of_exchange)?;
+                who.must_fit(node, roster.extension())?;
                 let version = reply.sets.iter().find_map(|set| set.value(0, "server_version_num"));
                 let version = version.and_then(|text| text.parse().ok());
                 let version = version.ok_or_else(|| of_exchange(reply.unexpected("no version")))?;
-                Ok((session, version))
+                Ok((session, who, version))
             });
             match fit {
-                Ok((session, version)) => {
+                Ok((session, who, version)) => {
                     self.keepers.push(session);
-                    nodes.push(node.clone());
+                    nodes.push((node.clone(), who));
                     begin.push(statements::begin(version, idle_ms, roster.is_citus()));
                 }
                 Err(Failed::Stopped) => return Err(Failed::Stopped),
@@ -289,21 +291,32 @@ impl Attempts<'_> {
     }
 
     /// Leaves out whom the fence has left out: an inactive node that had no place for its session, say.
-    fn only_fenced(&mut self, nodes: &mut Vec<Node>, absent: &mut Vec<String>) {
-        let fenced: Vec<Node> = self.party.parts().map(|part| part.node.clone()).collect();
+    ///
+    /// Both sessions of a node have to be on one server: in a failover, or behind a name that leads to two, the fence
+    /// would stand on the one and the snapshot be of the other.
+    fn only_fenced(
+        &mut self,
+        nodes: &mut Vec<(Node, Who)>,
+        absent: &mut Vec<String>,
+    ) -> Result<(), Failed> {
         let mut keepers = Keepers::new();
         let all = std::mem::take(self.keepers).into_iter().zip(std::mem::take(nodes));
-        for (session, node) in all {
-            // Dropping the session ends its transaction, which has no snapshot yet.
-            if fenced.contains(&node) {
-                keepers.push(session);
-                nodes.push(node);
+        for (session, (node, who)) in all {
+            let Some(part) = self.party.parts().find(|part| *part.node == node) else {
+                // Dropping the session ends its transaction, which has no snapshot yet.
+                continue;
+            };
+            if !who.is_same_server(part.who) {
+                return Err(Failed::for_now(format!("two servers answer at {}", node.label())));
             }
+            keepers.push(session);
+            nodes.push((node, who));
         }
         *self.keepers = keepers;
         absent.extend(self.party.absent().iter().cloned());
         absent.sort();
         absent.dedup();
+        Ok(())
     }
 
     /// Holds writers back on all nodes.

@@ -68,6 +68,8 @@ struct Shared {
 struct State {
     mode: Mode,
     delay: Duration,
+    /// Where every second new connection leads.
+    second: Option<SocketAddr>,
     /// Counts the changes.
     generation: u64,
     next_id: u64,
@@ -109,6 +111,7 @@ impl Link {
             state: Mutex::new(State {
                 mode: Mode::Open,
                 delay: Duration::ZERO,
+                second: None,
                 generation: 1,
                 next_id: ACCEPTOR + 1,
                 threads: HashMap::new(),
@@ -148,11 +151,17 @@ impl Link {
         self.change(|state| state.delay = delay)
     }
 
-    /// Opens the link again, without delay.
+    /// Leads every second new connection to another port on 127.0.0.1, as a name with two addresses may.
+    pub fn alternate_with(&self, port: u16) -> Result<()> {
+        self.change(|state| state.second = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+    }
+
+    /// Opens the link again, without delay and to its own server alone.
     pub fn heal(&self) -> Result<()> {
         self.change(|state| {
             state.mode = Mode::Open;
             state.delay = Duration::ZERO;
+            state.second = None;
         })
     }
 
@@ -341,13 +350,20 @@ impl Shared {
                 Mode::Frozen => {
                     wait(&mut [PollFd::new(woken.as_fd(), PollFlags::POLLIN)], None);
                 }
-                Mode::Open => match TcpStream::connect_timeout(&self.target, CONNECT_SLICE) {
-                    Ok(server) => return Some(server),
-                    Err(error) if error.kind() == ErrorKind::TimedOut => {}
-                    Err(_) => return None,
-                },
+                Mode::Open => {
+                    match TcpStream::connect_timeout(&self.target_of(id), CONNECT_SLICE) {
+                        Ok(server) => return Some(server),
+                        Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                        Err(_) => return None,
+                    }
+                }
             }
         }
+    }
+
+    /// Where a connection leads.
+    fn target_of(&self, id: u64) -> SocketAddr {
+        self.state.lock().second.filter(|_| id.is_multiple_of(2)).unwrap_or(self.target)
     }
 
     /// Forwards until both sides have ended their direction (`Ok`), one of them breaks, or the link

@@ -443,3 +443,25 @@ fn where_a_node_has_no_gate_the_mode_is_2pc_and_all_is_refused() {
         Ok(())
     });
 }
+
+/// A name that leads to two servers, or a failover in the middle: the fence would stand on one of them and the snapshot
+/// be of the other.
+#[test]
+fn fence_and_snapshot_are_of_one_server() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).proxies(true).standbys([1]).build()?;
+        cluster.standby_of(1).execute("SELECT pg_promote()")?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SET citus_fence.acquire_timeout = '3s'").expect("a setting");
+        cluster.link(1).alternate_with(cluster.standby_of(1).port())?;
+        let error = refusal(&mut client, "SELECT citus_export_cluster_snapshot()");
+        let detail = error.detail().unwrap_or_default();
+        assert_eq!(error.code().code(), "55P03", "{error:?}");
+        assert!(detail.contains("two servers answer at"), "{error:?}");
+        assert!(detail.contains(&cluster.catalog_port(1).to_string()), "{error:?}");
+        cluster.link(1).heal()?;
+        let exported = export(&cluster, &mut client, "");
+        assert!(release(&mut client, exported.id));
+        Ok(())
+    });
+}
