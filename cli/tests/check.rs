@@ -98,3 +98,42 @@ fn tables_that_come_and_go_are_no_finding() {
         })
     });
 }
+
+/// PostgreSQL refuses Citus' decoder where it is not listed: told before somebody splits a shard, with what mends it.
+#[test]
+fn a_node_that_refuses_the_decoder_of_citus_is_named() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let port = cluster.coordinator().port();
+        check(port, &[]).expect(0);
+        let worker = cluster.worker(2);
+        let listed = "SELECT current_setting('output_plugin_libraries', true) IS NOT NULL";
+        if engine != Engine::Citus || worker.query_value(listed)? != "t" {
+            eprintln!("skipped: no list of output plugins matters here");
+            return Ok(());
+        }
+        worker.execute("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput', 'test_decoding'")?;
+        worker.execute("SELECT pg_reload_conf()")?;
+        let look = || check(port, &[]).expect(3);
+        let told = wait_until("the setting", PATIENCE, || {
+            let shown = worker.query_value("SHOW output_plugin_libraries").ok()?;
+            (!shown.contains("citus")).then(look)
+        })?;
+        let place = format!("127.0.0.1:{}", worker.port());
+        assert!(
+            told.out.contains("1 findings on 3 nodes") && told.out.contains(&place),
+            "{told:?}"
+        );
+        let line = told.out.lines().find(|line| line.contains("output plugins")).expect("a line");
+        let (_, mend) = line.split_once("(42501): ").expect("what to do");
+        for statement in mend.split_inclusive(';') {
+            worker.execute(statement)?;
+        }
+        wait_until("the setting", PATIENCE, || {
+            (worker.query_value("SHOW output_plugin_libraries").ok()?.contains("citus"))
+                .then_some(())
+        })?;
+        check(port, &[]).expect(0);
+        Ok(())
+    });
+}

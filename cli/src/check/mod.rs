@@ -5,12 +5,14 @@
 //! | `args` | what can be typed |
 //! | `members` | the nodes of a database, and sessions with them |
 //! | `looks` | what is looked at on each |
+//! | `settings` | settings without which something of Citus fails later |
 //! | `sequences` | whether sequences are behind what is stored, and raising them |
 
 pub mod args;
 mod looks;
 mod members;
 mod sequences;
+mod settings;
 
 use serde::Serialize;
 
@@ -52,6 +54,7 @@ pub fn run(args: &CheckArgs, stop: &Stop, output: &Output) -> Result<Exit, Failu
     let mut cluster = Cluster::of(&mut first, &destination, &args.nodes, stop)?;
     let mut report = Report { nodes: cluster.members.len(), ..Report::default() };
     look(&mut cluster, Age::Settled, args.fix, &mut report)?;
+    settings::output_plugins(&mut cluster, &mut report)?;
     output.result(&report, lines)?;
     Ok(report.exit())
 }

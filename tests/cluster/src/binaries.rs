@@ -25,6 +25,7 @@ pub struct Installation {
     pkglibdir: PathBuf,
     version: String,
     has_tls: bool,
+    lists_output_plugins: bool,
 }
 
 impl Installation {
@@ -50,8 +51,11 @@ impl Installation {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         };
         let configured = ask("--configure")?;
+        let bindir = PathBuf::from(ask("--bindir")?);
+        let all = Command::new(bindir.join("postgres")).arg("--describe-config").output();
+        let all = all.map(|output| output.stdout).unwrap_or_default();
         Ok(Installation {
-            bindir: ask("--bindir")?.into(),
+            bindir,
             sharedir: ask("--sharedir")?.into(),
             pkglibdir: ask("--pkglibdir")?.into(),
             version: ask("--version")?,
@@ -59,6 +63,9 @@ impl Installation {
             has_tls: ["--with-openssl", "--with-ssl=openssl"]
                 .iter()
                 .any(|option| configured.contains(option)),
+            lists_output_plugins: String::from_utf8_lossy(&all)
+                .lines()
+                .any(|line| line.starts_with("output_plugin_libraries\t")),
         })
     }
 
@@ -72,7 +79,13 @@ impl Installation {
             pkglibdir: place(&self.pkglibdir),
             version: self.version.clone(),
             has_tls: self.has_tls,
+            lists_output_plugins: self.lists_output_plugins,
         }
+    }
+
+    /// Whether it refuses output plugins that are not in `output_plugin_libraries`.
+    pub fn lists_output_plugins(&self) -> bool {
+        self.lists_output_plugins
     }
 
     /// The path of one of its programs.

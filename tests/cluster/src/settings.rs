@@ -108,6 +108,10 @@ impl Options {
         if !self.preload.is_empty() {
             add("shared_preload_libraries", self.preload.join(","));
         }
+        if self.installation().is_ok_and(Installation::lists_output_plugins) {
+            // As anybody has to have it who splits shards online.
+            add("output_plugin_libraries", String::from("pgoutput, test_decoding, citus"));
+        }
         if self.certificates.is_some() {
             add("ssl", String::from("on"));
             add("ssl_ca_file", ROOT_CERTIFICATE.to_owned());
