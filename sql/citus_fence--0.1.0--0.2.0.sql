@@ -295,7 +295,8 @@ CREATE FUNCTION "citus_export_cluster_snapshot"(
 	"nodename" TEXT,
 	"nodeport" INT,
 	"snapshot_id" TEXT,
-	"wal_lsn" pg_catalog.pg_lsn
+	"wal_lsn" pg_catalog.pg_lsn,
+	"held_mode" TEXT
 )
 VOLATILE PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
@@ -336,7 +337,7 @@ REVOKE ALL ON FUNCTION @extschema@.citus_release_cluster_snapshot(bigint) FROM P
 REVOKE ALL ON FUNCTION @extschema@.citus_extend_cluster_snapshot(bigint, int) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.citus_export_cluster_snapshot(int, text) IS
-'export a snapshot on every node, all of one moment: a row per node with the export''s number, the identifier that SET TRANSACTION SNAPSHOT takes on that node, and a position that the WAL of all it shows is before; writers wait for milliseconds, and two-phase commits left in doubt are finished first; the snapshots live until citus_release_cluster_snapshot(), for timeout_ms (1 to 86400000, default 60000) or until a node is lost, and vacuum removes nothing that they show meanwhile; mode is 2pc, all, or null for all where every node preloads citus_fence, else 2pc; not in a transaction that has written (25001); coordinator only; errors: 22004 null, 22023, 55000 wrong node or not preloaded, 55006 another operation is under way, 53400 too many exports, 08001 a node that does not answer, 55P03 writers in the way within citus_fence.acquire_timeout';
+'export a snapshot on every node, all of one moment: a row per node with the export''s number, the identifier that SET TRANSACTION SNAPSHOT takes on that node, a position that the WAL of all it shows is before, and in held_mode whose writers were held back, 2pc or all; writers wait for milliseconds, and two-phase commits left in doubt are finished first; the snapshots live until citus_release_cluster_snapshot(), for timeout_ms (1 to 86400000, default 60000) or until a node is lost, and vacuum removes nothing that they show meanwhile; mode is 2pc, all, or null for all where every node preloads citus_fence, else 2pc; not in a transaction that has written (25001); coordinator only; errors: 22004 null, 22023, 55000 wrong node or not preloaded, 55006 another operation is under way, 53400 too many exports, 08001 a node that does not answer, 55P03 writers in the way within citus_fence.acquire_timeout';
 COMMENT ON FUNCTION @extschema@.citus_release_cluster_snapshot(bigint) IS
 'end a cluster snapshot: true if and only if it had lasted until this call and this call ended it; else false, and a WARNING says why; sessions that have imported a snapshot keep it; errors: 22004 null, 55000 not preloaded';
 COMMENT ON FUNCTION @extschema@.citus_extend_cluster_snapshot(bigint, int) IS

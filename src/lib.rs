@@ -59,6 +59,7 @@ static WORKERS: &[&pg::worker::Worker] =
 #[allow(non_snake_case, unsafe_code)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::elog::without_traces();
     let preloading = pg::process::is_preloading();
     fence::under_way::wire(UNDER_WAY);
     guc::define(preloading, gate::is_read_only);

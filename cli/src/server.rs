@@ -33,6 +33,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// lock that anybody could wait for.
 const BEGIN: &str = "BEGIN READ ONLY;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL quote_all_identifiers = off;
 SET LOCAL statement_timeout = '30s';
 SET LOCAL lock_timeout = '10s';
 SET LOCAL idle_in_transaction_session_timeout = '60s';

@@ -5,12 +5,18 @@
 SET citus_fence.acquire_timeout = '1500ms';
 SET citus_fence.lock_timeout = '300ms';
 
--- Here: this very session.
+-- Here: this very session, which is told at once.
 BEGIN;
 LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
 SELECT citus_block_writes_for_backup();
 ROLLBACK;
-SELECT state, error ~ 'process [0-9]+ of postgres' AS named FROM citus_backup_block_status();
+-- Or somebody else.
+BEGIN;
+LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
+PREPARE TRANSACTION 'here';
+SELECT citus_block_writes_for_backup();
+ROLLBACK PREPARED 'here';
+SELECT state, error ~ 'prepared transaction here of postgres' AS named FROM citus_backup_block_status();
 SELECT nodes_held();
 -- Who was in the way, and with which query, is for those who may see that elsewhere too.
 CREATE ROLE fence_curious;
@@ -19,7 +25,7 @@ SELECT state, error FROM citus_backup_block_status();
 RESET ROLE;
 GRANT pg_read_all_stats TO fence_curious;
 SET ROLE fence_curious;
-SELECT error ~ 'process [0-9]+ of postgres' AS named FROM citus_backup_block_status();
+SELECT error ~ 'prepared transaction here of postgres' AS named FROM citus_backup_block_status();
 RESET ROLE;
 DROP ROLE fence_curious;
 
@@ -27,8 +33,9 @@ DROP ROLE fence_curious;
 RESET citus_fence.acquire_timeout;
 BEGIN;
 LOCK TABLE pg_catalog.pg_dist_node IN ROW EXCLUSIVE MODE;
+PREPARE TRANSACTION 'here';
 SELECT citus_block_writes_for_backup(1500);
-ROLLBACK;
+ROLLBACK PREPARED 'here';
 
 -- The caller has been told: nothing is left to be released, and nobody to be warned.
 SELECT citus_unblock_writes_for_backup();
@@ -52,10 +59,12 @@ COMMIT PREPARED 'in the way';
 -- A caller's own statement_timeout ends the call, and what it began.
 BEGIN;
 LOCK TABLE pg_catalog.pg_dist_partition IN ROW EXCLUSIVE MODE;
-SET LOCAL statement_timeout = '1s';
+PREPARE TRANSACTION 'here';
+SET statement_timeout = '1s';
 \set VERBOSITY sqlstate
 SELECT citus_block_writes_for_backup();
-ROLLBACK;
+RESET statement_timeout;
+ROLLBACK PREPARED 'here';
 SELECT wait_for($$(SELECT state = 'inactive' FROM citus_backup_block_status())$$);
 SELECT wait_for('nodes_held() = 0');
 SELECT wait_for('fence_sessions() = 0');

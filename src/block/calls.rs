@@ -198,6 +198,9 @@ pub fn block(
     if gate::is_writing() {
         return Err(BlockError::HasWritten { function });
     }
+    if let Some(table) = citus::own_lock() {
+        return Err(BlockError::HasLocked { function, table });
+    }
     if let Some(other) = under_way::look_but(OPERATION) {
         return Err(BlockError::UnderWay(other));
     }

@@ -35,6 +35,14 @@ pub enum BlockError {
         /// The function.
         function: &'static str,
     },
+    /// The block would wait for the calling transaction's own lock.
+    #[error("{function} cannot be called in a transaction that has locked {table}")]
+    HasLocked {
+        /// The function.
+        function: &'static str,
+        /// A table of Citus' catalog.
+        table: &'static str,
+    },
     /// The block that the caller named is not the one that there is.
     #[error("backup block {number} is over")]
     Over {
@@ -186,6 +194,9 @@ impl From<&BlockError> for Report {
                 .hint("The modes are '2pc' and 'all'; where none is given, citus_fence.block_mode says which."),
             BlockError::HasWritten { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
                 .detail("It has written, or run on other nodes what may have; its COMMIT would wait for the block that it has begun itself.")
+                .hint("Commit or roll back first, and call it again."),
+            BlockError::HasLocked { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
+                .detail("The block needs that lock, and would wait for the transaction that it was called in.")
                 .hint("Commit or roll back first, and call it again."),
             BlockError::Over { why, .. } => {
                 let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)

@@ -48,19 +48,46 @@ pub fn look(roster: &Roster) -> Option<Report> {
             Err(_) => unknown.push(name.clone()),
         }
     }
-    if with.is_empty() {
-        return None;
-    }
-    let mut detail = "A copy of the servers has all databases in it, and may have halves of their two-phase commits."
-        .to_owned();
-    if !unknown.is_empty() {
-        detail.push_str(&format!(" Not known of: {}.", unknown.join(", ")));
-    }
-    let message =
-        format!("the block holds back nothing in other databases with Citus: {}", with.join(", "));
+    told(&with, &unknown)
+}
+
+/// What is said of those with Citus, and of those of which it is not known.
+fn told(with: &[String], unknown: &[String]) -> Option<Report> {
+    const HALVES: &str = "A copy of the servers has all databases in it, and may have halves of their two-phase commits.";
+    let (message, detail) = match (with, unknown) {
+        ([], []) => return None,
+        ([], unknown) => (
+            format!("whether other databases have Citus is not known: {}", unknown.join(", ")),
+            format!("The block holds back nothing in them. {HALVES}"),
+        ),
+        (with, unknown) => {
+            let mut detail = HALVES.to_owned();
+            if !unknown.is_empty() {
+                detail.push_str(&format!(" Not known of: {}.", unknown.join(", ")));
+            }
+            let with = with.join(", ");
+            (format!("the block holds back nothing in other databases with Citus: {with}"), detail)
+        }
+    };
     Some(Report::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).detail(detail).hint(
-        "Begin a block in each of them before copies are taken, and end all of them afterwards.",
+        "Begin a block in each that has Citus before copies are taken, and end all of them afterwards.",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let names = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(told(&[], &[]).is_none());
+        let unknown = told(&[], &names(&["locked"])).expect("a notice");
+        assert!(unknown.message.contains("not known: locked"), "{unknown:?}");
+        let both = told(&names(&["shop"]), &names(&["locked"])).expect("a notice");
+        assert!(both.message.ends_with("with Citus: shop"), "{both:?}");
+        assert!(both.detail.expect("a detail").contains("Not known of: locked"));
+    }
 }
 
 fn has_citus(reply: &Reply) -> Result<bool, RemoteError> {

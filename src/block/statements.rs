@@ -3,6 +3,7 @@
 
 use remote::TransactionStatus;
 
+use crate::fence::blockers::shown;
 use crate::fence::statements::{HELPER_IDLE_MS, begin_helper, set_idle_timeout};
 
 /// A restore point, in a subtransaction: should it fail, the locks stay.  The wait for the answer
@@ -47,14 +48,15 @@ pub fn look_for_waiters() -> String {
                 a.usename::text, \
                 (SELECT ((extract(epoch FROM min(l.waitstart)) - 946684800) * 1000000)::int8 \
                    FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted), \
-                a.query \
+                {} \
            FROM pg_catalog.pg_stat_activity a \
           WHERE a.datname = pg_catalog.current_database() \
             AND (a.wait_event_type = 'Lock' OR a.application_name LIKE '%gpid=%' \
                  OR a.state = 'active') \
             AND a.pid <> pg_catalog.pg_backend_pid() \
           ORDER BY 5 NULLS LAST, 1",
-        begin_helper(HELPER_IDLE_MS)
+        begin_helper(HELPER_IDLE_MS),
+        shown!("a.query")
     )
 }
 

@@ -14,6 +14,18 @@ use crate::report::Report;
 /// Version of this extension.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What each transaction of a session of ours begins with, whatever its role, its database or its server says: it is the
+/// owner of the extension, a superuser; an operator or function of somebody else's never stands in for one of the
+/// server's; and names look as they are compared here.
+macro_rules! as_owner {
+    () => {
+        "SET LOCAL ROLE NONE; SET LOCAL search_path = pg_catalog; SET LOCAL quote_all_identifiers = off;"
+    };
+}
+pub(crate) use as_owner;
+/// The same.
+pub const AS_OWNER: &str = as_owner!();
+
 /// What a session is asked for with its first command, as columns.  No function of an extension is among it, which
 /// somebody else's could stand in for, and nothing that fails where there is none.  In a transaction with a safe
 /// search path.

@@ -52,6 +52,15 @@ pub fn fence_relations() -> Result<FenceRelations, CatalogError> {
     })
 }
 
+/// One of the tables that a fence locks and this transaction holds itself, so that the fence would wait for it.
+pub fn own_lock() -> Option<&'static str> {
+    let names = [c"pg_dist_node", c"pg_dist_partition", c"pg_dist_transaction"];
+    let held = names
+        .into_iter()
+        .find(|name| lock::catalog_relation(name).is_some_and(lock::is_held_by_me))?;
+    held.to_str().ok()
+}
+
 /// What is read of the nodes and of how they are reached.
 pub const OF_NODES: &[&CStr] = &[c"pg_dist_node", c"pg_dist_authinfo", c"pg_dist_poolinfo"];
 /// What says which node this is.

@@ -17,7 +17,7 @@ use remote::{
     run_all,
 };
 
-use super::identity::{IdentityError, is_own_function, own_number};
+use super::identity::{IdentityError, as_owner, is_own_function, own_number};
 use super::{
     Access, COORDINATOR_GROUP, CatalogError, Dialer, OF_NODES, Roster, nodes, read_within,
 };
@@ -34,11 +34,14 @@ const ASK: &str = "SELECT pg_catalog.current_setting('citus_fence.server_number'
                           (SELECT groupid FROM pg_catalog.pg_dist_local_group) AS local_group";
 
 /// The same of a worker's coordinator: has it begin, and shows what would be called.
-const LOOK: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path = pg_catalog; \
-     SET LOCAL statement_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+const LOOK: &str = concat!(
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; ",
+    as_owner!(),
+    " SET LOCAL statement_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
      SET LOCAL client_connection_check_interval = '1s'; \
      SELECT pg_catalog.pg_get_functiondef( \
-         pg_catalog.to_regprocedure('citus_fence.coordinator_number()')) AS definition";
+         pg_catalog.to_regprocedure('citus_fence.coordinator_number()')) AS definition"
+);
 const CALL: &str = "SELECT citus_fence.coordinator_number() AS server_number";
 
 /// Why it is not proved.

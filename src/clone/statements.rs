@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::registry::{Plan, Replica};
+use crate::citus::identity::AS_OWNER;
 use crate::pg::quote::literal;
 
 /// Bound on a note in the registry.
@@ -27,7 +28,7 @@ pub fn texts<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
 /// SQL that waits for nobody, in one transaction with a safe `search_path`.
 pub fn query(sql: &str) -> String {
     format!(
-        "SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = '10s';\
+        "{AS_OWNER} SET LOCAL statement_timeout = '10s';\
          SET LOCAL lock_timeout = '5s'; {sql}"
     )
 }
@@ -114,7 +115,7 @@ pub fn begin(bound: Duration, is_citus: bool, gid: &str) -> String {
     };
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
-         SET LOCAL search_path = pg_catalog;{citus}\
+         {AS_OWNER}{citus}\
          SET LOCAL application_name = {};\
          SET LOCAL lock_timeout = {};\
          SET LOCAL statement_timeout = {};\
@@ -307,7 +308,7 @@ pub fn identity(token: &str, group: i32, is_citus: bool, was_coordinator: bool) 
         (_, false) => "",
     };
     format!(
-        "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog;{citus}\
+        "BEGIN READ WRITE; {AS_OWNER}{citus}\
          SET LOCAL statement_timeout = '60s';\
          SELECT citus_fence.enter_reserved_node({});\
          DO $do$ \

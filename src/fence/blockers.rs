@@ -12,18 +12,38 @@ use crate::pg::interrupts;
 use crate::pg::worker::{self, Transaction};
 use crate::report::Report;
 
+/// A text as it can be shown: in a database that knows no encoding (SQL_ASCII) clients leave any bytes in queries and
+/// names, and one such must not hide who is in the way.
+macro_rules! shown {
+    ($text:expr) => {
+        concat!(
+            "CASE WHEN pg_catalog.current_setting('server_encoding') = 'SQL_ASCII' \
+                  THEN pg_catalog.encode(pg_catalog.convert_to(",
+            $text,
+            ", 'SQL_ASCII'), 'escape') ELSE ",
+            $text,
+            " END"
+        )
+    };
+}
+pub(crate) use shown;
+
 /// Looks for them in a transaction of its own, in place of the one that failed.
 pub fn look() -> String {
     format!("ROLLBACK; {}; {BLOCKERS}", begin_helper(HELPER_IDLE_MS))
 }
 
 /// Who is in the middle of a command that commits on its way, in this database.
-pub const IN_STEPS: &str = "SELECT a.pid, a.usename::text, \
+pub const IN_STEPS: &str = concat!(
+    "SELECT a.pid, a.usename::text, \
             greatest(0, extract(epoch FROM clock_timestamp() - a.query_start))::int8 AS age, \
-            a.state || ': ' || left(regexp_replace(a.query, E'\\\\s+', ' ', 'g'), 120) AS what \
+            a.state || ': ' || ",
+    shown!("left(regexp_replace(a.query, E'\\\\s+', ' ', 'g'), 120)"),
+    " AS what \
        FROM citus_fence.commands_in_steps() s \
        JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid \
-      WHERE a.datname = pg_catalog.current_database()";
+      WHERE a.datname = pg_catalog.current_database()"
+);
 
 /// Who holds, on this node and in this database, what an ExclusiveLock on the fence's tables or on a gate
 /// (whose locks have the numbers of relations that there are not) has to wait for; the oldest first.  A prepared transaction has no process; its own lock tells which it is.
@@ -31,9 +51,11 @@ const BLOCKERS: &str = concat!(
     "SELECT coalesce(l.pid, 0) AS pid, \
             coalesce(a.usename::text, p.owner::text, '') AS usename, \
             greatest(0, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8 AS age, \
-            CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || p.gid \
-                 ELSE coalesce(coalesce(a.state, CASE WHEN a.usename IS NULL THEN a.backend_type END) || ': ', '') \
-                      || left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120) END AS what \
+            CASE WHEN p.gid IS NOT NULL THEN 'prepared transaction ' || ",
+    shown!("p.gid"),
+    " ELSE coalesce(coalesce(a.state, CASE WHEN a.usename IS NULL THEN a.backend_type END) || ': ', '') || ",
+    shown!("left(regexp_replace(coalesce(a.query, ''), E'\\\\s+', ' ', 'g'), 120)"),
+    " END AS what \
        FROM pg_catalog.pg_locks l \
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
        LEFT JOIN pg_catalog.pg_locks x \
@@ -99,6 +121,7 @@ fn look_here(node: &str) -> Vec<String> {
                     &row.get::<String>(4)?.unwrap_or_default(),
                 ));
             }
+            blockers.dedup();
             Ok::<_, pgrx::spi::Error>(blockers)
         })
     };
@@ -112,7 +135,10 @@ pub fn describe_all(node: &str, set: &ResultSet) -> Vec<String> {
         let number = |column| text(column).parse::<i64>().unwrap_or_default();
         describe(node, number("pid") as i32, text("usename"), number("age"), text("what"))
     };
-    (0..set.rows.len()).map(describe_row).collect()
+    let mut all: Vec<String> = (0..set.rows.len()).map(describe_row).collect();
+    // Each once, whatever it holds.
+    all.dedup();
+    all
 }
 
 /// Whether a prepared transaction is among them, which has no process.

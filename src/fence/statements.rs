@@ -1,13 +1,12 @@
 //! The SQL that goes to the nodes.
 //!
-//! These sessions are the extension's owner, a superuser: each sets `search_path` before anything else,
-//! for an operator or function of somebody else's must never stand in for one of the server's.
+//! These sessions are the extension's owner, a superuser: each transaction begins with [`AS_OWNER`].
 //!
 //! Everything is set with `SET LOCAL`, inside the transaction that holds the locks: behind a pooler in
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
 use super::steps::Barrier;
-use crate::citus::identity::{self, QUESTION};
+use crate::citus::identity::{self, AS_OWNER, QUESTION};
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
 /// look at a catalog takes milliseconds that nobody should wait for under a lock.  A lock that conflicts
@@ -27,7 +26,7 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64, is_citus: bool) -> Stri
     let statement_timeout_ms = i64::from(lock_timeout_ms) + STATEMENT_GRACE_MS;
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
-         SET LOCAL search_path = pg_catalog;\
+         {AS_OWNER}\
          {unchecked}\
          SET LOCAL lock_timeout = {lock_timeout_ms};\
          SET LOCAL statement_timeout = {statement_timeout_ms};\
@@ -136,7 +135,7 @@ const IDENTITY: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_sys
 /// brings everything before it to disk.  Runs in a session of its own, as it must commit.
 pub fn flush_by_commit() -> String {
     format!(
-        "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL synchronous_commit = 'local';\
+        "BEGIN READ WRITE; {AS_OWNER} SET LOCAL synchronous_commit = 'local';\
          SELECT pg_catalog.pg_logical_emit_message(true, 'citus_fence', 'flush');\
          COMMIT;\
          {};\
@@ -159,7 +158,7 @@ pub fn set_idle_timeout(idle_timeout_ms: i64) -> String {
 /// after this side has closed the session.
 pub fn begin_helper(idle_timeout_ms: i64) -> String {
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog; {}; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED; {AS_OWNER} {}; \
          SET LOCAL statement_timeout = '5s'; \
          SET LOCAL client_connection_check_interval = '1s'",
         set_idle_timeout(idle_timeout_ms)
@@ -179,7 +178,7 @@ const LONGEST_RECOVERY_MS: i64 = 2_000;
 pub fn recover(bound_ms: i64) -> String {
     let bound_ms = bound_ms.clamp(1, LONGEST_RECOVERY_MS);
     format!(
-        "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog;\
+        "BEGIN READ WRITE; {AS_OWNER}\
          SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = {bound_ms};\
          SET LOCAL client_connection_check_interval = '1s';\
          SET LOCAL synchronous_commit = 'local';\

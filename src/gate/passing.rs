@@ -163,8 +163,9 @@ pub fn note_reset() {
     RESETTING.set(session::local_xid());
 }
 
+/// Whether this transaction has it to do: one that had nothing to drop has written nothing, and is done with it.
 fn is_resetting() -> bool {
-    RESETTING.get() != 0 && RESETTING.get() == session::local_xid()
+    RESETTING.get() != 0 && RESETTING.get() == session::local_xid() && xact::has_written()
 }
 
 /// A session that could not be reset ends: whoever has it next would find what another has left in it, as poolers

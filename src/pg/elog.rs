@@ -5,6 +5,24 @@ use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::report::Report;
 
+/// Has the server's errors go to clients as they were raised.  Where the environment has `RUST_BACKTRACE`, as images of
+/// containers do, each would be given a trace as its detail.  Called once, when the library is loaded.
+pub fn without_traces() {
+    const NAME: &str = "RUST_LIB_BACKTRACE";
+    let former = std::env::var_os(NAME);
+    // SAFETY: the process has one thread.
+    unsafe { std::env::set_var(NAME, "0") };
+    // Whether traces are wanted is looked up the first time, and remembered.
+    let _ = std::backtrace::Backtrace::capture();
+    // SAFETY: as above.
+    unsafe {
+        match former {
+            Some(value) => std::env::set_var(NAME, value),
+            None => std::env::remove_var(NAME),
+        }
+    }
+}
+
 /// Raises the report as an ERROR.  A SQLSTATE from another server that PostgreSQL itself has no name for
 /// becomes XX000.
 pub fn raise(report: &Report) -> ! {

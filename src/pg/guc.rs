@@ -48,6 +48,12 @@ pub fn set_for_session(name: &CStr, value: Option<&CStr>) {
     }
 }
 
+/// Whether a boolean setting would be on after a RESET.
+pub fn is_on_after_reset(name: &CStr) -> bool {
+    // SAFETY: the name of a setting of the server's own; what is given back lives as long as the setting.
+    unsafe { CStr::from_ptr(pg_sys::GetConfigOptionResetString(name.as_ptr())) == c"on" }
+}
+
 static SHOWN: OnceLock<fn() -> bool> = OnceLock::new();
 
 /// Defines a setting that nobody can set, and whose value is what `value` says at the time of the look.

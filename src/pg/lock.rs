@@ -11,6 +11,29 @@ pub fn lock_relation_exclusive(relation: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(relation, pg_sys::ExclusiveLock as pg_sys::LOCKMODE) }
 }
 
+/// Whether this transaction itself holds a relation in a mode that LOCK TABLE … IN EXCLUSIVE MODE of another session has
+/// to wait for.
+pub fn is_held_by_me(relation: pg_sys::Oid) -> bool {
+    let tag = pg_sys::LOCKTAG {
+        // SAFETY: set once when the session starts.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: relation.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    (pg_sys::RowShareLock..=pg_sys::AccessExclusiveLock).any(|mode| {
+        let mode = mode as pg_sys::LOCKMODE;
+        // SAFETY: a look at this process' own table of locks.
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return unsafe { pg_sys::LockHeldByMe(&tag, mode) };
+        // SAFETY: as above.
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return unsafe { pg_sys::LockHeldByMe(&tag, mode, false) };
+    })
+}
+
 /// Keeps the extension from being dropped until the end of the transaction: `DROP EXTENSION` waits.
 pub fn keep_extension(extension: pg_sys::Oid) {
     // SAFETY: as in lock_relation_exclusive().

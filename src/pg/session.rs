@@ -108,7 +108,7 @@ thread_local! {
     /// The transaction of which the client itself has said what it may do.
     static CLAIMED: Cell<u32> = const { Cell::new(0) };
     /// See [`show_read_only`].
-    static SHOWN: Cell<Shown> = const { Cell::new(Shown { is_on: false, by: 0, is_told: false }) };
+    static SHOWN: Cell<Shown> = const { Cell::new(Shown::NOTHING) };
 }
 
 /// What this session tells of itself because the node is read-only.
@@ -120,6 +120,23 @@ struct Shown {
     by: u32,
     /// The client itself has set it in this transaction.
     is_told: bool,
+    /// The client itself had set it off, over an on that would be there otherwise.
+    is_off_by_client: bool,
+    /// What was there before is to be there again when this transaction is committed.
+    is_leaving: bool,
+    /// It is: if that is on, it is somebody else's.
+    is_taken_back: bool,
+}
+
+impl Shown {
+    const NOTHING: Self = Self {
+        is_on: false,
+        by: 0,
+        is_told: false,
+        is_off_by_client: false,
+        is_leaving: false,
+        is_taken_back: false,
+    };
 }
 
 /// Has the session report that its transactions are read-only, or not any more: clients of libpq go by the
@@ -137,17 +154,18 @@ pub fn show_read_only(on: bool) {
     };
     let by = local_xid();
     if on && !is_default && is_of_client() {
+        let is_off_by_client = super::guc::is_on_after_reset(c"default_transaction_read_only");
         set(Some(c"on"));
-        SHOWN.set(Shown { is_on: true, by, is_told: false });
+        SHOWN.set(Shown { is_on: true, by, is_off_by_client, ..Shown::NOTHING });
     } else if shown.is_told {
         // As the client has it, from here on.
     } else if !on && shown.is_on && is_default {
         set(None);
-        // SAFETY: as above.
-        if unsafe { pg_sys::DefaultXactReadOnly } {
+        // SAFETY: as above.  What an operator has set meanwhile for all sessions stays.
+        if shown.is_off_by_client && unsafe { pg_sys::DefaultXactReadOnly } {
             set(Some(c"off"));
         }
-        SHOWN.set(Shown { by, ..shown });
+        SHOWN.set(Shown { by, is_leaving: true, ..shown });
     } else if !on && shown.is_on && shown.by != by {
         SHOWN.set(Shown { is_on: false, ..shown });
     }
@@ -172,14 +190,14 @@ pub fn leave_default_to_client() {
 /// A transaction is committed: if the client has set it there, it is the client's.
 pub fn settle_default() {
     let shown = SHOWN.get();
-    if shown.is_told {
-        SHOWN.set(Shown { is_on: false, is_told: false, ..shown });
-    }
+    let is_on = shown.is_on && !shown.is_told;
+    let is_taken_back = shown.is_taken_back || shown.is_leaving;
+    SHOWN.set(Shown { is_on, is_told: false, is_leaving: false, is_taken_back, ..shown });
 }
 
 /// A transaction is aborted: what the client has set there is not.
 pub fn forget_default() {
-    SHOWN.set(Shown { is_told: false, ..SHOWN.get() });
+    SHOWN.set(Shown { is_told: false, is_leaving: false, ..SHOWN.get() });
 }
 
 /// Whether this transaction is read-only because it has begun while the session's transactions were to be.
@@ -187,7 +205,11 @@ fn is_shown_read_only() -> bool {
     let shown = SHOWN.get();
     let number = local_xid();
     // SAFETY: a variable of this process.
-    shown.is_on && shown.by != number && CLAIMED.get() != number && unsafe { pg_sys::XactReadOnly }
+    shown.is_on
+        && !shown.is_taken_back
+        && shown.by != number
+        && CLAIMED.get() != number
+        && unsafe { pg_sys::XactReadOnly }
 }
 
 /// Makes this transaction read-only.

@@ -17,6 +17,12 @@ pub enum SwitchError {
         /// Their names, quoted.
         gids: Vec<String>,
     },
+    /// Sessions that do not end, in the switch of a whole cluster, which waits for no node for ever.
+    #[error("could not make the system read only because of sessions that do not end")]
+    Writers {
+        /// Their processes.
+        pids: Vec<i32>,
+    },
     /// A clone split has its part prepared here.
     #[error("cannot make the system read only while a clone split is under way")]
     Split {
@@ -46,10 +52,16 @@ impl From<&SwitchError> for Report {
                 Report::new(ERRCODE_OBJECT_IN_USE, message)
                     .detail(format!(
                         "There are {}: {shown}{more}. No session ended them within \
-                         citus_fence.lock_timeout.",
+                         citus_fence.lock_timeout, or 3.5 s in the switch of a cluster.",
                         gids.len()
                     ))
                     .hint("Use COMMIT PREPARED or ROLLBACK PREPARED, or have Citus do so: SELECT recover_prepared_transactions(); on the node that began them. The system is still read-write.")
+            }
+            SwitchError::Writers { pids } => {
+                let names: Vec<String> = pids.iter().map(i32::to_string).collect();
+                Report::new(ERRCODE_OBJECT_IN_USE, message)
+                    .detail(format!("Processes that were told to end and are still there: {}.", names.join(", ")))
+                    .hint("See pg_stat_activity for what they do. The system is still read-write.")
             }
             SwitchError::Split { gid } => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail(format!("Its transaction {gid} is prepared on this node."))

@@ -77,7 +77,7 @@ pub fn read_only(scope: Scope, terminate_writers: bool) -> Result<u64, SwitchErr
     let started = Instant::now();
     let was_read_only = node.state() == NodeState::ReadOnly;
     let closing = Closing::begin(node);
-    let terminated = drain(terminate_writers)?;
+    let terminated = drain(scope, terminate_writers)?;
     require_client();
     // The rest is short and waits for nobody.
     interrupts::ignore_cancels();
@@ -187,13 +187,21 @@ impl Writer {
         }
     }
 
+    /// Whether it applies what a subscription brings.
+    fn applies(self) -> bool {
+        match self {
+            Self::Holder(_) => false,
+            Self::Marked(process) => AREA.applies(process),
+        }
+    }
+
     /// Ends it, if it may be ended.  `is_early`: a background worker of another extension is given time to end its
     /// transaction: some take a termination for a wish of the operator's, and never come back (pg_cron 1.4).
     /// `lets_apply`: an apply worker may not yet.
     fn end(self, is_early: bool, lets_apply: bool) -> bool {
         match self {
             Self::Holder(holder) => victim::end_holder(holder, is_early),
-            Self::Marked(process) if lets_apply && AREA.applies(process) => false,
+            Self::Marked(_) if lets_apply && self.applies() => false,
             // It is on its way out, and what it ends would be in the way for longer.
             Self::Marked(process) if AREA.only_ends_prepared(process) => false,
             Self::Marked(process) => victim::end_marked(process),
@@ -229,14 +237,22 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// How often to say who is being waited for.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What a node may take of a switch of the whole cluster to wait for those in the way: twice this, and the switch that
+/// waits for it has not given the node up.
+const OF_CLUSTER: Duration = Duration::from_millis(3_500);
+
 /// Returns when none of those who had passed before is left, and nothing is prepared; how many sessions it
 /// has ended.
 ///
 /// Nobody prepares any more once the sessions are gone.  Whoever has prepared may still commit: two-phase
 /// commits that other nodes are in the middle of end by themselves.  What is left after a while is nobody's,
 /// and would keep its half of a transaction on a node that can do nothing about it.
-fn drain(terminate: bool) -> Result<u64, SwitchError> {
+fn drain(scope: Scope, terminate: bool) -> Result<u64, SwitchError> {
     let bound = Duration::from_millis(guc::LOCK_TIMEOUT.get() as u64);
+    let (bound, given_up_after) = match scope {
+        Scope::Node => (bound, None),
+        Scope::Cluster => (bound.min(OF_CLUSTER), Some(2 * OF_CLUSTER)),
+    };
     let began = Instant::now();
     let mut ended: Vec<Writer> = Vec::new();
     let mut pause = FIRST_PAUSE;
@@ -245,22 +261,24 @@ fn drain(terminate: bool) -> Result<u64, SwitchError> {
     loop {
         // Sessions first: what one of them prepares or commits after this look is seen by the next.
         let left = writers();
-        if left.is_empty() {
+        // What a subscription has prepared nobody else ends.  Its worker stops by itself as soon as nothing is.
+        let is_early = began.elapsed() < bound;
+        let lets_apply = terminate && is_early && passing::is_any_prepared();
+        if left.iter().all(|writer| lets_apply && writer.applies()) {
             let gids = prepared()?;
-            if gids.is_empty() {
-                let mut pids: Vec<i32> = ended.into_iter().map(Writer::pid).collect();
-                pids.sort_unstable();
-                pids.dedup();
-                return Ok(pids.len() as u64);
+            if left.is_empty() && gids.is_empty() {
+                return Ok(pids(&ended).len() as u64);
             }
-            if alone_since.get_or_insert_with(Instant::now).elapsed() >= bound {
+            if gids.is_empty() {
+                alone_since = None;
+            } else if alone_since.get_or_insert_with(Instant::now).elapsed() >= bound {
                 return Err(SwitchError::Prepared { gids });
             }
         }
+        if given_up_after.is_some_and(|longest| began.elapsed() >= longest) {
+            return Err(SwitchError::Writers { pids: pids(&left) });
+        }
         if terminate {
-            // What a subscription has prepared nobody else ends.  It stops by itself as soon as nothing is.
-            let is_early = began.elapsed() < bound;
-            let lets_apply = is_early && passing::is_any_prepared();
             for writer in &left {
                 if !ended.contains(writer) && writer.end(is_early, lets_apply) {
                     ended.push(*writer);
@@ -279,11 +297,16 @@ fn drain(terminate: bool) -> Result<u64, SwitchError> {
     }
 }
 
-fn tell(left: &[Writer]) {
-    let mut pids: Vec<i32> = left.iter().map(|writer| writer.pid()).collect();
+/// Their processes, each once.
+fn pids(writers: &[Writer]) -> Vec<i32> {
+    let mut pids: Vec<i32> = writers.iter().map(|writer| writer.pid()).collect();
     pids.sort_unstable();
     pids.dedup();
-    let names: Vec<String> = pids.iter().map(i32::to_string).collect();
+    pids
+}
+
+fn tell(left: &[Writer]) {
+    let names: Vec<String> = pids(left).iter().map(i32::to_string).collect();
     notice(
         &format!("waiting for {} sessions that are writing", names.len()),
         Some(format!("Processes: {}.", names.join(", "))),

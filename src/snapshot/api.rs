@@ -27,9 +27,10 @@ fn citus_export_cluster_snapshot(
         name!(nodeport, i32),
         name!(snapshot_id, String),
         name!(wal_lsn, Lsn),
+        name!(held_mode, String),
     ),
 > {
-    let (export_id, rows) = or_raise(calls::export(timeout_ms, mode));
+    let (export_id, held, rows) = or_raise(calls::export(timeout_ms, mode));
     let rows: Vec<_> = rows
         .into_iter()
         .map(|row| {
@@ -41,6 +42,7 @@ fn citus_export_cluster_snapshot(
                 row.port,
                 row.snapshot_id.as_str().to_owned(),
                 Lsn(row.wal_lsn),
+                held.name().to_owned(),
             )
         })
         .collect();

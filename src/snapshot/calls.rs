@@ -76,11 +76,11 @@ fn number(id: Option<i64>) -> Result<i64, SnapshotError> {
 /// The export that this session has begun and not yet been told of: every way out gives it up.
 static PENDING: Undo<Token> = Undo::new(control::abandon);
 
-/// Exports a snapshot on every node; its number, and the nodes' parts.
+/// Exports a snapshot on every node; its number, whose writes were held back meanwhile, and the nodes' parts.
 pub fn export(
     timeout_ms: Option<i32>,
     mode: Option<&str>,
-) -> Result<(i64, Vec<NodeRow>), SnapshotError> {
+) -> Result<(i64, Mode, Vec<NodeRow>), SnapshotError> {
     let timeout_ms = timeout(timeout_ms)?;
     let wanted = mode
         .map(|name| {
@@ -95,6 +95,9 @@ pub fn export(
     citus::require_coordinator(&mut interruptible(), bound)?;
     if gate::is_writing() {
         return Err(SnapshotError::HasWritten);
+    }
+    if let Some(table) = citus::own_lock() {
+        return Err(SnapshotError::HasLocked { table });
     }
     if let Some(other) = under_way::look_but(OPERATION) {
         return Err(SnapshotError::UnderWay(other));
@@ -129,7 +132,7 @@ pub fn export(
                 }
                 pending.done();
                 tell(&export, &terms);
-                return Ok((token.id, rows));
+                return Ok((token.id, export.terms.mode, rows));
             }
             State::Over | State::Unused => {
                 pending.done();

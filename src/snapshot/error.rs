@@ -39,6 +39,12 @@ pub enum SnapshotError {
     /// The fence would wait for the caller itself.
     #[error("a cluster snapshot cannot be exported in a transaction that has written")]
     HasWritten,
+    /// The same.
+    #[error("a cluster snapshot cannot be exported in a transaction that has locked {table}")]
+    HasLocked {
+        /// A table of Citus' catalog.
+        table: &'static str,
+    },
     /// Another operation has the cluster to itself.
     #[error("cannot export a cluster snapshot while {}", .0.what)]
     UnderWay(UnderWay),
@@ -139,6 +145,9 @@ impl From<&SnapshotError> for Report {
             SnapshotError::HasWritten => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
                 .detail("The snapshot waits until whoever has written is done, this transaction among them.")
                 .hint("Commit first."),
+            SnapshotError::HasLocked { .. } => Report::new(ERRCODE_ACTIVE_SQL_TRANSACTION, message)
+                .detail("The snapshot needs that lock, and would wait for this transaction.")
+                .hint("Commit or roll back first."),
             SnapshotError::UnderWay(other) | SnapshotError::Dropped(other) => Report::new(ERRCODE_OBJECT_IN_USE, message).hint(other.hint),
             SnapshotError::TooMany { max } => Report::new(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
                 .detail(format!("citus_fence.max_cluster_snapshots is {max}, and as many are held."))

@@ -1,9 +1,9 @@
 //! The SQL that goes to the nodes.
 //!
-//! These sessions are the extension's owner: each sets `search_path` before anything else, and everything with
+//! These sessions are the extension's owner: each transaction begins with [`AS_OWNER`], and sets everything with
 //! `SET LOCAL`, inside the transaction, for poolers in transaction mode.
 
-use crate::citus::identity::QUESTION;
+use crate::citus::identity::{AS_OWNER, QUESTION};
 use crate::fence::statements::set_idle_timeout;
 use crate::pg::quote::literal;
 
@@ -11,7 +11,7 @@ use crate::pg::quote::literal;
 /// looked up here, and not while writers are held back.
 pub fn warm_up(is_citus: bool, lock_timeout_ms: i32) -> String {
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path = pg_catalog;{}\
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {AS_OWNER}{}\
          SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = '10s';\
          SET LOCAL client_connection_check_interval = '1s';\
          SHOW server_version_num;SELECT pg_current_snapshot(), {WHERE}, {QUESTION};\
@@ -29,7 +29,7 @@ pub fn begin(server_version: i32, idle_timeout_ms: i64, is_citus: bool) -> Strin
         if server_version >= 170_000 { "SET LOCAL transaction_timeout = 0;" } else { "" };
     format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\
-         SET LOCAL search_path = pg_catalog;\
+         {AS_OWNER}\
          {}{no_timeout}\
          SET LOCAL statement_timeout = '10s';\
          SET LOCAL lock_timeout = '5s';\

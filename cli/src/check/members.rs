@@ -15,7 +15,9 @@ use crate::talk::Talk;
 const ANSWER: Duration = Duration::from_secs(3600);
 
 /// What every question is asked under, for its own transaction alone. Citus hides shards otherwise.
-const UNDER: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '30s';
+const UNDER: &str =
+    "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL quote_all_identifiers = off;
+    SET LOCAL lock_timeout = '30s';
     SET LOCAL statement_timeout = '59min'; SET LOCAL citus.override_table_visibility = off;";
 
 /// A node that takes part.

@@ -41,6 +41,7 @@ fn citus_cluster_read_only_status() -> TableIterator<
     let mut waiter = interruptible();
     or_raise(require_coordinator(&mut waiter).map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read(&mut waiter));
+    or_raise(switch::must_not_be_a_copy(&mut waiter, &nodes));
     // Where that cannot be found out, the row of this node says why.
     let is_to_be_read_only = switch::is_to_be_read_only(&mut waiter).unwrap_or(false);
     let by = switch::answer_by(&waiter);
@@ -86,8 +87,9 @@ fn citus_cluster_read_only_status() -> TableIterator<
 }
 
 /// What there is to say of a node that takes writes in a cluster that is read-only.
-const LEFT_OUT: &str = "it takes writes although the cluster is read only: another server has taken its place, or it was \
-     opened by itself; to make it read only too, here: SELECT citus_set_cluster_read_only();";
+const LEFT_OUT: &str = "it takes writes although the cluster is noted as read only: another server has taken its place, it was \
+     opened by itself, or a call of citus_set_cluster_read_write() has opened some nodes and not all; to make all \
+     nodes read only: SELECT citus_set_cluster_read_only(); to let all of them write: SELECT citus_set_cluster_read_write();";
 
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]

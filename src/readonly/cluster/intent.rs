@@ -4,20 +4,27 @@
 //! every node writes again.
 
 use super::ClusterError;
+use crate::citus::identity::as_owner;
 use crate::fence::statements;
 use remote::{Command, Deadline, Session, Waiter};
 
 /// A row in a table of this extension.
-const WRITE: &str = "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\
-     SET LOCAL synchronous_commit = 'local';\
+const WRITE: &str = concat!(
+    "BEGIN READ WRITE; ",
+    as_owner!(),
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL synchronous_commit = 'local';\
      INSERT INTO citus_fence.cluster_read_only (asked_by) SELECT session_user \
      ON CONFLICT DO NOTHING;\
-     COMMIT";
+     COMMIT"
+);
 
-const REMOVE: &str = "BEGIN READ WRITE; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '5s';\
-     SET LOCAL synchronous_commit = 'local';\
+const REMOVE: &str = concat!(
+    "BEGIN READ WRITE; ",
+    as_owner!(),
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL synchronous_commit = 'local';\
      DELETE FROM citus_fence.cluster_read_only;\
-     COMMIT";
+     COMMIT"
+);
 
 const LOOK: &str = "SELECT count(*) AS rows FROM citus_fence.cluster_read_only";
 

@@ -98,6 +98,17 @@ fn usable<W: Waiter>(
     Ok(one_at_a_time)
 }
 
+/// An error on a copy of the coordinator, which would show its own state as the other's.  Where nobody can tell, the
+/// nodes are asked all the same: it is when some are down that one looks.
+pub fn must_not_be_a_copy<W: Waiter>(waiter: &mut W, nodes: &Nodes) -> Result<(), ClusterError> {
+    let deadline = Deadline::after(waiter, connect_timeout());
+    match prove(waiter, &nodes.roster, deadline) {
+        Err(unproved @ Unproved::Error(IdentityError::Copy { .. })) => Err(unproved.into()),
+        Err(Unproved::Stopped) => Err(ClusterError::ClientGone),
+        Err(Unproved::Passing(_) | Unproved::Remote(_) | Unproved::Error(_)) | Ok(()) => Ok(()),
+    }
+}
+
 /// Makes every node of the cluster read-only.
 pub fn read_only() -> Result<(), ClusterError> {
     let mut waiter = interruptible();

@@ -19,6 +19,7 @@ const BETWEEN: u64 = 20;
 struct Exported {
     id: i64,
     snapshots: Vec<String>,
+    mode: String,
 }
 
 fn export(cluster: &Cluster, client: &mut Client, arguments: &str) -> Exported {
@@ -34,7 +35,7 @@ fn export(cluster: &Cluster, client: &mut Client, arguments: &str) -> Exported {
     }
     assert!(snapshots.iter().all(|snapshot| !snapshot.is_empty()), "{snapshots:?}");
     assert_eq!(rows.len(), snapshots.len());
-    Exported { id: rows[0].get("export_id"), snapshots }
+    Exported { id: rows[0].get("export_id"), snapshots, mode: rows[0].get("held_mode") }
 }
 
 fn release(client: &mut Client, id: i64) -> bool {
@@ -437,6 +438,7 @@ fn where_a_node_has_no_gate_the_mode_is_2pc_and_all_is_refused() {
             .expect("a row")
             .get(0);
         assert_eq!(mode, "2pc");
+        assert_eq!(exported.mode, "2pc", "whoever hears no NOTICE sees it");
         assert!(release(&mut client, exported.id));
         let error = refusal(&mut client, "SELECT citus_export_cluster_snapshot(mode => 'all')");
         assert_eq!(error.code().code(), "55000", "{error:?}");

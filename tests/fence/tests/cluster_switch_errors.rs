@@ -161,6 +161,47 @@ fn a_caller_that_switches_can_be_terminated() {
     });
 }
 
+/// What keeps a node from being switched is named by that node, also where a subscription's worker is given time first.
+#[test]
+fn what_is_prepared_beside_a_subscription_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let (publisher, node) = (cluster.worker(1), cluster.worker(2));
+        for server in [publisher, node] {
+            server.execute("CREATE DATABASE elsewhere")?;
+        }
+        let there =
+            |server: &test_cluster::Server| server.connect_params().database("elsewhere").connect();
+        let (mut from, mut to) = (there(publisher)?, there(node)?);
+        for client in [&mut from, &mut to] {
+            client.batch_execute("CREATE TABLE news (n int PRIMARY KEY)").expect("a table");
+        }
+        from.batch_execute("CREATE PUBLICATION p FOR TABLE news").expect("a publication");
+        let conninfo = publisher.tcp_params().database("elsewhere").conninfo().replace('\'', "''");
+        to.batch_execute(&format!("CREATE SUBSCRIPTION s CONNECTION '{conninfo}' PUBLICATION p"))
+            .expect("a subscription");
+        from.batch_execute("INSERT INTO news VALUES (1)").expect("a row");
+        wait_until("the row", PATIENCE, || {
+            let row = to.query_one("SELECT count(*) FROM news", &[]).ok()?;
+            (row.get::<_, i64>(0) == 1).then_some(())
+        })?;
+        to.batch_execute(
+            "BEGIN; CREATE TABLE own (n int); PREPARE TRANSACTION 'other database''s'",
+        )
+        .expect("a prepared transaction");
+        let error = refusal(&mut cluster.connect(0)?, READ_ONLY);
+        let told = format!("{} {}", error.message(), error.detail().unwrap_or_default());
+        assert_eq!(error.code().code(), "55006", "{error:?}");
+        assert!(told.contains(&node.port().to_string()), "{error:?}");
+        assert!(told.contains("other database''s"), "{error:?}");
+        assert!(!all_write(&cluster)?);
+        to.batch_execute("ROLLBACK PREPARED 'other database''s'").expect("its end");
+        cluster.coordinator().execute(READ_ONLY)?;
+        cluster.coordinator().execute(READ_WRITE)?;
+        Ok(())
+    });
+}
+
 /// Whoever comes while the cluster is being switched is refused at once, and not after the switch.
 #[test]
 fn a_switch_under_way_keeps_others_from_beginning() {

@@ -6,7 +6,7 @@ use std::thread;
 
 use fence_tests::{
     BLOCK, Client, Cluster, Engine, Heard, Result, Server, UNBLOCK, call, left_behind,
-    on_each_engine, prove_usable, refusal,
+    on_each_engine, prove_usable, refusal, words,
 };
 use test_cluster::WalMethod;
 use test_cluster::postgres::error::DbError;
@@ -171,6 +171,11 @@ fn a_copy_of_the_coordinator_does_nothing_to_the_nodes() {
         for sql in CALLS {
             expect_refusal(&cluster, &mut there, sql, &["not the coordinator", &place, "copy"])?;
         }
+        // Nor is its own state shown as that of the server at that address.
+        copy.execute("SELECT alter_system_read_only()")?;
+        let status = "SELECT * FROM citus_cluster_read_only_status()";
+        expect_refusal(&cluster, &mut there, status, &["not the coordinator", &place, "copy"])?;
+        copy.execute("SELECT alter_system_read_write()")?;
         // Nor if its own row is gone, or leads nowhere: the workers know another coordinator.
         let to = |sql: &str| copy.execute(sql);
         to("UPDATE pg_dist_node SET nodeport = 1 WHERE groupid = 0")?;
@@ -219,6 +224,58 @@ fn a_coordinator_that_cannot_dial_itself_asks_a_worker() {
             "UPDATE pg_dist_node SET nodeport = {port} WHERE groupid = 0"
         ))?;
         prove_usable(&cluster)
+    });
+}
+
+/// What is set for the role, the database or a server makes no other sessions of the extension's own.
+#[test]
+fn nothing_that_is_set_for_the_owner_makes_other_sessions() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let own =
+            if engine == Engine::Citus { "SET citus.enable_ddl_propagation = off; " } else { "" };
+        cluster.execute_everywhere(&format!(
+            "{own}CREATE ROLE nobody LOGIN; ALTER ROLE postgres SET quote_all_identifiers = on; \
+             ALTER ROLE postgres SET search_path = nowhere; ALTER ROLE postgres SET role = 'nobody'"
+        ))?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SET ROLE NONE").expect("the owner");
+        for call in [
+            READ_ONLY,
+            READ_WRITE,
+            "SELECT citus_backup_block_start(60000, 'all')",
+            "SELECT citus_unblock_writes_for_backup()",
+            "SELECT citus_export_cluster_snapshot(mode => 'all')",
+            "SELECT citus_release_cluster_snapshot(export_id) FROM citus_cluster_snapshot_status()",
+        ] {
+            let call = call.replace("SELECT citus", "SELECT public.citus");
+            let call = call.replace("FROM citus", "FROM public.citus");
+            client.batch_execute(&call).unwrap_or_else(|error| panic!("{call}: {}", words(&error)));
+        }
+        let states = "SELECT DISTINCT state FROM public.citus_cluster_read_only_status()";
+        let state: String = client.query_one(states, &[]).expect("one state").get(0);
+        assert_eq!(state, "read-write");
+        Ok(())
+    });
+}
+
+/// An error of the server's own is told as the server told it, wherever traces are wanted of programs.
+#[test]
+fn no_error_has_a_trace_for_its_detail() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .environment("RUST_BACKTRACE", "1")
+            .environment("RUST_LIB_BACKTRACE", "1")
+            .build()?;
+        let mut in_the_way = cluster.connect(0)?;
+        in_the_way.batch_execute("BEGIN; CREATE TABLE own (n int)").expect("a writer");
+        let mut client = cluster.connect(0)?;
+        client.batch_execute("SET statement_timeout = '500ms'").expect("a setting");
+        let error = refusal(&mut client, "SELECT alter_system_read_only(false)");
+        assert_eq!(error.code().code(), "57014", "{error:?}");
+        assert_eq!(error.detail(), None);
+        Ok(())
     });
 }
 

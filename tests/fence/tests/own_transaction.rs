@@ -55,6 +55,22 @@ fn a_transaction_that_has_written_is_refused() {
             let error = refusal(&mut client, &format!("INSERT INTO own SELECT {call}::int"));
             assert_eq!(error.code().code(), "25001", "{error:?}");
         }
+        // One that has locked what the block needs: it would wait for its own caller, and blame him.
+        for lock in ["pg_dist_node IN EXCLUSIVE MODE", "pg_dist_transaction IN ROW SHARE MODE"] {
+            for call in ["citus_backup_block_start(8000)", "citus_export_cluster_snapshot()"] {
+                run(&mut client, &format!("BEGIN; LOCK TABLE pg_catalog.{lock}"));
+                let asked = Instant::now();
+                let error = refusal(&mut client, &format!("SELECT {call}"));
+                assert_eq!(error.code().code(), "25001", "{lock}; {call}: {error:?}");
+                assert!(error.message().contains("has locked pg_dist_"), "{lock}: {error:?}");
+                assert!(asked.elapsed() < AT_ONCE, "{lock}; {call}: {:?}", asked.elapsed());
+                run(&mut client, "ROLLBACK");
+            }
+        }
+        run(&mut client, "BEGIN; LOCK TABLE pg_catalog.pg_dist_node IN ACCESS SHARE MODE");
+        let number = start(&mut client, "8000");
+        assert!(call(&mut client, &format!("SELECT citus_backup_block_stop({number})")));
+        run(&mut client, "COMMIT");
         // The control: one that has only read begins a block, and may end it.
         run(&mut client, "BEGIN; SELECT * FROM own; SELECT count(*) FROM spread");
         let number = start(&mut client, "8000");

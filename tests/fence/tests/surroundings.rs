@@ -2,9 +2,9 @@
 
 use fence_tests::{
     BLOCK, Cluster, Engine, PATIENCE, Spread, UNBLOCK, call, in_background, on_each_engine, state,
-    wait_until,
+    wait_until, words,
 };
-use test_cluster::Pooler;
+use test_cluster::{Installation, Pooler};
 
 #[test]
 fn two_databases_have_blocks_of_their_own() {
@@ -41,6 +41,46 @@ fn two_databases_have_blocks_of_their_own() {
             second.query("SELECT * FROM citus_backup_block_nodes()", &[]).expect("a manifest");
         assert_eq!(rows.len(), 2);
         assert!(call(&mut second, UNBLOCK));
+        Ok(())
+    });
+}
+
+/// A database that knows no encoding takes any bytes, and who waits with such a query is shown all the same.
+#[test]
+fn bytes_that_are_no_text_hide_nobody() {
+    use std::os::unix::ffi::OsStrExt;
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(0).build()?;
+        let node = cluster.coordinator();
+        node.execute("CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")?;
+        let mut client = node.connect_params().database("bytes").connect()?;
+        client
+            .batch_execute(&format!(
+                "CREATE EXTENSION {}; SELECT citus_set_coordinator_host('127.0.0.1', {}); \
+                 CREATE EXTENSION IF NOT EXISTS citus_fence; CREATE TABLE own (n text)",
+                engine.catalog_extension(),
+                node.port()
+            ))
+            .expect("a cluster");
+        client.batch_execute("SELECT citus_backup_block_start(60000, 'all')").expect("a block");
+        let insert = std::ffi::OsStr::from_bytes(b"INSERT INTO own VALUES ('caf\xe9 \xff')");
+        let mut writer = Installation::current()?
+            .command("psql")?
+            .env("PGCLIENTENCODING", "SQL_ASCII")
+            .args(["-X", "-q", "-d"])
+            .arg(node.connect_params().database("bytes").conninfo())
+            .arg("-c")
+            .arg(insert)
+            .spawn()
+            .expect("psql");
+        let shown = wait_until("the writer to be shown", PATIENCE, || {
+            let sql = "SELECT query FROM citus_backup_block_waiters()";
+            let rows = client.query(sql, &[]).unwrap_or_else(|error| panic!("{}", words(&error)));
+            rows.first().map(|row| row.get::<_, String>(0))
+        })?;
+        assert!(shown.contains("INSERT INTO own") && shown.contains("\\351"), "{shown}");
+        client.batch_execute("SELECT citus_unblock_writes_for_backup()").expect("its end");
+        assert!(writer.wait().expect("psql").success());
         Ok(())
     });
 }

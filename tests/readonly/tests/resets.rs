@@ -159,6 +159,26 @@ fn what_is_left_in_a_session() {
 }
 
 /// A block holds the reset back, and the pooler cancels it.
+/// A reset that had nothing to drop is done, and what its transaction is refused later is an error like any other.
+#[test]
+fn a_reset_that_is_done_ends_no_session() {
+    on_each_engine(|engine: Engine| {
+        let cluster = prepared(engine)?;
+        let node = cluster.coordinator();
+        close(node)?;
+        let mut client = node.connect()?;
+        for reset in ["DISCARD TEMP", "RESET ALL", "DISCARD PLANS"] {
+            run(&mut client, "BEGIN");
+            run(&mut client, reset);
+            let error = readonly_tests::refusal(&mut client, "CREATE TABLE late (n int)");
+            assert_eq!(error.code().code(), "25006", "{reset}: {error:?}");
+            run(&mut client, "ROLLBACK");
+        }
+        open(node)?;
+        Ok(())
+    });
+}
+
 #[test]
 fn a_reset_that_is_cancelled_at_a_gate_ends_the_session() {
     on_each_engine(|engine: Engine| {

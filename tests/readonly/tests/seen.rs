@@ -1,8 +1,8 @@
 //! Who can see that a node is read-only: everything by which the outside asks whether it can be written to.
 
 use readonly_tests::{
-    Client, Engine, Result, assert_untouched, close, on_each_engine, open, refused, serve, single,
-    value, writes,
+    Client, Engine, PATIENCE, Result, assert_untouched, close, on_each_engine, open, refused,
+    serve, single, value, wait_until, writes,
 };
 use test_cluster::{Cluster, HOST, Installation, SUPERUSER};
 
@@ -154,6 +154,46 @@ fn who_has_come_meanwhile_writes_when_it_is_opened() {
         let error = readonly_tests::refusal(&mut wants, "UPDATE served SET n = 0");
         assert_eq!(error.message(), "cannot execute UPDATE in a read-only transaction");
         assert_untouched(node)
+    });
+}
+
+/// An operator who lets the node write again only by explicit wish, by the server's own setting, has it so for those
+/// who were there meanwhile, too.
+#[test]
+fn what_is_set_meanwhile_for_all_sessions_counts_when_it_is_opened() {
+    on_each_engine(|engine: Engine| {
+        let cluster = single(engine)?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        node.execute(
+            "CREATE ROLE reader LOGIN SUPERUSER;
+             ALTER ROLE reader SET default_transaction_read_only = on",
+        )?;
+        let mut there = node.connect()?;
+        let mut claims = node.connect_params().user("reader", None).connect()?;
+        run(&mut claims, "SET default_transaction_read_only = off");
+        close(node)?;
+        for client in [&mut there, &mut claims] {
+            run(client, "SELECT 1");
+            assert_eq!(value(client, DEFAULT), "on");
+        }
+        node.execute("ALTER SYSTEM SET default_transaction_read_only = on")?;
+        node.execute("SELECT pg_reload_conf()")?;
+        open(node)?;
+        let mut later = node.connect()?;
+        wait_until("the setting", PATIENCE, || {
+            run(&mut there, "SELECT 1");
+            later = node.connect().ok()?;
+            (value(&mut later, DEFAULT) == "on" && value(&mut there, DEFAULT) == "on").then_some(())
+        })?;
+        let error = readonly_tests::refusal(&mut there, "UPDATE served SET n = 0");
+        assert_eq!(error.message(), "cannot execute UPDATE in a read-only transaction");
+        // Who had said otherwise for himself has that back.
+        run(&mut claims, "SELECT 1");
+        assert_eq!(value(&mut claims, DEFAULT), "off");
+        assert!(writes(&mut claims));
+        node.execute("ALTER SYSTEM RESET default_transaction_read_only")?;
+        node.execute("SELECT pg_reload_conf()")
     });
 }
 
