@@ -456,7 +456,9 @@ fn run_errand(named: Named, errand: Errand) -> Result<Block, BlockError> {
             return Err(BlockError::NoBlock);
         }
         if number.is_some_and(|number| block.errands.done >= number) {
-            posted.map(Armed::done);
+            if let Some(posted) = posted {
+                posted.done();
+            }
             if block.errands.done == number.unwrap_or_default() && block.errands.answer.is_some() {
                 elog::raise(&Report::from(&block.errands.answer));
             }

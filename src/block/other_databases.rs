@@ -74,22 +74,6 @@ fn told(with: &[String], unknown: &[String]) -> Option<Report> {
     ))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::told;
-
-    #[test]
-    fn what_is_not_known_is_said() {
-        let names = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert!(told(&[], &[]).is_none());
-        let unknown = told(&[], &names(&["locked"])).expect("a notice");
-        assert!(unknown.message.contains("not known: locked"), "{unknown:?}");
-        let both = told(&names(&["shop"]), &names(&["locked"])).expect("a notice");
-        assert!(both.message.ends_with("with Citus: shop"), "{both:?}");
-        assert!(both.detail.expect("a detail").contains("Not known of: locked"));
-    }
-}
-
 fn has_citus(reply: &Reply) -> Result<bool, RemoteError> {
     Ok(reply.parse_single::<i64>()? > 0)
 }
@@ -119,4 +103,20 @@ fn unblocked() -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let names = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(told(&[], &[]).is_none());
+        let unknown = told(&[], &names(&["locked"])).expect("a notice");
+        assert!(unknown.message.contains("not known: locked"), "{unknown:?}");
+        let both = told(&names(&["shop"]), &names(&["locked"])).expect("a notice");
+        assert!(both.message.ends_with("with Citus: shop"), "{both:?}");
+        assert!(both.detail.expect("a detail").contains("Not known of: locked"));
+    }
 }

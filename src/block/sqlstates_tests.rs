@@ -103,7 +103,7 @@ fn meaning(error: &BlockError) -> &'static str {
         BlockError::TimeoutOutOfRange { .. }
         | BlockError::UnknownMode { .. }
         | BlockError::RestorePointName => "22023",
-        BlockError::HasWritten { .. } => "25001",
+        BlockError::HasWritten { .. } | BlockError::HasLocked { .. } => "25001",
         // Not in the state that the call needs: to call again does not help.
         BlockError::WalLevel
         | BlockError::NotPreloaded
@@ -144,6 +144,7 @@ fn what_each_error_of_a_block_is_to_a_script() {
         BlockError::TimeoutOutOfRange { given: 0 },
         BlockError::UnknownMode { given: some() },
         BlockError::HasWritten { function: "x" },
+        BlockError::HasLocked { function: "x", table: "y" },
         BlockError::Over { number: 1, why: None },
         BlockError::OfCitus { function: "x", instead: "x" },
         BlockError::RestorePointName,

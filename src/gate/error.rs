@@ -161,7 +161,7 @@ pub fn how_to_write(with_cluster: bool) -> &'static str {
     if with_cluster {
         "The whole cluster is read only. To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();"
     } else {
-        "To let this node write again, as a superuser: SELECT alter_system_read_write();"
+        "To let the node write again, as a superuser on it: SELECT alter_system_read_write();"
     }
 }
 

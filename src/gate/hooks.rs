@@ -20,14 +20,14 @@ use crate::report::Report;
 const VICTIM_MESSAGE: &CStr = c"system is now read only";
 /// What its client can do.
 const VICTIM_HINT: &CStr =
-    c"Connect again to read.  To let this node write again, as a superuser: SELECT alter_system_read_write();";
+    c"Connect again to read.  To let the node write again, as a superuser on it: SELECT alter_system_read_write();";
 
 /// The same where the whole cluster is switched.
 const VICTIM_CLUSTER_HINT: &CStr = c"Connect again to read.  The whole cluster is read only.  To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
 
 /// What a client can do that was turned away.
 const HINT: &CStr =
-    c"To let this node write again, as a superuser: SELECT alter_system_read_write();";
+    c"To let the node write again, as a superuser on it: SELECT alter_system_read_write();";
 /// The same where the whole cluster is read-only.
 const CLUSTER_HINT: &CStr = c"The whole cluster is read only. To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
 

@@ -207,7 +207,7 @@ mod tests {
             Surroundings { has_backup_label: true, ..home() },
             Surroundings { system_identifier: 1, ..home() },
             at(place(2049, 1), Some(DIRECTORY)),
-            at(place(1, 1), Some(DIRECTORY)),
+            at(place(1, 1), Some("/elsewhere")),
             at(place(1, 131_072), Some("/elsewhere")),
         ] {
             assert!(matches!(judged(&here), Judgement::Void(_)), "{here:?}");
@@ -220,6 +220,7 @@ mod tests {
     fn what_cannot_be_told_stays_reserved() {
         let place = |device| Some(Place { device, inode: 131_072 });
         for here in [
+            at(Some(Place { device: 1, inode: 1 }), Some(DIRECTORY)),
             at(place(1), Some(DIRECTORY)),
             at(place(2049), Some("/elsewhere")),
             at(None, Some(DIRECTORY)),

@@ -301,9 +301,9 @@ mod tests {
             Surroundings { has_backup_label: true, ..home() },
             Surroundings { has_backup_label: true, ..standby() },
             at(place(2049, 1), "/elsewhere"),
-            at(place(1, 1), DIRECTORY),
+            at(place(1, 1), "/elsewhere"),
             at(place(1, 131_072), "/elsewhere"),
-            Surroundings { recovers: true, ..at(place(1, 1), DIRECTORY) },
+            Surroundings { recovers: true, ..at(place(1, 1), "/elsewhere") },
         ] {
             assert!(matches!(judge(&text(), &here), Judgement::Void(_)), "{here:?}");
         }
@@ -313,6 +313,7 @@ mod tests {
     fn what_cannot_be_told_stays_read_only_and_is_doubted() {
         let moved = Some(Place { device: 1, ..PLACE });
         let replaced = Some(Place { inode: 1, ..PLACE });
+        let migrated = Some(Place { device: 1, inode: 1 });
         for here in [
             Surroundings { timeline: 4, ..home() },
             Surroundings { timeline: 2, ..home() },
@@ -321,6 +322,8 @@ mod tests {
             Surroundings { timeline: 4, last_stop: LastStop::InRecovery, ..home() },
             Surroundings { found: found(moved, Some(DIRECTORY)), ..home() },
             Surroundings { found: found(replaced, Some(DIRECTORY)), ..home() },
+            // On another disk in the same path: its storage was moved, which it was made read-only for.
+            Surroundings { found: found(migrated, Some(DIRECTORY)), ..home() },
             Surroundings { found: found(Some(PLACE), Some("/elsewhere")), ..home() },
             Surroundings { found: found(None, Some(DIRECTORY)), ..home() },
             Surroundings { found: found(Some(PLACE), None), ..home() },

@@ -43,10 +43,10 @@ impl Home {
     }
 }
 
-/// A copied file has another inode, or lies on another file system and in another directory.  Where only one
-/// of these two is another, it is most likely the same file: a boot numbers devices anew, a directory can be
-/// moved.  One with another inode in the same place of all may be a copy that was put there, or the node itself
-/// that was moved away and back.
+/// A copied file lies in another directory, and has another inode or lies on another file system.  Where only one
+/// of these is another, it is most likely the same file: a boot numbers devices anew, a directory can be
+/// moved.  One with another inode in the same directory may be a copy that was put there, or the node itself that was
+/// moved to another disk, or away and back: what people make a node read-only for, so it stays so.
 pub fn judge(home: &Home, found: &Found) -> Verdict {
     let Some(place) = found.place else {
         return Verdict::Doubtful("nobody can tell where it lies");
@@ -61,6 +61,7 @@ pub fn judge(home: &Home, found: &Found) -> Verdict {
         (true, false, true) => Verdict::Doubtful("its device has another number"),
         (true, true, false) => Verdict::Doubtful("the data directory has another path"),
         (false, true, true) => Verdict::Replaced,
-        (false, _, _) | (true, false, false) => Verdict::Copied,
+        (false, false, true) => Verdict::Doubtful("it was moved or copied to another file system"),
+        (_, _, false) => Verdict::Copied,
     }
 }

@@ -87,9 +87,9 @@ fn citus_cluster_read_only_status() -> TableIterator<
 }
 
 /// What there is to say of a node that takes writes in a cluster that is read-only.
-const LEFT_OUT: &str = "it takes writes although the cluster is noted as read only: another server has taken its place, it was \
-     opened by itself, or a call of citus_set_cluster_read_write() has opened some nodes and not all; to make all \
-     nodes read only: SELECT citus_set_cluster_read_only(); to let all of them write: SELECT citus_set_cluster_read_write();";
+const LEFT_OUT: &str = "it takes writes although the cluster is noted as read only: a call that closes or opens the cluster was broken \
+     off, it was opened by itself, or another server has taken its place; to let all nodes write: \
+     SELECT citus_set_cluster_read_write(); to make all of them read only: SELECT citus_set_cluster_read_only();";
 
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]

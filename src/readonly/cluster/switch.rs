@@ -24,8 +24,8 @@ use crate::pg::{elog, lock};
 use crate::readonly::switch::require_switchable;
 use crate::report::Report;
 use remote::{
-    Command, Deadline, Pause, RemoteError, Reply, Session, Waiter, cancel_and_drain, connect_all,
-    pause, run_all,
+    Command, Deadline, Pause, RemoteError, Reply, Session, Target, Waiter, cancel_and_drain,
+    connect_all, pause, run_all,
 };
 
 /// What the nodes may take to be switched, all at once.
@@ -179,12 +179,12 @@ fn switch_all<W: Waiter>(waiter: &mut W, gates: ClosedGates) -> Result<usize, Cl
     // An answer that did not come says nothing about what was done: all are switched back, over sessions
     // of their own, as some of these may be lost.
     let undo_by = Deadline::after(waiter, UNDO_BOUND);
-    let mut opened = open_once(waiter, &nodes.roster, undo_by);
+    let mut opening = Opening::of(&nodes.roster);
+    opening.ask(waiter, undo_by);
     let_go(waiter, &mut party);
     // Nobody waits for those that do not answer any more, but for this call.
-    if opened.may_pass() && pause(waiter, TRY_AGAIN) == Pause::Over {
-        opened = open_all(waiter, &nodes.roster, undo_by, undo_by);
-    }
+    opening.ask_again(waiter, undo_by, undo_by);
+    let opened = opening.ended();
     warn_of_absent(&opened.absent);
     let left = opened.left();
     if left.is_empty() {
@@ -234,7 +234,10 @@ pub fn read_write() -> Result<(), ClusterError> {
     let nodes = Nodes::read(&mut waiter)?;
     let again_until = Deadline::after(&waiter, acquire_timeout());
     let answer_by = again_until.max(answer_by(&waiter));
-    let opened = open_all(&mut waiter, &nodes.roster, answer_by, again_until);
+    let mut opening = Opening::of(&nodes.roster);
+    opening.ask(&mut waiter, answer_by);
+    opening.ask_again(&mut waiter, answer_by, again_until);
+    let opened = opening.ended();
     warn_of_absent(&opened.absent);
     let left = opened.left();
     if !left.is_empty() {
@@ -258,11 +261,6 @@ struct Opened {
 }
 
 impl Opened {
-    /// Whether another try may mend something.
-    fn may_pass(&self) -> bool {
-        self.failed.iter().any(ClusterError::may_pass)
-    }
-
     /// The nodes that are active, and why.
     fn left(&self) -> Vec<String> {
         self.failed.iter().map(ToString::to_string).collect()
@@ -272,38 +270,78 @@ impl Opened {
 /// How long until those are asked again that may answer by then.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// Lets all nodes write that answer, `by` then; those that are being restarted are asked again for a while.
-fn open_all<W: Waiter>(
-    waiter: &mut W,
-    roster: &Roster,
-    by: Deadline,
-    again_until: Deadline,
-) -> Opened {
-    loop {
-        let opened = open_once(waiter, roster, by);
-        if !opened.may_pass() || again_until.expired(waiter) {
-            return opened;
-        }
-        let waits_for = opened.left().join("; ");
-        elog::log(&format!("citus_fence: nodes are asked again to write: {waits_for}"));
-        if pause(waiter, TRY_AGAIN) == Pause::Stopped {
-            return opened;
-        }
-    }
+/// Nodes are not asked again in less time: what came of it would be that there was none.
+const SHORTEST_TRY: Duration = Duration::from_secs(2);
+
+/// Nodes that are told to write, and what has become of it.  A writer that finds some of them open and some not is
+/// refused before it has prepared anything anywhere.
+struct Opening<'a> {
+    roster: &'a Roster,
+    /// Who is not known to write, by its place among the nodes, and why not.
+    left: Vec<(usize, Option<ClusterError>)>,
 }
 
-/// Lets all nodes write that answer.  A writer that finds some of them open and some not is refused before it has
-/// prepared anything anywhere.
-fn open_once<W: Waiter>(waiter: &mut W, roster: &Roster, by: Deadline) -> Opened {
-    let mut opened = Opened::default();
-    for (node, reply) in roster.nodes().iter().zip(ask_all(waiter, roster, &OPEN, by)) {
-        match reply {
-            Ok(_) => {}
-            Err(error) if node.active => opened.failed.push(error),
-            Err(error) => opened.absent.push(error.to_string()),
+impl<'a> Opening<'a> {
+    fn of(roster: &'a Roster) -> Self {
+        Self { roster, left: (0..roster.nodes().len()).map(|place| (place, None)).collect() }
+    }
+
+    /// Tells those who are left.  Who has said that it writes is not asked again: the call has the cluster to itself.
+    fn ask<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) {
+        let places: Vec<usize> = self.left.iter().map(|(place, _)| *place).collect();
+        let nodes: Vec<Node> = places.iter().map(|at| self.roster.nodes()[*at].clone()).collect();
+        let targets: Vec<_> = places.iter().map(|at| self.roster.targets()[*at].clone()).collect();
+        let replies = ask(waiter, &nodes, &targets, &OPEN, by);
+        self.left = places
+            .into_iter()
+            .zip(replies)
+            .filter_map(|(place, reply)| reply.err().map(|error| (place, Some(error))))
+            .collect();
+    }
+
+    /// Tells those again that are being restarted, say, for a while.
+    fn ask_again<W: Waiter>(&mut self, waiter: &mut W, by: Deadline, again_until: Deadline) {
+        let mut told = String::new();
+        while self.may_pass()
+            && !again_until.expired(waiter)
+            && by.remaining(waiter) >= SHORTEST_TRY + TRY_AGAIN
+        {
+            let waits_for = self.active().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            if waits_for != told {
+                elog::log(&format!("citus_fence: nodes are asked again to write: {waits_for}"));
+                told = waits_for;
+            }
+            if pause(waiter, TRY_AGAIN) == Pause::Stopped {
+                return;
+            }
+            self.ask(waiter, by);
         }
     }
-    opened
+
+    /// What is wrong with those that Citus uses.
+    fn active(&self) -> impl Iterator<Item = &ClusterError> {
+        let active = self.left.iter().filter(|(place, _)| self.roster.nodes()[*place].active);
+        active.filter_map(|(_, error)| error.as_ref())
+    }
+
+    /// Whether another try may mend something.
+    fn may_pass(&self) -> bool {
+        self.active().any(ClusterError::may_pass)
+    }
+
+    /// Who could not be told.
+    fn ended(self) -> Opened {
+        let mut opened = Opened::default();
+        for (place, error) in self.left {
+            let Some(error) = error else { continue };
+            if self.roster.nodes()[place].active {
+                opened.failed.push(error);
+            } else {
+                opened.absent.push(error.to_string());
+            }
+        }
+        opened
+    }
 }
 
 /// A node that Citus does not use and that does not answer keeps nobody from anything.
@@ -340,12 +378,22 @@ pub fn ask_all<W: Waiter>(
     question: &Question,
     by: Deadline,
 ) -> Vec<Result<Reply, ClusterError>> {
+    ask(waiter, roster.nodes(), roster.targets(), question, by)
+}
+
+/// The same of some of them.
+fn ask<W: Waiter>(
+    waiter: &mut W,
+    nodes: &[Node],
+    targets: &[Target],
+    question: &Question,
+    by: Deadline,
+) -> Vec<Result<Reply, ClusterError>> {
     let deadline = Deadline::after(waiter, connect_timeout()).earlier(by);
-    let mut sessions: Vec<Result<Session, Unanswered>> =
-        connect_all(waiter, roster.targets(), deadline)
-            .into_iter()
-            .map(|session| session.map_err(Unanswered::Remote))
-            .collect();
+    let mut sessions: Vec<Result<Session, Unanswered>> = connect_all(waiter, targets, deadline)
+        .into_iter()
+        .map(|session| session.map_err(Unanswered::Remote))
+        .collect();
     let look = format!(
         "{}; SELECT {} AS definition, {QUESTION}",
         statements::begin_helper(statements::HELPER_IDLE_MS),
@@ -357,7 +405,7 @@ pub fn ask_all<W: Waiter>(
     };
     let looked = run_on_open(waiter, &mut sessions, question.name, &look, by);
     let mut known: Vec<(String, Who)> = Vec::new();
-    for ((session, reply), node) in sessions.iter_mut().zip(looked).zip(roster.nodes()) {
+    for ((session, reply), node) in sessions.iter_mut().zip(looked).zip(nodes) {
         match reply {
             Some(Ok(reply)) if is_ours(&reply) => {
                 if let Err(error) = is_that_node(&reply, node, &mut known) {
@@ -377,7 +425,7 @@ pub fn ask_all<W: Waiter>(
     sessions
         .into_iter()
         .zip(replies)
-        .zip(roster.nodes())
+        .zip(nodes)
         .map(|((session, reply), node)| match (session, reply) {
             (_, Some(reply)) => reply.map_err(ClusterError::from),
             (Err(Unanswered::Remote(error)), None) => Err(error.into()),

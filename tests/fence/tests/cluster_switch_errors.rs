@@ -5,6 +5,7 @@ use fence_tests::{
     Client, Cluster, Engine, PATIENCE, Result, in_background, on_each_engine, refusal, wait_until,
     words,
 };
+use test_cluster::StopMode;
 
 const READ_ONLY: &str = "SELECT citus_set_cluster_read_only()";
 const READ_WRITE: &str = "SELECT citus_set_cluster_read_write()";
@@ -198,6 +199,66 @@ fn what_is_prepared_beside_a_subscription_is_named() {
         to.batch_execute("ROLLBACK PREPARED 'other database''s'").expect("its end");
         cluster.coordinator().execute(READ_ONLY)?;
         cluster.coordinator().execute(READ_WRITE)?;
+        Ok(())
+    });
+}
+
+/// An error names those that were not opened, and why, and nobody else: what was opened before takes writes.
+#[test]
+fn only_who_was_not_opened_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let mut client = cluster.connect(0)?;
+        client.batch_execute(READ_ONLY).expect(READ_ONLY);
+        cluster.worker(1).stop(StopMode::Immediate)?;
+        // So that its last look comes when the time is nearly over, as it does with the default.
+        client.batch_execute("SET citus_fence.acquire_timeout = '26s'").expect("a setting");
+        let error = refusal(&mut client, READ_WRITE);
+        let detail = error.detail().unwrap_or_default().to_owned();
+        assert_eq!(error.code().code(), "58000", "{error:?}");
+        let port = |node: usize| format!(":{}", cluster.node(node).port());
+        assert!(detail.contains(&port(1)) && detail.contains("refused"), "{detail}");
+        assert!(!detail.contains("0 ms"), "{detail}");
+        for node in [0, 2] {
+            assert!(!detail.contains(&port(node)), "{detail}");
+            let state = "SELECT state FROM citus_fence.stat_gate";
+            assert_eq!(cluster.node(node).query_value(state)?, "read-write");
+        }
+        cluster.worker(1).start()?;
+        client.batch_execute(READ_WRITE).expect(READ_WRITE);
+        assert!(!all_write(&cluster)?);
+        Ok(())
+    });
+}
+
+/// The same of a switch that is taken back.
+#[test]
+fn only_who_was_not_switched_back_is_named() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let node = cluster.node(2);
+        let mut prepared = elsewhere(&cluster, 2)?;
+        prepared.batch_execute("PREPARE TRANSACTION 'stays'").expect("a prepared transaction");
+        let call = in_background(&cluster, 0, &[READ_ONLY.to_owned()]);
+        wait_until("a node that is being switched", PATIENCE, || {
+            let state = node.query_value("SELECT state FROM citus_fence.stat_gate").ok()?;
+            (state == "closing").then_some(())
+        })?;
+        node.stop(StopMode::Immediate)?;
+        let error = call.join().expect("a thread").expect_err("a switch without a node");
+        let told = words(&error);
+        assert!(told.starts_with("58000"), "{told}");
+        assert!(told.contains(&format!(":{}", node.port())), "{told}");
+        for writes in [0, 1] {
+            assert!(!told.contains(&format!(":{} ", cluster.node(writes).port())), "{told}");
+            let state = "SELECT state FROM citus_fence.stat_gate";
+            assert_eq!(cluster.node(writes).query_value(state)?, "read-write");
+        }
+        node.start()?;
+        let mut elsewhere = node.connect_params().database("elsewhere").connect()?;
+        elsewhere.batch_execute("ROLLBACK PREPARED 'stays'").expect("its end");
+        cluster.coordinator().execute(READ_WRITE)?;
+        assert!(!all_write(&cluster)?);
         Ok(())
     });
 }

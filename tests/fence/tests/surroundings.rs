@@ -64,15 +64,14 @@ fn bytes_that_are_no_text_hide_nobody() {
             .expect("a cluster");
         client.batch_execute("SELECT citus_backup_block_start(60000, 'all')").expect("a block");
         let insert = std::ffi::OsStr::from_bytes(b"INSERT INTO own VALUES ('caf\xe9 \xff')");
-        let mut writer = Installation::current()?
-            .command("psql")?
+        let mut writer = Installation::current()?.command("psql")?;
+        writer
             .env("PGCLIENTENCODING", "SQL_ASCII")
             .args(["-X", "-q", "-d"])
             .arg(node.connect_params().database("bytes").conninfo())
             .arg("-c")
-            .arg(insert)
-            .spawn()
-            .expect("psql");
+            .arg(insert);
+        let writer = std::thread::spawn(move || writer.status());
         let shown = wait_until("the writer to be shown", PATIENCE, || {
             let sql = "SELECT query FROM citus_backup_block_waiters()";
             let rows = client.query(sql, &[]).unwrap_or_else(|error| panic!("{}", words(&error)));
@@ -80,7 +79,7 @@ fn bytes_that_are_no_text_hide_nobody() {
         })?;
         assert!(shown.contains("INSERT INTO own") && shown.contains("\\351"), "{shown}");
         client.batch_execute("SELECT citus_unblock_writes_for_backup()").expect("its end");
-        assert!(writer.wait().expect("psql").success());
+        assert!(writer.join().expect("a thread").expect("psql").success());
         Ok(())
     });
 }
