@@ -312,7 +312,8 @@ impl Work<'_> {
     fn load(&mut self) -> Result<usize, Failure> {
         let (dump, target) = (self.dump, self.target);
         let hashed = route::hashed_tables(target, &mut self.sessions[0])?;
-        let loads = route::plan(dump, target, &hashed)?;
+        let roots = route::roots(&mut self.sessions[0])?;
+        let loads = route::plan(dump, target, &hashed, &roots)?;
         let direct: HashSet<usize> =
             loads.iter().filter(|load| load.direct).map(|load| load.file).collect();
         let mut done = Vec::new();
@@ -394,11 +395,25 @@ impl Work<'_> {
         Ok(findings)
     }
 
+    /// Partitions whose rows were given to the root of them, in this run or a former one.
+    fn by_root(&mut self) -> Result<HashSet<(String, String)>, Failure> {
+        let mut paths = HashSet::new();
+        for session in &mut self.sessions {
+            paths.extend(progress::done(session)?);
+        }
+        let is_it = |file: &&dump::DataFile| {
+            paths.contains(&format!("{}{}", load::BY_ROOT, file.path.display()))
+        };
+        let files = self.dump.files.iter().filter(is_it);
+        Ok(files.map(|file| (file.schema.clone(), file.table.clone())).collect())
+    }
+
     /// An error names what is not as it was.
     fn compare(&mut self) -> Result<(), Failure> {
         let (dump, target) = (self.dump, self.target);
         let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
-        let mut differences = compare::compare(dump, target, hashed, &mut self.sessions)?;
+        let by_root = self.by_root()?;
+        let mut differences = compare::compare(dump, target, hashed, &by_root, &mut self.sessions)?;
         differences.extend(compare::misplaced(dump, target, hashed, &self.stop.flag())?);
         for name in finish::unvalidated(&mut self.sessions[0])? {
             let is_said = |line: &str| line.contains(&name) && line.contains(" NOT VALID");
