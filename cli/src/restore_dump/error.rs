@@ -49,7 +49,14 @@ pub enum RestoreDumpError {
     Program { program: String, why: String },
     /// A part of the schema.
     #[error("{script} on {node}: {said}")]
-    Script { script: &'static str, node: String, said: String },
+    Script {
+        /// What of it, and where it stands in the dump.
+        script: String,
+        node: String,
+        said: String,
+        /// The first line of the statement.
+        statement: Option<String>,
+    },
     /// The manifest names a table that the schema does not make.
     #[error("table {table} is not in the database on {node}")]
     NoTable { table: String, node: String },
@@ -117,6 +124,37 @@ impl RestoreDumpError {
         }
     }
 
+    /// More of it, beside what the server says.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            RestoreDumpError::Script { statement: Some(first), .. } => {
+                Some(format!("The statement begins: {first}"))
+            }
+            RestoreDumpError::Partway(failure) => match failure.as_ref() {
+                Failure::RestoreDump(inner) => inner.detail(),
+                _ => None,
+            },
+            _ => self.remote()?.server_error()?.context.as_ref().map(|lines| {
+                format!("It happened in: {}", lines.lines().collect::<Vec<_>>().join("; "))
+            }),
+        }
+    }
+
+    /// Whether something was not found, which a function may have looked for by the search_path.
+    fn is_not_found(&self) -> bool {
+        // undefined_function, undefined_table, undefined_object, invalid_schema_name
+        let codes = ["42883", "42P01", "42704", "3F000"];
+        match self {
+            RestoreDumpError::Script { said, .. } => said.contains("does not exist"),
+            RestoreDumpError::Table { error, .. } => match error.sqlstate() {
+                // What Citus says of another node's error.
+                Some("XX000") => error.to_string().contains("does not exist"),
+                state => state.is_some_and(|state| codes.contains(&state)),
+            },
+            _ => false,
+        }
+    }
+
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -156,6 +194,11 @@ impl RestoreDumpError {
             }
             RestoreDumpError::Script { said, .. } if said.contains("role ") => {
                 "A role of the dump is missing: make it, or dump with --roles and restore with --roles."
+            }
+            _ if self.is_not_found() => {
+                "The search_path of a restore is empty, as that of pg_restore. A function that finds others by it gets \
+                 one of its own, by ALTER FUNCTION … SET search_path = … in the database; or --search-path names one \
+                 for all of them."
             }
             RestoreDumpError::HasRows { .. } => {
                 "The dump has data only: empty its tables first, or name another database."

@@ -185,7 +185,8 @@ pub fn materialized_views(
 /// Statistics, on every node of its own tables and shards. Where that fails, it is a finding: the rows are what they were,
 /// and the server gathers statistics by itself.
 pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<Vec<String>, Failure> {
-    let found = target.on_every_node(halt, |_, session| {
+    let found = target.on_every_node(halt, |position, session| {
+        target.nodes[position].widen(session)?;
         debug!("ANALYZE on {}", session.node());
         match session.ask_within("analyze", "ANALYZE", LONG) {
             Ok(_) => Ok(None),

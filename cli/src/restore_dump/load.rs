@@ -212,7 +212,10 @@ impl Pool<'_> {
             let kept = own.take().filter(|(at, session)| *at == load.node && session.is_alive());
             let session = match kept {
                 Some((_, session)) => Ok(session),
-                None => node.session(&self.halt),
+                None => node.session(&self.halt).and_then(|mut session| {
+                    node.widen(&mut session)?;
+                    Ok(session)
+                }),
             };
             let error = match session {
                 Ok(mut session) => {

@@ -11,7 +11,7 @@
 //! | `create` | the database, where that is asked for |
 //! | `target` | the nodes, and whether they are fit |
 //! | `progress` | how far it is, in the database itself; why nothing is done twice |
-//! | `schema` | pg_dump's files, by psql |
+//! | `schema`, `statement` | pg_dump's files, by psql; which statement has failed |
 //! | `distribute` | what each table was to Citus |
 //! | `route`, `load` | where each file goes; loading them |
 //! | `finish` | sequences, functions, views, statistics |
@@ -27,6 +27,7 @@ mod load;
 mod progress;
 mod route;
 mod schema;
+mod statement;
 mod target;
 
 use std::collections::HashSet;
@@ -193,6 +194,10 @@ fn restore_into(
     for (node, session) in target.nodes.iter().zip(&mut sessions) {
         target::check(node, session, id, args, resumed, schema.before.is_some())?;
     }
+    if let Some(path) = &args.search_path {
+        let try_it = format!("BEGIN; {}; ROLLBACK", target::set_search_path(path));
+        sessions[0].ask("try the search_path", &try_it)?;
+    }
     if schema.before.is_none() && !resumed {
         are_empty(dump, &target, &mut sessions)?;
     }
@@ -262,7 +267,11 @@ struct Work<'a> {
 impl Work<'_> {
     /// All of it; how many files went straight to their shards, and what needs a look.
     fn perform(&mut self, destination: &Destination) -> Result<(usize, Vec<String>), Failure> {
-        let psql = Psql { bindir: self.args.bindir.as_deref(), stop: self.stop };
+        let psql = Psql {
+            bindir: self.args.bindir.as_deref(),
+            stop: self.stop,
+            search_path: self.args.search_path.as_deref(),
+        };
         let mut found = (0, Vec::new());
         // Once all is there, other nodes may know nothing of it any more.
         if !self.done(0)?.contains(progress::WHOLE) {
@@ -354,6 +363,7 @@ impl Work<'_> {
             let done = self.done(0)?;
             let mut making = self.making()?;
             findings = finish::functions(dump, &mut making, &done)?;
+            target.coordinator().widen(&mut making)?;
             finish::materialized_views(dump, &mut making, &done)?;
         }
         if self.schema.before.is_none() {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use remote::{NodeLabel, Target as Place};
+use remote::{NodeLabel, RemoteError, Target as Place};
 
 use super::args::RestoreDumpArgs;
 use super::error::RestoreDumpError;
 use super::progress;
 use crate::check;
 use crate::connection::Destination;
-use crate::dump::{Dump, Kind, NodeSession, Reach};
+use crate::dump::{Dump, Kind, NodeSession, Reach, literal};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
@@ -25,11 +25,20 @@ pub const MAKING: &str = "-c citus.enable_ddl_propagation=on -c citus.override_t
 /// How long making a table or an index may take.
 pub const LONG: Duration = Duration::from_secs(24 * 3600);
 
+/// The statement that gives functions a search_path which set none themselves. Types and functions of the server's own
+/// are found first all the same: values of a dump may name them.
+pub fn set_search_path(path: &str) -> String {
+    let path = format!("pg_catalog, {path}");
+    format!("SELECT pg_catalog.set_config('search_path', {}, false)", literal(&path))
+}
+
 /// A node.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub group: i32,
     pub reach: Reach,
+    /// What `--search-path` says.
+    pub search_path: Option<String>,
 }
 
 impl Node {
@@ -41,6 +50,14 @@ impl Node {
     /// A session that reads and loads there, and is seen by no other node.
     pub fn session(&self, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
         NodeSession::open(&self.reach, halt)
+    }
+
+    /// Has what runs in a session from now on find things by what `--search-path` says.
+    pub fn widen(&self, session: &mut NodeSession) -> Result<(), RemoteError> {
+        match &self.search_path {
+            Some(path) => session.ask("take the search_path", &set_search_path(path)).map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -176,7 +193,7 @@ pub fn find(
         let target = Place { node: label, params };
         let reach =
             Reach { target, connect_timeout: destination.connect_timeout, group: member.group };
-        Node { group: member.group, reach }
+        Node { group: member.group, reach, search_path: args.search_path.clone() }
     });
     let nodes = nodes.collect();
     Ok(Target { database: cluster.database.clone(), citus: cluster.citus, nodes })
