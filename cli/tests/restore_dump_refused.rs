@@ -125,7 +125,14 @@ fn what_cannot_be_restored_is_refused_before_anything_is_written() {
         let mut plain =
             command(&["restore-dump", "-h", test_cluster::HOST, "-p", &port.to_string()]);
         plain.args(["-U", "plain", "-d", "postgres"]).arg(&dir);
-        run(&mut plain).expect(1).complains_of(&["role \"plain\"", "row-level security"]);
+        run(&mut plain).expect(1).complains_of(&["role \"plain\" is no superuser", "-U"]);
+        for clean in ["--clean", "-c", "--if-exists"] {
+            run(&mut restore_command(port, &dir, &[clean])).expect(2).complains_of(&[
+                "there is no --clean",
+                "DROP DATABASE",
+                "--create",
+            ]);
+        }
         let without = run(&mut restore_command(port, &dir, &["--roles"])).expect(2);
         without.complains_of(&["the dump has no roles"]);
         is_untouched(&target)?;

@@ -37,6 +37,9 @@ pub enum DumpError {
     /// A table's session.
     #[error("table {table}: {error}")]
     Table { table: String, error: RemoteError },
+    /// Somebody who may not.
+    #[error("{0}")]
+    Denied(RemoteError),
     /// The session that keeps a node's snapshot.
     #[error("the snapshot of {node} is lost: {error}")]
     KeeperLost { node: String, error: RemoteError },
@@ -75,6 +78,7 @@ impl DumpError {
             | DumpError::SchemaChanged { .. }
             | DumpError::Locked { .. }
             | DumpError::Table { .. }
+            | DumpError::Denied(_)
             | DumpError::KeeperLost { .. }
             | DumpError::ExportEnded
             | DumpError::Program { .. }
@@ -88,14 +92,23 @@ impl DumpError {
     /// The session's error behind it.
     pub fn remote(&self) -> Option<&RemoteError> {
         match self {
-            DumpError::Table { error, .. } | DumpError::KeeperLost { error, .. } => Some(error),
+            DumpError::Table { error, .. }
+            | DumpError::Denied(error)
+            | DumpError::KeeperLost { error, .. } => Some(error),
             _ => None,
         }
     }
 
     /// What to do.
     pub fn hint(&self) -> Option<String> {
+        // insufficient_privilege
+        let is_denied = self.remote().and_then(RemoteError::sqlstate) == Some("42501");
         let hint = match self {
+            _ if is_denied => {
+                "A role that dumps: GRANT pg_read_all_data TO ROLE; GRANT EXECUTE ON FUNCTION \
+                 citus_export_cluster_snapshot, citus_release_cluster_snapshot TO ROLE; and BYPASSRLS where tables have \
+                 row-level security. On every node."
+            }
             DumpError::Pooler { .. } => {
                 "Name the server itself: -h and -p for the coordinator, --node GROUP=CONNINFO for \
                  another node."
@@ -131,9 +144,10 @@ impl DumpError {
             DumpError::Pattern { .. } => {
                 "Write SCHEMA.NAME for a table and NAME for a schema, with double quotes around a dot in a name."
             }
-            DumpError::File { .. } | DumpError::Table { .. } | DumpError::NoDump { .. } => {
-                return None;
-            }
+            DumpError::File { .. }
+            | DumpError::Table { .. }
+            | DumpError::Denied(_)
+            | DumpError::NoDump { .. } => return None,
         };
         Some(hint.to_owned())
     }

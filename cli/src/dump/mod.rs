@@ -99,7 +99,13 @@ pub fn run(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failur
         // Whatever a signal has interrupted, it is the signal's doing.
         Err(failure) => Err(match stop.signal() {
             Some(signal) => Failure::ToldToStop { signal },
-            None => failure,
+            None => match failure {
+                // insufficient_privilege
+                Failure::Remote(error) if error.sqlstate() == Some("42501") => {
+                    DumpError::Denied(error).into()
+                }
+                failure => failure,
+            },
         }),
     }
 }

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::distribute::{named, quoted};
 use super::route::{self, Hashed, HashedTables, Roots, Shard};
-use super::target::{LONG, Target};
+use super::target::{LONG, Target, ask_all};
 use crate::dump::{Dump, Kind, NodeSession, Table, literal};
 use crate::failure::Failure;
 
@@ -86,7 +86,7 @@ pub fn rows_of(
 
 fn count(session: &mut NodeSession, table: &str) -> Result<u64, Failure> {
     let sql = format!("SELECT count(*) FROM {table}");
-    Ok(session.ask_within("count rows", &sql, LONG)?.parse_single()?)
+    Ok(ask_all(session, "BEGIN READ ONLY", "count rows", &sql)?.parse_single()?)
 }
 
 fn is_of_extension(session: &mut NodeSession, schema: &str, name: &str) -> Result<bool, Failure> {

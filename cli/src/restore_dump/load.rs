@@ -28,7 +28,7 @@ use super::distribute::named;
 use super::error::RestoreDumpError;
 use super::progress;
 use super::route::Load;
-use super::target::{LONG, Target};
+use super::target::{LONG, Target, begin_all};
 use crate::dump::{DataFile, Dump, NodeSession};
 use crate::failure::Failure;
 use crate::signals::Stop;
@@ -279,14 +279,19 @@ impl Pool<'_> {
         root: Option<&str>,
     ) -> Result<(), Failure> {
         let file = &self.dump.files[load.file];
-        let mut begin = format!("BEGIN; {}", progress::mark(&name_of(file, load)));
+        let mark = progress::mark(&name_of(file, load));
+        let mut begin = format!("BEGIN; {mark}");
         if root.is_some() {
             let by_root = progress::mark(&format!("{BY_ROOT}{}", file.path.display()));
             begin.push_str(&format!("; {by_root}"));
         }
-        // Long, for it waits for what a killed run has left at work on the same file.
-        match session.ask_within("begin a file", &begin, LONG) {
-            Ok(_) => {}
+        // It waits for what a killed run has left at work on the same file.
+        let begun = match load.direct {
+            true => session.ask_within("begin", &begin, LONG).map(drop),
+            false => begin_all(session, &begin),
+        };
+        match begun {
+            Ok(()) => {}
             Err(error) if progress::is_done(&error) => {
                 session.ask("end", "ROLLBACK")?;
                 return Ok(());

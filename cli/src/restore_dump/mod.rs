@@ -138,6 +138,9 @@ impl Schema {
 }
 
 fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summary, Failure> {
+    if args.clean || args.if_exists {
+        return Err(RestoreDumpError::NoClean.into());
+    }
     let dump = dump::list(&args.dir)?;
     let verified = crate::stored::verify::dump(&args.dir, stop)?;
     if !verified.damaged.is_empty() {
@@ -200,6 +203,9 @@ fn restore_into(
     }
     if schema.before.is_none() && !resumed {
         are_empty(dump, &target, &mut sessions)?;
+    }
+    for (node, session) in target.nodes.iter().zip(&mut sessions) {
+        target::can_write(node, session, &target, stop)?;
     }
     *began = true;
     for session in &mut sessions {

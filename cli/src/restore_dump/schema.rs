@@ -20,7 +20,7 @@ use tracing::debug;
 use super::error::RestoreDumpError;
 use super::progress::{self, SCRIPT};
 use super::statement::{self, Place};
-use super::target::{MAKING, Node};
+use super::target::{MAKING, Node, TIMELESS_ELSEWHERE};
 use crate::failure::Failure;
 use crate::group::{GRACE, Group};
 use crate::signals::Stop;
@@ -157,8 +157,9 @@ impl Psql<'_> {
     /// All that comes before the data, at once.
     pub fn before(&self, node: &Node, file: &Path) -> Result<(), Failure> {
         let script = format!(
-            "{}BEGIN;\n{};\n\\i {}\nCOMMIT;\n",
+            "{}BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
             beginning(),
+            TIMELESS_ELSEWHERE.join(";\n"),
             progress::mark("before the data"),
             word(file)
         );
@@ -190,7 +191,8 @@ impl Psql<'_> {
             left += 1;
             let path = put(&folder, &number.to_string(), entry)?;
             script.push_str(&format!(
-                "BEGIN;\n{};\n\\i {}\nCOMMIT;\n",
+                "BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
+                TIMELESS_ELSEWHERE.join(";\n"),
                 progress::mark(&name),
                 word(&path)
             ));
