@@ -119,7 +119,8 @@ impl DumpError {
             DumpError::Changed { .. }
             | DumpError::TypeChanged { .. }
             | DumpError::SchemaChanged { .. } => {
-                "Nothing is kept of this dump. Run it again when nobody alters, truncates or rewrites tables."
+                "Nothing is kept of this dump. Run it again when nobody alters, truncates or rewrites tables, or moves \
+                 shards."
             }
             DumpError::Locked { .. } => {
                 "Who has it: SELECT * FROM pg_locks l JOIN pg_stat_activity USING (pid) on that node. \
@@ -127,6 +128,11 @@ impl DumpError {
             }
             DumpError::KeeperLost { .. } | DumpError::ExportEnded => {
                 "Nothing is kept of this dump. Look into that node's log, and run it again."
+            }
+            DumpError::Program { why, .. }
+                if why.contains("could not write") || why.contains("could not close") =>
+            {
+                return None;
             }
             DumpError::Program { .. } => {
                 "--bindir names the directory of pg_dump, which must be no older than the server."
