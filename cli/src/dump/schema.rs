@@ -230,19 +230,14 @@ fn is_whole(text: &[u8]) -> bool {
         b"-- PostgreSQL database cluster dump complete",
     ];
     let word = lines().find_map(|line| line.strip_prefix(b"\\restrict "));
-    let is_end = |line: &&[u8]| line.strip_prefix(b"\\unrestrict ") == word;
-    let last = |line: &&[u8]| !line.is_empty() && *line != b"--";
-    let mut ends = lines().rev().filter(last);
-    let Some(mut line) = ends.next().filter(|_| text.ends_with(b"\n")) else {
-        return false;
-    };
-    if word.is_some() {
-        if !is_end(&line) {
-            return false;
-        }
-        line = ends.next().unwrap_or_default();
-    }
-    complete.contains(&line)
+    let is_said = |line: &&[u8]| !line.is_empty() && *line != b"--";
+    // pg_dump's word comes last, pg_dumpall's before its last line.
+    let last: Vec<&[u8]> =
+        lines().rev().filter(is_said).take(1 + usize::from(word.is_some())).collect();
+    let is_word = |line: &&[u8]| line.strip_prefix(b"\\unrestrict ") == word;
+    text.ends_with(b"\n")
+        && last.iter().any(|line| complete.contains(line))
+        && (word.is_none() || last.iter().any(is_word))
 }
 
 /// Passwords go by the environment, which nobody else can read, as the words can be.
@@ -275,7 +270,10 @@ mod tests {
         let old = "--\n-- PostgreSQL database dump\n--\n\nSET a = 1;\n\n--\n-- PostgreSQL database dump complete\n--\n\n";
         let new = old.replacen("SET", "\\restrict abc\n\nSET", 1) + "\\unrestrict abc\n\n";
         let roles = old.replace("database dump complete", "database cluster dump complete");
-        for text in [old, &new, &roles] {
+        let (word, end) = ("\\unrestrict abc\n\n", "--\n-- PostgreSQL database cluster");
+        let new_roles = new.replace("database dump complete", "database cluster dump complete");
+        let new_roles = new_roles.replace(word, "").replace(end, &format!("{word}{end}"));
+        for text in [old, &new, &roles, &new_roles] {
             assert!(is_whole(text.as_bytes()), "{text}");
             let end = text.trim_end_matches(['\n', '-']).len();
             for cut in 0..=end {
