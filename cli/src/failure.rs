@@ -254,11 +254,24 @@ impl Failure {
             detail: match self {
                 Failure::Restore(fault) => fault.detail(),
                 Failure::Damaged { damaged, .. } => Some(damaged.join("\n")),
+                Failure::RestoreDump(error) => {
+                    let server = server.and_then(|error| error.detail.clone());
+                    let all: Vec<String> = server.into_iter().chain(error.detail()).collect();
+                    Some(all.join("\n")).filter(|all| !all.is_empty())
+                }
                 _ => server.and_then(|error| error.detail.clone()),
             },
-            hint: server.and_then(|error| error.hint.clone()).or_else(|| self.hint()),
+            hint: self.hint_beside(server.and_then(|error| error.hint.clone())),
             sqlstate,
             exit_code: self.exit().code(),
+        }
+    }
+
+    /// What to do, where the server may have said something about it. How a restore goes on it does not know.
+    fn hint_beside(&self, theirs: Option<String>) -> Option<String> {
+        match (self, theirs, self.hint()) {
+            (Failure::RestoreDump(_), Some(theirs), Some(own)) => Some(format!("{theirs} {own}")),
+            (_, theirs, own) => theirs.or(own),
         }
     }
 

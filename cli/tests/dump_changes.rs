@@ -29,10 +29,13 @@ struct Stage {
 impl Stage {
     fn set(engine: Engine) -> Result<Stage> {
         let cluster = Cluster::builder(engine).workers(2).fsync(false).build()?;
-        let ddl = "CREATE TYPE color AS ENUM ('red', 'blue')";
-        match engine {
-            Engine::Citus => cluster.coordinator().execute(ddl)?,
-            Engine::Embedded => cluster.execute_everywhere(ddl)?,
+        for ddl in
+            ["CREATE TYPE color AS ENUM ('red', 'blue')", "CREATE TYPE pair AS (x int, y int)"]
+        {
+            match engine {
+                Engine::Citus => cluster.coordinator().execute(ddl)?,
+                Engine::Embedded => cluster.execute_everywhere(ddl)?,
+            }
         }
         let ddl = "CREATE TABLE items (id bigint PRIMARY KEY, n int, c color, note text)";
         cluster.create_distributed(ddl, "items", "id", 4)?;
@@ -111,6 +114,15 @@ fn a_table_that_is_changed_meanwhile_is_named_and_nothing_is_kept() {
         assert!(!dir.exists());
         let back = "ALTER TYPE color RENAME VALUE 'pink' TO 'red'";
         stage.observer.batch_execute(back).expect("its old name");
+
+        // One that is made of others.
+        let dir = stage.dir("attribute");
+        let running = stage.hold(&dir)?;
+        let add = "ALTER TYPE pair ADD ATTRIBUTE z int";
+        stage.observer.batch_execute(add).expect("a third");
+        stage.client.batch_execute("COMMIT").expect("the lock's end");
+        running.ended()?.expect(1).complains_of(&["type public.pair", "was altered"]);
+        assert!(!dir.exists());
 
         // A lock that is not given back.
         let dir = stage.dir("lock");

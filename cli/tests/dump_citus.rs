@@ -64,6 +64,54 @@ fn few_locks_however_many_shards() {
     });
 }
 
+/// Shards of one node, and a server's settings, so that locks of all of them have no room: as they come, and with fewer
+/// where that has to be quick.
+fn many() -> (u32, Option<&'static str>) {
+    if test_cluster::whole_matrix() { (20_000, None) } else { (6_000, Some("10")) }
+}
+
+#[test]
+fn a_node_whose_locks_have_no_room_for_all_of_its_shards_is_dumped() {
+    on_each_engine(|engine| {
+        let (shards, locks) = many();
+        // There is room for so many per session and prepared transaction, and the tests have more of these.
+        let mut builder = Cluster::builder(engine).workers(1).fsync(false);
+        builder =
+            builder.setting("max_connections", "60").setting("max_prepared_transactions", "20");
+        if let Some(locks) = locks {
+            builder = builder.setting("max_locks_per_transaction", locks);
+        }
+        let cluster = builder.build()?;
+        // Each made by itself: that, too, takes a lock for each shard.
+        let each = 100;
+        for number in 0..shards / each {
+            let table = format!("t{number}");
+            let ddl = format!("CREATE TABLE {table} (id bigint)");
+            cluster.create_distributed(&ddl, &table, "id", each)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        let began = std::time::Instant::now();
+        run(&mut dump_command(cluster.coordinator().port(), &dir, &[])).expect(0);
+        println!("{engine}: {shards} shards in {:?}", began.elapsed());
+        assert_eq!(manifest(&dir)["files"].as_array().map(Vec::len), Some(shards as usize));
+
+        // The control.
+        let mut names = Vec::new();
+        for number in 0..shards / each {
+            let placements = cluster.placements(&format!("t{number}"))?;
+            names.extend(placements.into_iter().filter(|one| one.node == 1).map(|one| one.table));
+        }
+        assert!(names.len() > shards as usize / 3, "{} of {shards} on the worker", names.len());
+        let mut all = cluster.connect(1)?;
+        all.batch_execute("SET citus.enable_manual_changes_to_shards = on; BEGIN").expect("begun");
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+        let error = all.batch_execute(&lock).expect_err("there is no room for them");
+        assert_eq!(error.code().map(|code| code.code()), Some("53200"), "{error:?}");
+        Ok(())
+    });
+}
+
 #[test]
 fn every_kind_of_table_of_citus_is_in_it_once() -> Result<()> {
     if !Engine::available().contains(&Engine::Citus) {

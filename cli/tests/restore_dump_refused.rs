@@ -3,47 +3,12 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use common::restored::{create, restore_command};
+use common::restored::{append, copy, create, edit, restore_command};
 use common::{command, dump_command, manifest, run};
 use fence_tests::{Cluster, Engine, Result, on_each_engine};
 use serde_json::Value;
-
-fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
-    assert!(status.success());
-}
-
-/// Changes the manifest.
-fn edit(dir: &Path, change: impl FnOnce(&mut Value)) {
-    let mut value = manifest(dir);
-    change(&mut value);
-    fs::write(dir.join("manifest.json"), value.to_string()).expect("a manifest");
-}
-
-/// Appends an entry to the schema that comes after the data, as pg_dump would have written it.
-fn append(dir: &Path, sql: &str) {
-    let path = dir.join("schema/post-data.sql");
-    let mut text = fs::read_to_string(&path).expect("the schema");
-    let end = text.rfind("--\n-- PostgreSQL database dump complete").expect("its end");
-    let first = text.find("--\n-- Name: ").unwrap_or(end);
-    text.insert_str(
-        first,
-        &format!("--\n-- Name: x; Type: RULE; Schema: public; Owner: x\n--\n\n{sql};\n\n"),
-    );
-    fs::write(&path, &text).expect("the schema");
-    let sum = Command::new("sha256sum").arg(&path).output().expect("sha256sum").stdout;
-    let sum = String::from_utf8(sum).expect("a sum")[..64].to_owned();
-    edit(dir, |manifest| {
-        let files = manifest["schema"].as_array_mut().expect("files");
-        let file =
-            files.iter_mut().find(|file| file["path"] == "schema/post-data.sql").expect("it");
-        file["bytes"] = text.len().into();
-        file["sha256"] = sum.into();
-    });
-}
 
 fn is_untouched(target: &Cluster) -> Result<()> {
     for node in target.nodes() {
@@ -160,7 +125,14 @@ fn what_cannot_be_restored_is_refused_before_anything_is_written() {
         let mut plain =
             command(&["restore-dump", "-h", test_cluster::HOST, "-p", &port.to_string()]);
         plain.args(["-U", "plain", "-d", "postgres"]).arg(&dir);
-        run(&mut plain).expect(1).complains_of(&["role \"plain\"", "row-level security"]);
+        run(&mut plain).expect(1).complains_of(&["role \"plain\" is no superuser", "-U"]);
+        for clean in ["--clean", "-c", "--if-exists"] {
+            run(&mut restore_command(port, &dir, &[clean])).expect(2).complains_of(&[
+                "there is no --clean",
+                "DROP DATABASE",
+                "--create",
+            ]);
+        }
         let without = run(&mut restore_command(port, &dir, &["--roles"])).expect(2);
         without.complains_of(&["the dump has no roles"]);
         is_untouched(&target)?;

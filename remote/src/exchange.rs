@@ -22,7 +22,7 @@ pub(super) struct Exchange {
     /// Results of its statements so far.
     sets: Vec<ResultSet>,
     /// The first error among them.
-    error: Option<ServerError>,
+    error: Option<Box<ServerError>>,
 }
 
 /// How a command ended.
@@ -131,7 +131,7 @@ impl Exchange {
                     return Some(Outcome::Lost(Some(error)));
                 }
                 Some(PqResult::Error(error)) => {
-                    self.error.get_or_insert(error);
+                    self.error.get_or_insert_with(|| Box::new(error));
                 }
                 Some(PqResult::CopyOut | PqResult::CopyIn | PqResult::Copy) => {
                     return Some(Outcome::Unusable("it began a COPY"));
@@ -156,7 +156,7 @@ impl Exchange {
         }
         match self.error.take() {
             Some(error) => {
-                Outcome::Failed(ServerError { message: text::one_line(&error.message), ..error })
+                Outcome::Failed(ServerError { message: text::one_line(&error.message), ..*error })
             }
             None => Outcome::Done(std::mem::take(&mut self.sets)),
         }

@@ -461,6 +461,7 @@ impl OwnedResult {
                 message: text(pq::PQresultErrorMessage(result)).unwrap_or_default(),
                 detail: None,
                 hint: None,
+                context: None,
             })
         }
     }
@@ -511,6 +512,7 @@ unsafe fn server_error(result: *const pq::PGresult) -> Option<ServerError> {
         sqlstate: field(pq::PG_DIAG_SQLSTATE).as_deref().and_then(SqlState::parse),
         detail: field(pq::PG_DIAG_MESSAGE_DETAIL),
         hint: field(pq::PG_DIAG_MESSAGE_HINT),
+        context: field(pq::PG_DIAG_CONTEXT),
     })
 }
 

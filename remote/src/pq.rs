@@ -73,6 +73,8 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// The hint, if the server sent one.
     pub hint: Option<String>,
+    /// Within what it happened, a line each: the function, the row of a COPY.
+    pub context: Option<String>,
 }
 
 /// Where a connection stands.

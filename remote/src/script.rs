@@ -574,6 +574,7 @@ impl Pq for ScriptPq {
                     message: conn.message.clone(),
                     detail: None,
                     hint: None,
+                    context: None,
                 }))
             }
             None => None,

@@ -37,6 +37,9 @@ pub enum DumpError {
     /// A table's session.
     #[error("table {table}: {error}")]
     Table { table: String, error: RemoteError },
+    /// Somebody who may not.
+    #[error("{0}")]
+    Denied(RemoteError),
     /// The session that keeps a node's snapshot.
     #[error("the snapshot of {node} is lost: {error}")]
     KeeperLost { node: String, error: RemoteError },
@@ -75,6 +78,7 @@ impl DumpError {
             | DumpError::SchemaChanged { .. }
             | DumpError::Locked { .. }
             | DumpError::Table { .. }
+            | DumpError::Denied(_)
             | DumpError::KeeperLost { .. }
             | DumpError::ExportEnded
             | DumpError::Program { .. }
@@ -88,14 +92,23 @@ impl DumpError {
     /// The session's error behind it.
     pub fn remote(&self) -> Option<&RemoteError> {
         match self {
-            DumpError::Table { error, .. } | DumpError::KeeperLost { error, .. } => Some(error),
+            DumpError::Table { error, .. }
+            | DumpError::Denied(error)
+            | DumpError::KeeperLost { error, .. } => Some(error),
             _ => None,
         }
     }
 
     /// What to do.
     pub fn hint(&self) -> Option<String> {
+        // insufficient_privilege
+        let is_denied = self.remote().and_then(RemoteError::sqlstate) == Some("42501");
         let hint = match self {
+            _ if is_denied => {
+                "A role that dumps: GRANT pg_read_all_data TO ROLE; GRANT EXECUTE ON FUNCTION \
+                 citus_export_cluster_snapshot, citus_release_cluster_snapshot TO ROLE; and BYPASSRLS where tables have \
+                 row-level security. On every node."
+            }
             DumpError::Pooler { .. } => {
                 "Name the server itself: -h and -p for the coordinator, --node GROUP=CONNINFO for \
                  another node."
@@ -106,7 +119,8 @@ impl DumpError {
             DumpError::Changed { .. }
             | DumpError::TypeChanged { .. }
             | DumpError::SchemaChanged { .. } => {
-                "Nothing is kept of this dump. Run it again when nobody alters, truncates or rewrites tables."
+                "Nothing is kept of this dump. Run it again when nobody alters, truncates or rewrites tables, or moves \
+                 shards."
             }
             DumpError::Locked { .. } => {
                 "Who has it: SELECT * FROM pg_locks l JOIN pg_stat_activity USING (pid) on that node. \
@@ -114,6 +128,11 @@ impl DumpError {
             }
             DumpError::KeeperLost { .. } | DumpError::ExportEnded => {
                 "Nothing is kept of this dump. Look into that node's log, and run it again."
+            }
+            DumpError::Program { why, .. }
+                if why.contains("could not write") || why.contains("could not close") =>
+            {
+                return None;
             }
             DumpError::Program { .. } => {
                 "--bindir names the directory of pg_dump, which must be no older than the server."
@@ -131,9 +150,10 @@ impl DumpError {
             DumpError::Pattern { .. } => {
                 "Write SCHEMA.NAME for a table and NAME for a schema, with double quotes around a dot in a name."
             }
-            DumpError::File { .. } | DumpError::Table { .. } | DumpError::NoDump { .. } => {
-                return None;
-            }
+            DumpError::File { .. }
+            | DumpError::Table { .. }
+            | DumpError::Denied(_)
+            | DumpError::NoDump { .. } => return None,
         };
         Some(hint.to_owned())
     }

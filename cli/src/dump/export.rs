@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::args::DumpArgs;
 use super::error::DumpError;
+use super::leavings::Leavings;
 use super::manifest::Node;
 use super::session::{NodeSession, Reach};
 use crate::connection::Destination;
@@ -63,6 +64,8 @@ pub struct Snapshots {
     pub keepers: Vec<Keeper>,
     /// The session that locks the coordinator's tables.
     locker: NodeSession,
+    /// What keeps shards that were moved or split from being cleaned up before they are copied.
+    leavings: Leavings,
     talked: Instant,
 }
 
@@ -134,7 +137,8 @@ pub fn take(
     if coordinator.ask("release the export", &release)?.single_value()? != "t" {
         return Err(DumpError::ExportEnded.into());
     }
-    Ok(Snapshots { keepers, locker, talked: Instant::now() })
+    let leavings = Leavings::new(Arc::clone(halt));
+    Ok(Snapshots { keepers, locker, leavings, talked: Instant::now() })
 }
 
 /// Locks every table that Citus knows, on the coordinator alone.
@@ -188,8 +192,9 @@ fn reach(
 }
 
 impl Snapshots {
-    /// Speaks to every session that only waits, if it is time. An error says whose snapshot is lost.
+    /// Speaks to every session that only waits, if it is time, and looks for shards that were moved. An error says whose snapshot is lost.
     pub fn talk(&mut self) -> Result<(), Failure> {
+        self.leavings.hold(&mut self.keepers);
         let due = self.talked.elapsed() >= TALK_EVERY;
         if due {
             self.talked = Instant::now();

@@ -12,6 +12,7 @@
 //! | `args`, `error` | what can be typed; what can go wrong |
 //! | `session` | a session with a node itself, under settings of its own |
 //! | `export` | the snapshots and who keeps them |
+//! | `leavings` | shards that were moved or split since, which are kept until they are copied |
 //! | `plan` | tables, shards and jobs, from the catalogs as of the snapshot |
 //! | `job`, `pool` | one job under its lock; all of them |
 //! | `select` | which tables, by pg_dump's patterns |
@@ -23,6 +24,7 @@ mod error;
 mod export;
 mod file;
 mod job;
+mod leavings;
 mod manifest;
 mod plan;
 mod pool;
@@ -99,7 +101,13 @@ pub fn run(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failur
         // Whatever a signal has interrupted, it is the signal's doing.
         Err(failure) => Err(match stop.signal() {
             Some(signal) => Failure::ToldToStop { signal },
-            None => failure,
+            None => match failure {
+                // insufficient_privilege
+                Failure::Remote(error) if error.sqlstate() == Some("42501") => {
+                    DumpError::Denied(error).into()
+                }
+                failure => failure,
+            },
         }),
     }
 }

@@ -166,15 +166,22 @@ impl Programs<'_> {
             Failure::from(DumpError::Program { program: program.display().to_string(), why })
         };
         let params = self.reach.for_pg_dump();
-        let complaints = self.directory.join("schema/messages");
+        // Elsewhere: the dump's own place may be full.
+        let io = |error: std::io::Error| broken(error.to_string());
+        let complaints = tempfile::NamedTempFile::new().map_err(io)?;
         let mut command = Command::new(&program);
+        // For its owner alone, and there before the program opens it. By its name: what does not come to the disk of its
+        // standard output's last buffer, the program does not tell.
+        drop(new_file(&path)?);
         command
             .args(words)
+            .arg("-f")
+            .arg(std::path::absolute(&path).map_err(at(&path))?)
             .arg("-d")
             .arg(params.without_secrets())
             .stdin(Stdio::null())
-            .stdout(new_file(&path)?)
-            .stderr(new_file(&complaints)?)
+            .stdout(Stdio::null())
+            .stderr(complaints.reopen().map_err(io)?)
             // So that a terminal's Ctrl-C comes to this program alone, which then ends it.
             .process_group(0)
             .env("LC_ALL", "C");
@@ -194,20 +201,43 @@ impl Programs<'_> {
             keep_alive()?;
             std::thread::sleep(Duration::from_millis(20));
         };
-        let said = fs::read_to_string(&complaints).map_err(at(&complaints))?;
-        fs::remove_file(&complaints).map_err(at(&complaints))?;
+        let said = fs::read(complaints.path()).map_err(io)?;
+        let said = String::from_utf8_lossy(&said);
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         debug!("{}: {status} {said}", program.display());
         if !status.success() {
             let waited = said.contains("lock timeout") || said.contains("statement timeout");
             return match waited {
                 true => Ok(SchemaEnd::Waited(said)),
-                false => Err(broken(format!("{status}: {said}"))),
+                false => Err(broken(format!("{status}, writing {}: {said}", path.display()))),
             };
         }
         fs::File::open(&path).and_then(|file| file.sync_all()).map_err(at(&path))?;
+        if !is_whole(&fs::read(&path).map_err(at(&path))?) {
+            let why =
+                format!("{} ended well, and has not written it to its end", program.display());
+            return Err(at(&path)(std::io::Error::other(why)).into());
+        }
         Ok(SchemaEnd::Done)
     }
+}
+
+/// Whether a file of pg_dump's or pg_dumpall's has its last line, and of newer ones the word that they end with.
+fn is_whole(text: &[u8]) -> bool {
+    let lines = || text.split(|byte| *byte == b'\n');
+    let complete = [
+        &b"-- PostgreSQL database dump complete"[..],
+        b"-- PostgreSQL database cluster dump complete",
+    ];
+    let word = lines().find_map(|line| line.strip_prefix(b"\\restrict "));
+    let is_said = |line: &&[u8]| !line.is_empty() && *line != b"--";
+    // pg_dump's word comes last, pg_dumpall's before its last line.
+    let last: Vec<&[u8]> =
+        lines().rev().filter(is_said).take(1 + usize::from(word.is_some())).collect();
+    let is_word = |line: &&[u8]| line.strip_prefix(b"\\unrestrict ") == word;
+    text.ends_with(b"\n")
+        && last.iter().any(|line| complete.contains(line))
+        && (word.is_none() || last.iter().any(is_word))
 }
 
 /// Passwords go by the environment, which nobody else can read, as the words can be.
@@ -229,4 +259,26 @@ pub fn files(directory: &Path) -> Result<Vec<SchemaFile>, DumpError> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_its_end_is_not_whole() {
+        let old = "--\n-- PostgreSQL database dump\n--\n\nSET a = 1;\n\n--\n-- PostgreSQL database dump complete\n--\n\n";
+        let new = old.replacen("SET", "\\restrict abc\n\nSET", 1) + "\\unrestrict abc\n\n";
+        let roles = old.replace("database dump complete", "database cluster dump complete");
+        let (word, end) = ("\\unrestrict abc\n\n", "--\n-- PostgreSQL database cluster");
+        let new_roles = new.replace("database dump complete", "database cluster dump complete");
+        let new_roles = new_roles.replace(word, "").replace(end, &format!("{word}{end}"));
+        for text in [old, &new, &roles, &new_roles] {
+            assert!(is_whole(text.as_bytes()), "{text}");
+            let end = text.trim_end_matches(['\n', '-']).len();
+            for cut in 0..=end {
+                assert!(!is_whole(&text.as_bytes()[..cut]), "{}", &text[..cut]);
+            }
+        }
+    }
 }

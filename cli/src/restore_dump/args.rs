@@ -28,6 +28,16 @@ pub struct RestoreDumpArgs {
     /// Restore although there is something in the database already; nothing of that is removed or replaced
     #[arg(long)]
     pub into_non_empty: bool,
+    /// What pg_restore has and this has not, for whoever types it out of habit.
+    #[arg(long, short = 'c', hide = true)]
+    pub clean: bool,
+    /// The same.
+    #[arg(long, hide = true)]
+    pub if_exists: bool,
+    /// The search_path of functions that set none themselves, in checks, generated columns, indexes, materialized
+    /// views and triggers [default: empty, as pg_restore's]
+    #[arg(long, value_name = "SCHEMAS")]
+    pub search_path: Option<String>,
     #[command(flatten)]
     pub nodes: NodeArgs,
     /// Where psql is [default: PATH]

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use tracing::debug;
 
 use super::error::RestoreDumpError;
-use super::target::{LONG, Node, Target};
+use super::target::{LONG, Node, Target, ask_all};
 use crate::dump::{Dump, Kind, NodeSession, Table, literal, quote};
 use crate::failure::Failure;
 use crate::rows::rows;
@@ -31,6 +31,8 @@ pub fn named(schema: &str, name: &str) -> String {
 #[derive(Debug, PartialEq, Eq)]
 struct Step {
     of: String,
+    /// How its transaction begins.
+    begin: String,
     sql: String,
 }
 
@@ -49,7 +51,8 @@ pub fn columnar(dump: &Dump, session: &mut NodeSession) -> Result<(), Failure> {
             options.stripe_row_limit,
             options.chunk_group_row_limit
         );
-        step(session, &Step { of: named(&table.schema, &table.name), sql })?;
+        let (of, begin) = (named(&table.schema, &table.name), "BEGIN".to_owned());
+        step(session, &Step { of, begin, sql })?;
     }
     Ok(())
 }
@@ -83,7 +86,7 @@ pub fn distribute(dump: &Dump, target: &Target, session: &mut NodeSession) -> Re
 }
 
 fn step(session: &mut NodeSession, step: &Step) -> Result<(), Failure> {
-    session.ask_within("distribute", &step.sql, LONG).map_err(|error| match error {
+    ask_all(session, &step.begin, "distribute", &step.sql).map_err(|error| match error {
         remote::RemoteError::Stopped { .. } => Failure::Remote(error),
         error => RestoreDumpError::Table { table: step.of.clone(), error }.into(),
     })?;
@@ -105,11 +108,10 @@ fn steps(
             if !tenants.contains(&tenant.schema) {
                 let name = literal(&quote(&tenant.schema));
                 // Citus makes none where the session wants more copies than one.
-                let sql = format!(
-                    "BEGIN; SET LOCAL citus.shard_replication_factor = 1;
-                     SELECT citus_schema_distribute({name}::regnamespace); COMMIT"
-                );
-                steps.push(Step { of: format!("(the schema {} as a whole)", tenant.schema), sql });
+                let begin = "BEGIN; SET LOCAL citus.shard_replication_factor = 1".to_owned();
+                let sql = format!("SELECT citus_schema_distribute({name}::regnamespace)");
+                let of = format!("(the schema {} as a whole)", tenant.schema);
+                steps.push(Step { of, begin, sql });
             }
         }
         let members: Vec<&Table> = dump
@@ -124,6 +126,7 @@ fn steps(
         let mut first: Option<&Table> = members.iter().find(is_there).copied();
         for table in members.iter().filter(|table| !is_there(table)) {
             let name = literal(&quoted(&table.schema, &table.name));
+            let mut begin = "BEGIN".to_owned();
             let sql = match (table.kind, &table.column) {
                 (Kind::Reference, _) => format!("SELECT create_reference_table({name}::regclass)"),
                 (Kind::Hash | Kind::SingleShard, column) => {
@@ -138,17 +141,17 @@ fn steps(
                         }
                         _ => String::new(),
                     };
+                    begin.push_str(&format!(
+                        "; SET LOCAL citus.shard_replication_factor = {}",
+                        group.replication_factor.max(1)
+                    ));
+                    // Shards made side by side wait for each other where their types' names, cut short, are alike.
+                    if table.name.len() > LONG_NAME {
+                        begin.push_str("; SET LOCAL citus.multi_shard_modify_mode = 'sequential'");
+                    }
+                    let with = literal(&with);
                     format!(
-                        "BEGIN; SET LOCAL citus.shard_replication_factor = {};{}
-                         SELECT create_distributed_table({name}::regclass, {column}, colocate_with => {}{count});
-                         COMMIT",
-                        group.replication_factor.max(1),
-                        // Shards made side by side wait for each other where their types' names, cut short, are alike.
-                        match table.name.len() > LONG_NAME {
-                            true => " SET LOCAL citus.multi_shard_modify_mode = 'sequential';",
-                            false => "",
-                        },
-                        literal(&with)
+                        "SELECT create_distributed_table({name}::regclass, {column}, colocate_with => {with}{count})"
                     )
                 }
                 (Kind::CitusLocal | Kind::Local, _) => continue,
@@ -156,7 +159,7 @@ fn steps(
             if table.kind != Kind::Reference {
                 first = first.or(Some(table));
             }
-            steps.push(Step { of: named(&table.schema, &table.name), sql });
+            steps.push(Step { of: named(&table.schema, &table.name), begin, sql });
         }
     }
     // Those that Citus takes in because of a foreign key come with that.
@@ -169,7 +172,8 @@ fn steps(
     {
         let name = literal(&quoted(&table.schema, &table.name));
         let sql = format!("SELECT citus_add_local_table_to_metadata({name}::regclass)");
-        steps.push(Step { of: named(&table.schema, &table.name), sql });
+        let (of, begin) = (named(&table.schema, &table.name), "BEGIN".to_owned());
+        steps.push(Step { of, begin, sql });
     }
     steps
 }

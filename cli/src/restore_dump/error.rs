@@ -14,6 +14,9 @@ pub enum RestoreDumpError {
     /// There is something already.
     #[error("the database is not empty on {node}: {what}")]
     NotEmpty { node: String, what: String },
+    /// Nothing is removed.
+    #[error("there is no --clean: restore-dump removes nothing that is there")]
+    NoClean,
     /// `--create` makes what is there.
     #[error("database \"{database}\" exists on {node}")]
     DatabaseThere { node: String, database: String },
@@ -44,12 +47,30 @@ pub enum RestoreDumpError {
     /// Row-level security, and what only superusers may.
     #[error("role \"{user}\" is on {node} neither superuser nor does it bypass row-level security")]
     Filtered { node: String, user: String },
+    /// The schema is for a superuser.
+    #[error("role \"{user}\" is no superuser on {node}")]
+    NoSuperuser { node: String, user: String },
+    /// A node takes nothing.
+    #[error("nothing can be written to {node}: {error}")]
+    CannotWrite { node: String, error: RemoteError },
+    /// Citus' own sessions there could write nothing.
+    #[error(
+        "on {node} transactions of role \"{user}\" in database \"{database}\" are read-only from the beginning"
+    )]
+    ReadOnly { node: String, user: String, database: String },
     /// A program of PostgreSQL's.
     #[error("{program}: {why}")]
     Program { program: String, why: String },
     /// A part of the schema.
     #[error("{script} on {node}: {said}")]
-    Script { script: &'static str, node: String, said: String },
+    Script {
+        /// What of it, and where it stands in the dump.
+        script: String,
+        node: String,
+        said: String,
+        /// The first line of the statement.
+        statement: Option<String>,
+    },
     /// The manifest names a table that the schema does not make.
     #[error("table {table} is not in the database on {node}")]
     NoTable { table: String, node: String },
@@ -81,6 +102,7 @@ impl RestoreDumpError {
     pub fn exit(&self) -> Exit {
         match self {
             RestoreDumpError::Partway(failure) => failure.exit(),
+            RestoreDumpError::NoClean => Exit::WrongUse,
             RestoreDumpError::NotEmpty { .. }
             | RestoreDumpError::DatabaseThere { .. }
             | RestoreDumpError::NothingToResume { .. }
@@ -92,6 +114,9 @@ impl RestoreDumpError {
             | RestoreDumpError::OtherEngine { .. }
             | RestoreDumpError::TooFewNodes { .. }
             | RestoreDumpError::Filtered { .. }
+            | RestoreDumpError::NoSuperuser { .. }
+            | RestoreDumpError::CannotWrite { .. }
+            | RestoreDumpError::ReadOnly { .. }
             | RestoreDumpError::Program { .. }
             | RestoreDumpError::Script { .. }
             | RestoreDumpError::NoTable { .. }
@@ -107,7 +132,9 @@ impl RestoreDumpError {
     /// The session's error behind it.
     pub fn remote(&self) -> Option<&RemoteError> {
         match self {
-            RestoreDumpError::Table { error, .. } => Some(error),
+            RestoreDumpError::Table { error, .. } | RestoreDumpError::CannotWrite { error, .. } => {
+                Some(error)
+            }
             RestoreDumpError::Partway(failure) => match failure.as_ref() {
                 Failure::Remote(error) => Some(error),
                 Failure::RestoreDump(inner) => inner.remote(),
@@ -117,11 +144,44 @@ impl RestoreDumpError {
         }
     }
 
+    /// More of it, beside what the server says.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            RestoreDumpError::Script { statement: Some(first), .. } => {
+                Some(format!("The statement begins: {first}"))
+            }
+            RestoreDumpError::Partway(failure) => match failure.as_ref() {
+                Failure::RestoreDump(inner) => inner.detail(),
+                _ => None,
+            },
+            _ => self.remote()?.server_error()?.context.as_ref().map(|lines| {
+                format!("It happened in: {}", lines.lines().collect::<Vec<_>>().join("; "))
+            }),
+        }
+    }
+
+    /// Whether something was not found, which a function may have looked for by the search_path.
+    fn is_not_found(&self) -> bool {
+        // undefined_function, undefined_table, undefined_object, invalid_schema_name
+        let codes = ["42883", "42P01", "42704", "3F000"];
+        match self {
+            RestoreDumpError::Script { said, .. } => said.contains("does not exist"),
+            RestoreDumpError::Table { error, .. } => match error.sqlstate() {
+                // What Citus says of another node's error.
+                Some("XX000") => error.to_string().contains("does not exist"),
+                state => state.is_some_and(|state| codes.contains(&state)),
+            },
+            _ => false,
+        }
+    }
+
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            RestoreDumpError::NotEmpty { .. } => {
-                "Name an empty database, or say --into-non-empty: then what has the same name is an error."
+            RestoreDumpError::NotEmpty { .. } | RestoreDumpError::NoClean => {
+                "Name an empty database. To replace this one, drop it on every node (DROP DATABASE, as a superuser) and \
+                 say --create; there is no --clean. To keep what is there, say --into-non-empty: then what has the same \
+                 name is an error."
             }
             RestoreDumpError::DatabaseThere { .. } => {
                 "Name it with -d and leave out --create; or, if it was left by a run that was killed and there is \
@@ -148,14 +208,30 @@ impl RestoreDumpError {
                 "Restore it into a database with the extension it is of."
             }
             RestoreDumpError::TooFewNodes { .. } => {
-                "Add nodes first: SELECT citus_add_node('HOST', PORT); on the coordinator."
+                "Add nodes first, on the coordinator: SELECT citus_add_node('HOST', PORT); or let more of them take \
+                 shards: SELECT citus_set_node_property('HOST', PORT, 'shouldhaveshards', true);"
             }
             RestoreDumpError::Filtered { .. } => "Name a superuser with -U.",
+            RestoreDumpError::NoSuperuser { .. } => {
+                "Name a superuser with -U: a dump's extensions, their comments and owners nobody else may make. Rows \
+                 alone (dump --data-only) can be restored by one who has BYPASSRLS and may write those tables, on \
+                 every node."
+            }
+            RestoreDumpError::ReadOnly { .. } => {
+                "Nothing was written. default_transaction_read_only is on there, and Citus' own sessions take what it \
+                 says: ALTER ROLE or ALTER DATABASE … RESET it on that node (SELECT * FROM pg_db_role_setting), or take \
+                 it out of its configuration, for as long as you restore."
+            }
             RestoreDumpError::Program { .. } => {
                 "--bindir names the directory of psql, which must be no older than the dump's pg_dump."
             }
             RestoreDumpError::Script { said, .. } if said.contains("role ") => {
                 "A role of the dump is missing: make it, or dump with --roles and restore with --roles."
+            }
+            _ if self.is_not_found() => {
+                "The search_path of a restore is empty, as that of pg_restore. A function that finds others by it gets \
+                 one of its own, by ALTER FUNCTION … SET search_path = … in the database; or --search-path names one \
+                 for all of them."
             }
             RestoreDumpError::HasRows { .. } => {
                 "The dump has data only: empty its tables first, or name another database."
@@ -173,6 +249,7 @@ impl RestoreDumpError {
             }
             RestoreDumpError::Script { .. }
             | RestoreDumpError::NoTable { .. }
+            | RestoreDumpError::CannotWrite { .. }
             | RestoreDumpError::Table { .. }
             | RestoreDumpError::File { .. }
             | RestoreDumpError::Rows { .. }

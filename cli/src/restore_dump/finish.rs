@@ -10,7 +10,7 @@ use tracing::debug;
 use super::distribute::{named, quoted};
 use super::error::RestoreDumpError;
 use super::progress;
-use super::target::{LONG, Target};
+use super::target::{LONG, Target, ask_all};
 use crate::dump::{Dump, NodeSession, literal};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
@@ -79,7 +79,7 @@ pub fn groups(
             let sql = format!(
                 "SELECT max({column}) AS largest FROM {table} WHERE {column} BETWEEN 1 AND {most}"
             );
-            let reply = session.ask_within("look for the largest number", &sql, LONG)?;
+            let reply = ask_all(session, "BEGIN READ ONLY", "look for the largest number", &sql)?;
             let number: Option<i64> = only_row(&reply)?.maybe("largest")?;
             largest = largest.max(number.map_or(0, |number| (number - 1) >> 48));
         }
@@ -140,8 +140,8 @@ pub fn functions(
                 }
             ),
         };
-        let sql = format!("BEGIN; {}; {sql}; COMMIT", progress::mark(&what));
-        match session.ask_within("distribute a function", &sql, LONG) {
+        let begin = format!("BEGIN; {}", progress::mark(&what));
+        match ask_all(session, &begin, "distribute a function", &sql) {
             Ok(_) => {}
             Err(error @ RemoteError::Query { .. }) => {
                 session.ask("give up", "ROLLBACK")?;
@@ -165,12 +165,9 @@ pub fn materialized_views(
         if done.contains(&what) {
             continue;
         }
-        let sql = format!(
-            "BEGIN; {}; REFRESH MATERIALIZED VIEW {}; COMMIT",
-            progress::mark(&what),
-            quoted(&view.schema, &view.name)
-        );
-        session.ask_within("fill a materialized view", &sql, LONG).map_err(
+        let begin = format!("BEGIN; {}", progress::mark(&what));
+        let sql = format!("REFRESH MATERIALIZED VIEW {}", quoted(&view.schema, &view.name));
+        ask_all(session, &begin, "fill a materialized view", &sql).map_err(
             |error| match error {
                 RemoteError::Stopped { .. } => Failure::Remote(error),
                 error => {
@@ -185,7 +182,8 @@ pub fn materialized_views(
 /// Statistics, on every node of its own tables and shards. Where that fails, it is a finding: the rows are what they were,
 /// and the server gathers statistics by itself.
 pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<Vec<String>, Failure> {
-    let found = target.on_every_node(halt, |_, session| {
+    let found = target.on_every_node(halt, |position, session| {
+        target.nodes[position].widen(session)?;
         debug!("ANALYZE on {}", session.node());
         match session.ask_within("analyze", "ANALYZE", LONG) {
             Ok(_) => Ok(None),

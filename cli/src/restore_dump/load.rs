@@ -4,12 +4,15 @@
 //! BEGIN ─> its row of progress ─> COPY ─> as many rows as the manifest says? ─> COMMIT
 //!             │ there already: done          │ no, or an error: all of it is rolled back
 //! ```
+//! A partition that does not take a row, as it belongs to another one here, has its file loaded by its root; a row of
+//! progress says so, for the counts of these partitions are others then.
+//!
 //! Where tables have their keys already, a file whose rows point to rows that are not there yet comes again later.
 //!
 //! A session that is lost is replaced, and its file begun again: if the COMMIT had come through, its row is there. See
 //! `progress` for why no file is loaded twice, whatever is killed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -25,7 +28,7 @@ use super::distribute::named;
 use super::error::RestoreDumpError;
 use super::progress;
 use super::route::Load;
-use super::target::{LONG, Target};
+use super::target::{LONG, Target, begin_all};
 use crate::dump::{DataFile, Dump, NodeSession};
 use crate::failure::Failure;
 use crate::signals::Stop;
@@ -47,6 +50,9 @@ pub fn name_of(file: &DataFile, load: &Load) -> String {
     format!("data {} into {}", file.path.display(), load.table)
 }
 
+/// What progress says of a file whose rows were not those of one partition.
+pub const BY_ROOT: &str = "by root ";
+
 /// What all workers share.
 struct Pool<'a> {
     dir: &'a Path,
@@ -67,6 +73,8 @@ struct State {
     at_work: usize,
     has_moved: bool,
     left: usize,
+    /// Roots that find the partition of a row themselves.
+    by_root: HashSet<String>,
     failure: Option<Failure>,
 }
 
@@ -88,6 +96,7 @@ pub fn load(
         why: None,
         at_work: 0,
         has_moved: false,
+        by_root: HashSet::new(),
         failure: None,
     };
     let (state, changed) = (Mutex::new(state), Condvar::new());
@@ -131,7 +140,7 @@ impl Pool<'_> {
                     state.has_moved = true;
                     debug!("{} parts are left", state.left);
                 }
-                Err(failure) if points_nowhere(&failure) => {
+                Err(failure) if self.points_nowhere(&load, &failure) => {
                     debug!("{failure}: later");
                     state.deferred.push_back(load);
                     state.why = Some(failure);
@@ -144,6 +153,19 @@ impl Pool<'_> {
                 }
             }
             self.changed.notify_all();
+        }
+    }
+
+    /// Whether rows point to others that are not there. Tables that the dump's schema has made have no keys yet.
+    fn points_nowhere(&self, load: &Load, failure: &Failure) -> bool {
+        let Failure::RestoreDump(error) = failure else {
+            return false;
+        };
+        match error.remote().and_then(RemoteError::sqlstate) {
+            // foreign_key_violation
+            Some("23503") => true,
+            Some(OF_ANOTHER_NODE) => !load.direct && self.dump.schema.is_empty(),
+            _ => false,
         }
     }
 
@@ -190,11 +212,14 @@ impl Pool<'_> {
             let kept = own.take().filter(|(at, session)| *at == load.node && session.is_alive());
             let session = match kept {
                 Some((_, session)) => Ok(session),
-                None => node.session(&self.halt),
+                None => node.session(&self.halt).and_then(|mut session| {
+                    node.widen(&mut session)?;
+                    Ok(session)
+                }),
             };
             let error = match session {
                 Ok(mut session) => {
-                    let end = self.once(load, &mut session);
+                    let end = self.by_either_way(load, &mut session);
                     *own = Some((load.node, session));
                     match end {
                         Err(Failure::Remote(
@@ -230,12 +255,43 @@ impl Pool<'_> {
         }
     }
 
-    fn once(&self, load: &Load, session: &mut NodeSession) -> Result<(), Failure> {
+    /// Into its own table; where that is a partition, and has no place for a row, into the root of it.
+    fn by_either_way(&self, load: &Load, session: &mut NodeSession) -> Result<(), Failure> {
+        let Some(root) = &load.root else {
+            return self.once(load, session, None);
+        };
+        if !self.state.lock().by_root.contains(root) {
+            match self.once(load, session, None) {
+                Err(Failure::Remote(error)) if is_refused(load, &error) && session.is_alive() => {
+                    debug!("{error}: by {root}");
+                    self.state.lock().by_root.insert(root.clone());
+                }
+                end => return end,
+            }
+        }
+        self.once(load, session, Some(root))
+    }
+
+    fn once(
+        &self,
+        load: &Load,
+        session: &mut NodeSession,
+        root: Option<&str>,
+    ) -> Result<(), Failure> {
         let file = &self.dump.files[load.file];
-        let begin = format!("BEGIN; {}", progress::mark(&name_of(file, load)));
-        // Long, for it waits for what a killed run has left at work on the same file.
-        match session.ask_within("begin a file", &begin, LONG) {
-            Ok(_) => {}
+        let mark = progress::mark(&name_of(file, load));
+        let mut begin = format!("BEGIN; {mark}");
+        if root.is_some() {
+            let by_root = progress::mark(&format!("{BY_ROOT}{}", file.path.display()));
+            begin.push_str(&format!("; {by_root}"));
+        }
+        // It waits for what a killed run has left at work on the same file.
+        let begun = match load.direct {
+            true => session.ask_within("begin", &begin, LONG).map(drop),
+            false => begin_all(session, &begin),
+        };
+        match begun {
+            Ok(()) => {}
             Err(error) if progress::is_done(&error) => {
                 session.ask("end", "ROLLBACK")?;
                 return Ok(());
@@ -246,7 +302,7 @@ impl Pool<'_> {
         let at =
             |error: io::Error| Failure::from(RestoreDumpError::File { path: path.clone(), error });
         let mut reader = reader(&path, &self.dump.compression).map_err(at)?;
-        let sql = copy_sql(load, file);
+        let sql = copy_sql(root.unwrap_or(&load.table), file);
         let end = session
             .copy_from(&sql, &mut |piece| reader.by_ref().take(PIECE).read_to_end(piece).map(drop));
         let end = match end {
@@ -270,13 +326,17 @@ impl Pool<'_> {
     }
 }
 
-/// Whether rows point to others that are not there.
-fn points_nowhere(failure: &Failure) -> bool {
-    let Failure::RestoreDump(error) = failure else {
-        return false;
-    };
-    // foreign_key_violation
-    error.remote().and_then(RemoteError::sqlstate) == Some("23503")
+/// What Citus says of any error that another node has had with a row: an internal one.
+const OF_ANOTHER_NODE: &str = "XX000";
+
+/// Whether a table has refused a row: as a partition, or by a check of its own, which its root does not pass over either.
+fn is_refused(load: &Load, error: &RemoteError) -> bool {
+    match error.sqlstate() {
+        // check_violation
+        Some("23514") => true,
+        Some(OF_ANOTHER_NODE) => !load.direct,
+        _ => false,
+    }
 }
 
 /// The bytes that COPY has written.
@@ -288,8 +348,8 @@ fn reader(path: &Path, compression: &str) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// The COPY of a load.
-fn copy_sql(load: &Load, file: &DataFile) -> String {
+/// The COPY of a file into a table.
+fn copy_sql(table: &str, file: &DataFile) -> String {
     let columns = match file.columns.is_empty() {
         true => String::new(),
         false => format!(" ({})", file.columns.join(", ")),
@@ -298,5 +358,5 @@ fn copy_sql(load: &Load, file: &DataFile) -> String {
         true => " WITH (FORMAT binary)",
         false => "",
     };
-    format!("COPY {}{columns} FROM STDIN{format}", load.table)
+    format!("COPY {table}{columns} FROM STDIN{format}")
 }

@@ -11,7 +11,7 @@
 //! | `create` | the database, where that is asked for |
 //! | `target` | the nodes, and whether they are fit |
 //! | `progress` | how far it is, in the database itself; why nothing is done twice |
-//! | `schema` | pg_dump's files, by psql |
+//! | `schema`, `statement` | pg_dump's files, by psql; which statement has failed |
 //! | `distribute` | what each table was to Citus |
 //! | `route`, `load` | where each file goes; loading them |
 //! | `finish` | sequences, functions, views, statistics |
@@ -27,6 +27,7 @@ mod load;
 mod progress;
 mod route;
 mod schema;
+mod statement;
 mod target;
 
 use std::collections::HashSet;
@@ -137,6 +138,9 @@ impl Schema {
 }
 
 fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summary, Failure> {
+    if args.clean || args.if_exists {
+        return Err(RestoreDumpError::NoClean.into());
+    }
     let dump = dump::list(&args.dir)?;
     let verified = crate::stored::verify::dump(&args.dir, stop)?;
     if !verified.damaged.is_empty() {
@@ -193,8 +197,15 @@ fn restore_into(
     for (node, session) in target.nodes.iter().zip(&mut sessions) {
         target::check(node, session, id, args, resumed, schema.before.is_some())?;
     }
+    if let Some(path) = &args.search_path {
+        let try_it = format!("BEGIN; {}; ROLLBACK", target::set_search_path(path));
+        sessions[0].ask("try the search_path", &try_it)?;
+    }
     if schema.before.is_none() && !resumed {
         are_empty(dump, &target, &mut sessions)?;
+    }
+    for (node, session) in target.nodes.iter().zip(&mut sessions) {
+        target::can_write(node, session, &target, stop)?;
     }
     *began = true;
     for session in &mut sessions {
@@ -262,7 +273,11 @@ struct Work<'a> {
 impl Work<'_> {
     /// All of it; how many files went straight to their shards, and what needs a look.
     fn perform(&mut self, destination: &Destination) -> Result<(usize, Vec<String>), Failure> {
-        let psql = Psql { bindir: self.args.bindir.as_deref(), stop: self.stop };
+        let psql = Psql {
+            bindir: self.args.bindir.as_deref(),
+            stop: self.stop,
+            search_path: self.args.search_path.as_deref(),
+        };
         let mut found = (0, Vec::new());
         // Once all is there, other nodes may know nothing of it any more.
         if !self.done(0)?.contains(progress::WHOLE) {
@@ -312,7 +327,8 @@ impl Work<'_> {
     fn load(&mut self) -> Result<usize, Failure> {
         let (dump, target) = (self.dump, self.target);
         let hashed = route::hashed_tables(target, &mut self.sessions[0])?;
-        let loads = route::plan(dump, target, &hashed)?;
+        let roots = route::roots(&mut self.sessions[0])?;
+        let loads = route::plan(dump, target, &hashed, &roots)?;
         let direct: HashSet<usize> =
             loads.iter().filter(|load| load.direct).map(|load| load.file).collect();
         let mut done = Vec::new();
@@ -353,6 +369,7 @@ impl Work<'_> {
             let done = self.done(0)?;
             let mut making = self.making()?;
             findings = finish::functions(dump, &mut making, &done)?;
+            target.coordinator().widen(&mut making)?;
             finish::materialized_views(dump, &mut making, &done)?;
         }
         if self.schema.before.is_none() {
@@ -394,11 +411,25 @@ impl Work<'_> {
         Ok(findings)
     }
 
+    /// Partitions whose rows were given to the root of them, in this run or a former one.
+    fn by_root(&mut self) -> Result<HashSet<(String, String)>, Failure> {
+        let mut paths = HashSet::new();
+        for session in &mut self.sessions {
+            paths.extend(progress::done(session)?);
+        }
+        let is_it = |file: &&dump::DataFile| {
+            paths.contains(&format!("{}{}", load::BY_ROOT, file.path.display()))
+        };
+        let files = self.dump.files.iter().filter(is_it);
+        Ok(files.map(|file| (file.schema.clone(), file.table.clone())).collect())
+    }
+
     /// An error names what is not as it was.
     fn compare(&mut self) -> Result<(), Failure> {
         let (dump, target) = (self.dump, self.target);
         let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
-        let mut differences = compare::compare(dump, target, hashed, &mut self.sessions)?;
+        let by_root = self.by_root()?;
+        let mut differences = compare::compare(dump, target, hashed, &by_root, &mut self.sessions)?;
         differences.extend(compare::misplaced(dump, target, hashed, &self.stop.flag())?);
         for name in finish::unvalidated(&mut self.sessions[0])? {
             let is_said = |line: &str| line.contains(&name) && line.contains(" NOT VALID");

@@ -17,6 +17,10 @@ use crate::rows::rows;
 /// Its schema.
 pub const SCHEMA: &str = "citus_fence_restore";
 
+/// Makes it, and leaves nothing of it: whether that may be done at all.
+pub const TRY: &str = "BEGIN; CREATE SCHEMA IF NOT EXISTS citus_fence_restore; \
+ CREATE TABLE IF NOT EXISTS citus_fence_restore.progress (what text PRIMARY KEY); ROLLBACK";
+
 /// What stands on the coordinator when all is there and compared: from here on other nodes' progress may go.
 pub const WHOLE: &str = "whole";
 

@@ -4,6 +4,9 @@
 //! table has as many shards with the same ranges, and the hash of its column's type is the same in every cluster: an
 //! enum's is of its OIDs, a text's under a collation that takes two texts for one is of that collation's version.
 //! With another hash rows would be in shards where nobody looks for them, and every count would still be right.
+//!
+//! A partition takes no row that belongs to another one, and which one that is may be another here: by the hash of an
+//! enum, by the order of a collation. So each file has a second way, through the root of its partitions.
 
 use std::collections::HashMap;
 
@@ -54,6 +57,28 @@ pub struct Load {
     /// The table it is copied into there, as SQL takes it.
     pub table: String,
     pub direct: bool,
+    /// The root of its partitions there, which finds the partition of each row, as SQL takes it.
+    pub root: Option<String>,
+}
+
+/// The roots of all partitions of the target, by schema and name.
+pub type Roots = HashMap<(String, String), (String, String)>;
+
+/// Which partitions there are, and of what.
+pub fn roots(coordinator: &mut NodeSession) -> Result<Roots, Failure> {
+    let reply = coordinator.ask(
+        "list partitions",
+        "SELECT n.nspname, c.relname, rn.nspname AS root_schema, r.relname AS root
+           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
+          WHERE c.relispartition AND c.relkind = 'r'",
+    )?;
+    let mut roots = Roots::new();
+    for row in rows(&reply)? {
+        let leaf = (row.get("nspname")?, row.get("relname")?);
+        roots.insert(leaf, (row.get("root_schema")?, row.get("root")?));
+    }
+    Ok(roots)
 }
 
 /// What is distributed by hash in the target.
@@ -113,7 +138,12 @@ pub fn hashed_tables(
 }
 
 /// The way of every file, the largest first.
-pub fn plan(dump: &Dump, target: &Target, hashed: &HashedTables) -> Result<Vec<Load>, Failure> {
+pub fn plan(
+    dump: &Dump,
+    target: &Target,
+    hashed: &HashedTables,
+    roots: &Roots,
+) -> Result<Vec<Load>, Failure> {
     let kinds: HashMap<(&str, &str), (Kind, usize)> = dump
         .tables
         .iter()
@@ -128,8 +158,13 @@ pub fn plan(dump: &Dump, target: &Target, hashed: &HashedTables) -> Result<Vec<L
             (Kind::Hash, Some(table)) => same_shard(file, shards, table),
             _ => Err("it is not distributed by hash in the target"),
         };
+        let root = roots.get(&key);
         match place {
             Ok(shard) => {
+                let root = root
+                    .and_then(|root| hashed.get(root))
+                    .and_then(|root| same_shard(file, shards, root).ok())
+                    .map(|shard| shard.name.clone());
                 for group in &shard.groups {
                     let node =
                         target.position(*group).ok_or_else(|| RestoreDumpError::NoTable {
@@ -137,7 +172,8 @@ pub fn plan(dump: &Dump, target: &Target, hashed: &HashedTables) -> Result<Vec<L
                             node: format!("group {group}"),
                         })?;
                     let table = shard.name.clone();
-                    loads.push(Load { file: number, node, table, direct: true });
+                    let root = root.clone();
+                    loads.push(Load { file: number, node, table, direct: true, root });
                 }
             }
             Err(why) if kind == Kind::Hash && !target.citus => {
@@ -146,7 +182,8 @@ pub fn plan(dump: &Dump, target: &Target, hashed: &HashedTables) -> Result<Vec<L
             }
             Err(_) => {
                 let table = quoted(&file.schema, &file.table);
-                loads.push(Load { file: number, node: 0, table, direct: false });
+                let root = root.map(|(schema, name)| quoted(schema, name));
+                loads.push(Load { file: number, node: 0, table, direct: false, root });
             }
         }
     }

@@ -19,7 +19,8 @@ use tracing::debug;
 
 use super::error::RestoreDumpError;
 use super::progress::{self, SCRIPT};
-use super::target::{MAKING, Node};
+use super::statement::{self, Place};
+use super::target::{MAKING, Node, TIMELESS_ELSEWHERE};
 use crate::failure::Failure;
 use crate::group::{GRACE, Group};
 use crate::signals::Stop;
@@ -50,6 +51,8 @@ pub struct Pieces {
     /// Settings that all entries need.
     pub head: String,
     pub entries: Vec<String>,
+    /// The line of the file that each begins with.
+    pub lines: Vec<usize>,
     /// The number of the first entry that is an event trigger.
     pub last: usize,
     /// What is not made again, a sentence each.
@@ -71,6 +74,7 @@ pub fn pieces(text: &str) -> Pieces {
         .filter(|line| !line.starts_with("\\restrict "))
         .map(|line| format!("{line}\n"))
         .collect();
+    let lines = starts.iter().map(|at| text[..*at].matches('\n').count() + 1).collect();
     starts.push(end);
     let mut left_out = Vec::new();
     let entries: Vec<String> = starts
@@ -79,7 +83,7 @@ pub fn pieces(text: &str) -> Pieces {
         .collect();
     let is_trigger = |entry: &String| kind(entry) == Some("EVENT TRIGGER");
     let last = entries.iter().position(is_trigger).unwrap_or(entries.len());
-    Pieces { head, entries, last, left_out }
+    Pieces { head, entries, lines, last, left_out }
 }
 
 /// An entry of an index or a key without the line by which the next CLUSTER knows it: Citus refuses that, and it is no part
@@ -122,12 +126,17 @@ fn settings(entry: &str) -> String {
 pub struct Psql<'a> {
     pub bindir: Option<&'a Path>,
     pub stop: &'a Stop,
+    /// What functions find by it that have none of their own.
+    pub search_path: Option<&'a str>,
 }
+
+/// What finds the statement that a line of one of psql's files is in.
+type Finder<'a> = &'a dyn Fn(&Path, usize) -> Option<Place>;
 
 impl Psql<'_> {
     /// The roles: those that are there are no error.
     pub fn roles(&self, node: &Node, file: &Path) -> Result<(), Failure> {
-        let said = self.run(node, &format!("\\i {}\n", word(file)), false)?;
+        let said = self.run(node, &format!("\\i {}\n", word(file)), false, &|_, _| None)?;
         let errors: Vec<&str> = said
             .lines()
             // duplicate_object, which verbose messages name by its code.
@@ -135,19 +144,30 @@ impl Psql<'_> {
             .collect();
         match errors.is_empty() {
             true => Ok(()),
-            false => Err(failed("the roles", node, &errors.join("; "))),
+            false => Err(RestoreDumpError::Script {
+                script: "the roles".to_owned(),
+                node: node.called(),
+                said: errors.join("; "),
+                statement: None,
+            }
+            .into()),
         }
     }
 
     /// All that comes before the data, at once.
     pub fn before(&self, node: &Node, file: &Path) -> Result<(), Failure> {
         let script = format!(
-            "{}BEGIN;\n{};\n\\i {}\nCOMMIT;\n",
+            "{}BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
             beginning(),
+            TIMELESS_ELSEWHERE.join(";\n"),
             progress::mark("before the data"),
             word(file)
         );
-        self.run(node, &script, true).map(drop)
+        let find = |at: &Path, line: usize| {
+            let text = if at == file { fs::read_to_string(file).ok()? } else { return None };
+            statement::at_line(&text, line)
+        };
+        self.run(node, &script, true, &find).map(drop)
     }
 
     /// Entries of what comes after it, but those that are done, and those of event triggers.
@@ -158,7 +178,8 @@ impl Psql<'_> {
         done: &HashSet<String>,
     ) -> Result<(), Failure> {
         let folder = folder()?;
-        let head = put(&folder, "head", &pieces.head)?;
+        let path = self.search_path.map(|path| super::target::set_search_path(path) + ";\n");
+        let head = put(&folder, "head", &format!("{}{}", pieces.head, path.unwrap_or_default()))?;
         let mut script = format!("{}\\i {}\n", beginning(), word(&head));
         let mut left = 0;
         for (number, entry) in pieces.entries.iter().enumerate().take(pieces.last) {
@@ -170,7 +191,8 @@ impl Psql<'_> {
             left += 1;
             let path = put(&folder, &number.to_string(), entry)?;
             script.push_str(&format!(
-                "BEGIN;\n{};\n\\i {}\nCOMMIT;\n",
+                "BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
+                TIMELESS_ELSEWHERE.join(";\n"),
                 progress::mark(&name),
                 word(&path)
             ));
@@ -178,7 +200,7 @@ impl Psql<'_> {
         debug!("{left} entries of the schema are left on {}", node.called());
         match left {
             0 => Ok(()),
-            _ => self.run(node, &script, true).map(drop),
+            _ => self.run(node, &script, true, &|at, line| in_entry(pieces, at, line)).map(drop),
         }
     }
 
@@ -196,11 +218,18 @@ impl Psql<'_> {
             let path = put(&folder, &number.to_string(), entry)?;
             script.push_str(&format!("\\i {}\n", word(&path)));
         }
-        self.run(node, &(script + "COMMIT;\n"), true).map(drop)
+        script.push_str("COMMIT;\n");
+        self.run(node, &script, true, &|at, line| in_entry(pieces, at, line)).map(drop)
     }
 
     /// Runs a script to its end; gives what it has said on standard error.
-    fn run(&self, node: &Node, script: &str, is_strict: bool) -> Result<String, Failure> {
+    fn run(
+        &self,
+        node: &Node,
+        script: &str,
+        is_strict: bool,
+        find: Finder<'_>,
+    ) -> Result<String, Failure> {
         let program = crate::programs::find("psql", self.bindir);
         let broken = |why: String| {
             Failure::from(RestoreDumpError::Program { program: program.display().to_string(), why })
@@ -244,7 +273,7 @@ impl Psql<'_> {
         match (status.success(), status.code()) {
             (true, _) => Ok(text),
             // 3: the script has failed; 2: its session.
-            (false, Some(2 | 3)) => Err(failed("the dump's schema", node, &text)),
+            (false, Some(2 | 3)) => Err(failed(node, &text, find)),
             (false, _) => Err(broken(format!("{status}: {}", text.trim()))),
         }
     }
@@ -266,14 +295,43 @@ pub fn name_of(number: usize) -> String {
     format!("after the data {number}")
 }
 
-/// The error of a script, without psql's word of where it stands in a temporary file.
-fn failed(script: &'static str, node: &Node, said: &str) -> Failure {
-    let lines = said.lines().map(|line| match line.find("ERROR:") {
-        Some(at) => line[at + "ERROR:".len()..].trim(),
-        None => line.trim(),
-    });
-    let said = lines.filter(|line| !line.is_empty() && *line != "^").collect::<Vec<_>>().join(" ");
-    RestoreDumpError::Script { script, node: node.called(), said }.into()
+/// The statement of an entry, which is a file by the name of its number.
+fn in_entry(pieces: &Pieces, file: &Path, line: usize) -> Option<Place> {
+    let number: usize = file.file_name()?.to_str()?.parse().ok()?;
+    let place = statement::at_line(pieces.entries.get(number)?, line)?;
+    Some(Place { line: place.line + pieces.lines.get(number)? - 1, ..place })
+}
+
+/// The error of a script: what psql says, and of which statement of the dump. Its own word of where that stands, in a
+/// temporary file, says nothing to anybody.
+fn failed(node: &Node, said: &str, find: Finder<'_>) -> Failure {
+    let place = statement::place_of(said);
+    let file = match place {
+        Some((file, _)) if file.ends_with("pre-data.sql") => "pre-data.sql",
+        _ => "post-data.sql",
+    };
+    let place = place.and_then(|(file, line)| find(Path::new(file), line));
+    let mut lines = Vec::new();
+    for line in said.lines() {
+        let line = match line.find("ERROR:") {
+            Some(at) => line[at + "ERROR:".len()..].trim(),
+            None => line.trim(),
+        };
+        // The statement, as far as it was wrong, and an arrow below it: it is told by itself.
+        let is_excerpt = place.is_some() && line.starts_with("LINE ");
+        if !line.is_empty() && line != "^" && !is_excerpt {
+            lines.push(line);
+        }
+    }
+    let (node, said) = (node.called(), lines.join(" "));
+    let (script, statement) = match place {
+        Some(Place { object, line, first }) => {
+            let object = object.unwrap_or_else(|| "the dump's schema".to_owned());
+            (format!("{object} (schema/{file}, line {line})"), Some(first))
+        }
+        None => ("the dump's schema".to_owned(), None),
+    };
+    RestoreDumpError::Script { script, node, said, statement }.into()
 }
 
 fn file_error(path: &Path, error: std::io::Error) -> Failure {

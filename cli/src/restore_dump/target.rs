@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use remote::{NodeLabel, Target as Place};
+use remote::{NodeLabel, RemoteError, Reply, Target as Place};
 
 use super::args::RestoreDumpArgs;
 use super::error::RestoreDumpError;
 use super::progress;
 use crate::check;
 use crate::connection::Destination;
-use crate::dump::{Dump, Kind, NodeSession, Reach};
+use crate::dump::{Dump, Kind, NodeSession, Reach, literal};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
+use crate::talk::Talk;
 
 /// What a session starts with that makes the schema: the dump's own settings, but Citus carries what it does to the
 /// other nodes, turns no table or schema into something else by itself, and keeps triggers.
@@ -22,14 +23,57 @@ pub const MAKING: &str = "-c citus.enable_ddl_propagation=on -c citus.override_t
  -c citus.enable_schema_based_sharding=off -c citus.use_citus_managed_tables=off \
  -c citus.enable_unsafe_triggers=on -c client_min_messages=warning";
 
+/// What a transaction has Citus' own sessions on other nodes begin with, over what roles and databases say there: those
+/// take no options. Without Citus these words mean nothing. Citus passes on all that is sent to it with one of these, so
+/// each is sent by itself, as psql does; and whatever scripts of extensions set later is none of them.
+pub const TIMELESS_ELSEWHERE: [&str; 5] = [
+    "SET LOCAL citus.propagate_set_commands = 'local'",
+    "SET LOCAL statement_timeout = 0",
+    "SET LOCAL lock_timeout = 0",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
+    "SET LOCAL citus.propagate_set_commands = 'none'",
+];
+
+/// Asks something that other nodes may be asked for, too, in a transaction that begins and ends with more.
+pub fn ask_all(
+    session: &mut NodeSession,
+    begin: &str,
+    name: &'static str,
+    sql: &str,
+) -> Result<Reply, RemoteError> {
+    begin_all(session, begin)?;
+    let reply = session.ask_within(name, sql, LONG)?;
+    session.ask_within("commit", "COMMIT", LONG)?;
+    Ok(reply)
+}
+
+/// Begins such a transaction.
+pub fn begin_all(session: &mut NodeSession, begin: &str) -> Result<(), RemoteError> {
+    // Long, for it may wait for what a killed run has left at work.
+    session.ask_within("begin", begin, LONG)?;
+    for setting in TIMELESS_ELSEWHERE {
+        session.ask("begin", setting)?;
+    }
+    Ok(())
+}
+
 /// How long making a table or an index may take.
 pub const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// The statement that gives functions a search_path which set none themselves. Types and functions of the server's own
+/// are found first all the same: values of a dump may name them.
+pub fn set_search_path(path: &str) -> String {
+    let path = format!("pg_catalog, {path}");
+    format!("SELECT pg_catalog.set_config('search_path', {}, false)", literal(&path))
+}
 
 /// A node.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub group: i32,
     pub reach: Reach,
+    /// What `--search-path` says.
+    pub search_path: Option<String>,
 }
 
 impl Node {
@@ -41,6 +85,14 @@ impl Node {
     /// A session that reads and loads there, and is seen by no other node.
     pub fn session(&self, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
         NodeSession::open(&self.reach, halt)
+    }
+
+    /// Has what runs in a session from now on find things by what `--search-path` says.
+    pub fn widen(&self, session: &mut NodeSession) -> Result<(), RemoteError> {
+        match &self.search_path {
+            Some(path) => session.ask("take the search_path", &set_search_path(path)).map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -139,16 +191,20 @@ pub fn find(
     let for_shards = check::ask(
         &mut first,
         "count nodes for shards",
+        // The embedded catalog puts them on a coordinator that is alone; Citus only where it should have shards.
         "SELECT count(*) FROM pg_dist_node WHERE isactive AND noderole::text = 'primary'
-            AND (shouldhaveshards OR (SELECT count(*) = 1 FROM pg_dist_node))",
+            AND (shouldhaveshards OR (SELECT count(*) = 1 FROM pg_dist_node)
+                 AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus'))",
     )?;
     let for_shards: usize = for_shards.parse_single()?;
-    let used = dump.tables.iter().filter(|table| table.kind == Kind::Hash);
+    // Reference tables are on every node, whatever is said of shards.
+    let used =
+        dump.tables.iter().filter(|table| matches!(table.kind, Kind::Hash | Kind::SingleShard));
     let of = |id: Option<i64>| dump.colocation.iter().find(|group| Some(group.id) == id);
     let needed =
         used.filter_map(|table| of(table.colocation)).map(|group| group.replication_factor);
     let needed = needed.max().map_or(0, |most| usize::try_from(most).unwrap_or(1).max(1));
-    let needed = needed.max(usize::from(dump.tables.iter().any(|one| one.kind != Kind::Local)));
+    let needed = needed.max(usize::from(!dump.tenants.is_empty()));
     if for_shards < needed {
         return Err(RestoreDumpError::TooFewNodes { node: place, found: for_shards, needed }.into());
     }
@@ -176,7 +232,7 @@ pub fn find(
         let target = Place { node: label, params };
         let reach =
             Reach { target, connect_timeout: destination.connect_timeout, group: member.group };
-        Node { group: member.group, reach }
+        Node { group: member.group, reach, search_path: args.search_path.clone() }
     });
     let nodes = nodes.collect();
     Ok(Target { database: cluster.database.clone(), citus: cluster.citus, nodes })
@@ -228,17 +284,21 @@ pub fn check(
     id: &str,
     args: &RestoreDumpArgs,
     is_resumed: bool,
-    needs_empty: bool,
+    has_schema: bool,
 ) -> Result<(), Failure> {
     let called = node.called();
     let who = session.ask(
         "ask what this user may",
         "SELECT current_user AS me, pg_is_in_recovery() AS standby,
-                (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS unfiltered",
+                rolsuper, rolsuper OR rolbypassrls AS unfiltered
+           FROM pg_roles WHERE rolname = current_user",
     )?;
     let who = only_row(&who)?;
     if who.is_true("standby")? {
         return Err(Failure::Standby { server: called });
+    }
+    if has_schema && !who.is_true("rolsuper")? {
+        return Err(RestoreDumpError::NoSuperuser { node: called, user: who.get("me")? }.into());
     }
     if !who.is_true("unfiltered")? {
         return Err(RestoreDumpError::Filtered { node: called, user: who.get("me")? }.into());
@@ -255,7 +315,7 @@ pub fn check(
         Some(_) => return Err(RestoreDumpError::Begun { node: called }.into()),
         None => {}
     }
-    if args.into_non_empty || is_resumed || !needs_empty {
+    if args.into_non_empty || is_resumed || !has_schema {
         return Ok(());
     }
     let reply = session.ask("look for what is there", MADE)?;
@@ -271,6 +331,38 @@ pub fn check(
         true => RestoreDumpError::NothingToResume { node: called, what }.into(),
         false => RestoreDumpError::NotEmpty { node: called, what }.into(),
     })
+}
+
+/// Refuses a node that does not let this user write, for whatever reason. Nothing of the attempt stays.
+pub fn can_write(
+    node: &Node,
+    session: &mut NodeSession,
+    target: &Target,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let denied = |error| RestoreDumpError::CannotWrite { node: node.called(), error };
+    session.ask("try to write", progress::TRY).map_err(|error| match error {
+        RemoteError::Query { .. } => denied(error).into(),
+        error => Failure::Remote(error),
+    })?;
+    if !target.citus {
+        return Ok(());
+    }
+    // Citus' own sessions there have no options, and so no word against what is said of roles and databases.
+    let mut params = node.reach.target.params.clone();
+    params.set("options", "");
+    let label = node.reach.target.node.clone();
+    let mut plain = Talk::open(label, params, node.reach.connect_timeout, LONG, stop)?;
+    let sql = "SELECT current_setting('default_transaction_read_only')::bool AS read_only, current_user AS me";
+    let reply = check::ask(&mut plain, "ask whether Citus' sessions can write", sql)?;
+    let row = only_row(&reply)?;
+    match row.is_true("read_only")? {
+        true => {
+            let (node, user) = (node.called(), row.get("me")?);
+            Err(RestoreDumpError::ReadOnly { node, user, database: target.database.clone() }.into())
+        }
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

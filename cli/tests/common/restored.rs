@@ -1,12 +1,13 @@
 //! A cluster with every kind of table, and what has to be the same of it in a restored one.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use fence_tests::{Cluster, Engine, Result};
 use test_cluster::postgres::Client;
 
-use super::command;
+use super::{command, manifest};
 
 /// `citus-fence restore-dump` of a directory into a port's database, with more words, and not yet run.
 pub fn restore_command(port: u16, dir: &Path, more: &[&str]) -> Command {
@@ -273,4 +274,39 @@ pub fn same(was: &[String], is: &[String]) {
     for (was, is) in was.iter().zip(is) {
         assert_eq!(was, is);
     }
+}
+
+/// Copies a folder.
+pub fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(status.success());
+}
+
+/// Changes the manifest.
+pub fn edit(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = manifest(dir);
+    change(&mut value);
+    fs::write(dir.join("manifest.json"), value.to_string()).expect("a manifest");
+}
+
+/// Appends an entry to the schema that comes after the data, as pg_dump would have written it.
+pub fn append(dir: &Path, sql: &str) {
+    let path = dir.join("schema/post-data.sql");
+    let mut text = fs::read_to_string(&path).expect("the schema");
+    let end = text.rfind("--\n-- PostgreSQL database dump complete").expect("its end");
+    let first = text.find("--\n-- Name: ").unwrap_or(end);
+    text.insert_str(
+        first,
+        &format!("--\n-- Name: x; Type: RULE; Schema: public; Owner: x\n--\n\n{sql};\n\n"),
+    );
+    fs::write(&path, &text).expect("the schema");
+    let sum = Command::new("sha256sum").arg(&path).output().expect("sha256sum").stdout;
+    let sum = String::from_utf8(sum).expect("a sum")[..64].to_owned();
+    edit(dir, |manifest| {
+        let files = manifest["schema"].as_array_mut().expect("files");
+        let file =
+            files.iter_mut().find(|file| file["path"] == "schema/post-data.sql").expect("it");
+        file["bytes"] = text.len().into();
+        file["sha256"] = sum.into();
+    });
 }

@@ -22,6 +22,7 @@ pub fn error(severity: Severity, sqlstate: &str, message: &str) -> ServerError {
         message: message.into(),
         detail: Some("the detail".into()),
         hint: Some("the hint".into()),
+        context: None,
     }
 }
 
