@@ -403,11 +403,21 @@ fn up_to_a_restore_point_all_or_none() {
         // One node's archive lacks it.
         let (there, away) = (archive.path().join("2"), archive.path().join("away"));
         fs::rename(&there, &away).expect("moved");
-        all().expect(1).complains_of(&[
+        let short = all().expect(1).complains_of(&[
             "node 2",
             "has not reached the restore point \"before\"",
             "No node has been promoted",
         ]);
+        // What the server and the command said of it has a line each; the rest is in a file.
+        let log = places.nodes()[2].data_dir().join("citus_fence.restore.log");
+        let told: Vec<&str> = short.err.lines().collect();
+        for words in ["FATAL: ", "cp: cannot stat", &log.display().to_string()] {
+            let lines = told.iter().filter(|line| line.contains(words)).count();
+            assert!((1..=3).contains(&lines), "{words}: {short:?}");
+        }
+        assert!(!short.err.contains("LOG: ") && told.len() < 15, "{short:?}");
+        let whole = fs::read_to_string(&log).expect("the log");
+        assert!(whole.contains("LOG: ") && whole.contains("FATAL: "), "{whole}");
         for node in places.nodes() {
             assert!(
                 node.control_data("Database cluster state")?.contains("recovery"),

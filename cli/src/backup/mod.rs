@@ -57,22 +57,23 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     }
 
     let (block, held_nodes, about, positions) = {
-        let held = lease::begin(&destination, &args.hold.terms(), stop)?;
+        let held = lease::begin(&destination, &args.hold.terms(), stop, output)?;
         let left_out = sources.extract_if(.., |source| source.node.is_left_out(&held.nodes));
         missing.extend(left_out.map(|source| source.node.missing(&NOT_HELD)));
+        let about = describe::about(&held, stop)?;
         let copied = copy(&tool, &folder, &sources, &held, stop, output);
         let positions = copied.and_then(|()| match &tool {
             // How far its copies go stands in them.
             Tool::BaseBackup(_) => Ok(BTreeMap::new()),
             Tool::Command(_) => source::positions(&sources, stop),
         });
-        let about = positions.and_then(|at| Ok((at, describe::about(&held, stop)?)));
+        let positions = match positions {
+            Ok(positions) => positions,
+            Err(failure) => return Err(describe::give_up(held, failure)),
+        };
         let nodes = held.nodes.clone();
-        let block = describe::end(held);
-        let (positions, about) = about?;
-        (block, nodes, about, positions)
+        (describe::end(held, stop)?, nodes, about, positions)
     };
-    let block = block?;
 
     if let Tool::BaseBackup(_) = tool {
         let place = |source: &Source| (source.node.called(), source.place(&folder).join("data"));

@@ -24,6 +24,7 @@ use super::config::{QUIET, settings};
 use super::guard::FORMER_AUTO_CONF;
 use crate::check::{self, Age, Cluster, ask, has_citus, open, params};
 use crate::connection::Destination;
+use crate::databases;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::nodes::NodeArgs;
@@ -34,6 +35,9 @@ use crate::talk::{Talk, quoted};
 
 /// How often a node that does not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a server says of a database that it does not have.
+const NO_DATABASE: &str = "3D000";
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -67,10 +71,11 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let mut clusters = Vec::new();
     for database in &databases {
         await_all(database, &destination, &args.nodes, deadline, stop)?;
-        let mut coordinator = in_database(&first, &destination, database, stop)?;
+        let mut coordinator = in_database(first.place(), &destination, database, stop)?;
         clusters.push(Cluster::of(&mut coordinator, &destination, &args.nodes, stop)?);
     }
     for cluster in &mut clusters {
+        as_superuser(cluster)?;
         who_is_where(cluster, &restore_id)?;
     }
     for cluster in &mut clusters {
@@ -115,8 +120,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     Ok(report.check.exit())
 }
 
-/// Tries until somebody answers or the time is over. Who is refused tries again, too: a server that starts refuses
-/// everybody.
+/// Tries until somebody answers or the time is over; a server that starts, or has no room, says so. What it says of user
+/// and database does not change by waiting.
 fn patiently<'a>(
     deadline: Instant,
     stop: &Stop,
@@ -125,10 +130,8 @@ fn patiently<'a>(
     loop {
         match connect() {
             Err(Failure::Remote(
-                RemoteError::Connect { .. }
-                | RemoteError::ConnectTimeout { .. }
-                | RemoteError::Refused { .. },
-            )) if Instant::now() < deadline => {}
+                error @ (RemoteError::Connect { .. } | RemoteError::ConnectTimeout { .. }),
+            )) if error.sqlstate() != Some(NO_DATABASE) && Instant::now() < deadline => {}
             other => return other,
         }
         if let Some(signal) = stop.signal() {
@@ -157,41 +160,33 @@ fn restore_id(talk: &mut Talk<'_>) -> Result<String, Failure> {
     })
 }
 
-/// All databases with Citus' catalog.
+/// All databases with Citus' catalog that know nodes: one that never had any has nobody to agree with.
 fn databases(
     first: &mut Talk<'_>,
     destination: &Destination,
     stop: &Stop,
 ) -> Result<Vec<String>, Failure> {
-    let sql = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
-    let reply = ask(first, "list databases", sql)?;
-    let mut found = Vec::new();
-    for row in rows(&reply)? {
-        let database: String = row.get("datname")?;
-        let mut talk = in_database(first, destination, &database, stop)?;
-        let has = "SELECT to_regclass('pg_dist_node') IS NOT NULL";
-        if ask(&mut talk, "look for the catalog", has)?.single_value()? != "t" {
-            continue;
-        }
-        // One that has Citus and never had a node has nobody to agree with.
-        let nodes = ask(&mut talk, "count nodes", "SELECT count(*) FROM pg_dist_node")?;
-        if nodes.single_value()? != "0" {
-            found.push(database);
+    let place = first.place().clone();
+    let connect = |name: &str| in_database(&place, destination, name, stop);
+    let mut names = Vec::new();
+    for (name, found) in databases::with_citus(first, connect)? {
+        if found?.has_nodes {
+            names.push(name);
         }
     }
-    Ok(found)
+    Ok(names)
 }
 
 /// A session with the coordinator in another database.
 fn in_database<'a>(
-    first: &Talk<'_>,
+    coordinator: &NodeLabel,
     destination: &Destination,
     database: &str,
     stop: &'a Stop,
 ) -> Result<Talk<'a>, Failure> {
     let mut params = destination.target.params.clone();
     params.set("dbname", database);
-    open(first.place(), &params, destination, stop)
+    open(coordinator, &params, destination, stop)
 }
 
 /// Waits for all nodes of a database, and names all that do not answer in time.
@@ -235,6 +230,26 @@ fn await_all(
                 .into(),
         }),
     }
+}
+
+/// Refuses a user who could not do what comes afterwards.
+fn as_superuser(cluster: &mut Cluster<'_>) -> Result<(), Failure> {
+    let sql = "SELECT current_user AS who, current_setting('is_superuser') AS is_superuser";
+    for member in &mut cluster.members {
+        let reply = ask(&mut member.talk, "superuser", sql)?;
+        let row = only_row(&reply)?;
+        if row.get::<String>("is_superuser")? != "on" {
+            return Err(Failure::Unfit {
+                what: format!(
+                    "role \"{}\" is no superuser of {}, and nothing has been decided",
+                    row.get::<String>("who")?,
+                    member.talk.place()
+                ),
+                todo: "Name one with -U.".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses any address at which somebody else answers.

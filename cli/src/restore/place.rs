@@ -15,7 +15,7 @@ use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
 use super::programs::Programs;
 use super::stage::{self, Progress, Stage};
-use super::{bounds, guard, running};
+use super::{bounds, first, guard, running};
 use crate::failure::Failure;
 use crate::signals::Stop;
 
@@ -23,8 +23,8 @@ use crate::signals::Stop;
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// What a copy does not bring along: who runs on the source, and what an earlier restore of it has left.
-const LEFT_BEHIND: [&str; 4] =
-    ["postmaster.pid", "postmaster.opts", stage::FILE, guard::FORMER_AUTO_CONF];
+const LEFT_BEHIND: [&str; 5] =
+    ["postmaster.pid", "postmaster.opts", stage::FILE, first::LOG, guard::FORMER_AUTO_CONF];
 
 /// Refuses an address at which anything answers: a copy would believe it to be its node.
 pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
@@ -409,7 +409,11 @@ fn copy_tree(place: &Place, from: &Path, to: &Path, stop: &Stop) -> Result<(), F
                 let leads_to = fs::read_link(&path).at("read", &path)?;
                 return Err(unmapped(place, &leads_to, &path.display().to_string()).into());
             } else if metadata.is_file() && !(from_directory == from && left_behind()) {
-                fs::copy(&path, &target).at("copy", &path)?;
+                fs::copy(&path, &target).map_err(|source| Fault::Copy {
+                    from: path,
+                    to: target,
+                    source,
+                })?;
             }
         }
     }

@@ -113,7 +113,7 @@ impl Work<'_> {
         }
         let data = &place.to.data;
         let signal = data.join("recovery.signal");
-        durable::write(&signal, b"").at("write", &signal)?;
+        durable::write_as_server(&signal, b"").at("write", &signal)?;
         let recovery = Recovery::To {
             restore_command: &command,
             point: &point.name,
@@ -129,7 +129,7 @@ impl Work<'_> {
                 _ => Err(server.ended(None)),
             }
         })
-        .map_err(|failure| self.short_of(place, &point.name, failure))?;
+        .map_err(|failure| self.short_of(&point.name, failure))?;
         progress.stage = Stage::Reached;
         progress.write(data)?;
         debug!("node {} has reached {}", place.group(), point.name);
@@ -137,16 +137,19 @@ impl Work<'_> {
     }
 
     /// The error of a node that has not come to the point.
-    fn short_of(&self, place: &Place, point: &str, failure: Failure) -> Failure {
+    fn short_of(&self, point: &str, failure: Failure) -> Failure {
         match failure {
-            Failure::Restore(Fault::Program { output, .. }) => place
-                .refused(
-                    format!("recovery has not reached the restore point \"{point}\": {output}"),
-                    "Is the point's WAL of this node in the archive, does --restore-command find it, and had the copy ended \
-                     before the point was made? No node has been promoted. Empty the data directories and restore to a \
-                     point that all nodes have.",
-                )
-                .into(),
+            Failure::Restore(Fault::Ended { group, lines, log, .. }) => Fault::Ended {
+                group,
+                what: format!("recovery has not reached the restore point \"{point}\""),
+                lines,
+                log,
+                todo: "Is the point's WAL of this node in the archive, does --restore-command find it, and had the copy \
+                       ended before the point was made? No node has been promoted. If it is to be found, mend that and run \
+                       the same command again; else empty the data directories and restore to a point that all nodes have."
+                    .into(),
+            }
+            .into(),
             other => other,
         }
     }
@@ -168,7 +171,7 @@ impl Work<'_> {
                 // Who has been promoted already has a timeline that the archive knows nothing of.
                 let control = self.programs.control(place.group(), data, self.stop)?;
                 if control.is_in_archive_recovery()? {
-                    durable::write(&signal, b"").at("write", &signal)?;
+                    durable::write_as_server(&signal, b"").at("write", &signal)?;
                 } else {
                     place::remove_if_there(&signal)?;
                 }
@@ -181,7 +184,7 @@ impl Work<'_> {
             }
             (None, Some(command)) if place.restore_command.is_some() || signal.exists() => {
                 if progress.stage < Stage::Promoting && data.join("backup_label").exists() {
-                    durable::write(&signal, b"").at("write", &signal)?;
+                    durable::write_as_server(&signal, b"").at("write", &signal)?;
                 }
                 Recovery::FromArchive(command)
             }
@@ -227,7 +230,7 @@ impl Work<'_> {
         if progress.stage < Stage::Prepared {
             let text = config::quiet(&config::former(data)?, place, &self.plan.restore_id);
             let path = data.join(guard::AUTO_CONF);
-            durable::write(&path, text.as_bytes()).at("write", &path)?;
+            durable::write_as_server(&path, text.as_bytes()).at("write", &path)?;
             guard::give_conf_back(data)?;
         }
         let own = data.join("postgresql.conf");
@@ -273,7 +276,8 @@ impl Work<'_> {
         if !pid_file.is_empty() && !own_file.contains(&pid_file) {
             let path = data.join(guard::AUTO_CONF);
             let text = std::fs::read_to_string(&path).at("read", &path)?;
-            durable::write(&path, format!("{text}{own_file}").as_bytes()).at("write", &path)?;
+            durable::write_as_server(&path, format!("{text}{own_file}").as_bytes())
+                .at("write", &path)?;
         }
         let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;
