@@ -257,7 +257,7 @@ fn adoptable(plan: &Plan, place: &Place, programs: &Programs, stop: &Stop) -> Re
             .into());
     }
     running::refuse_running(place, None, stop)?;
-    check_identity(place, programs, stop)?;
+    check_identity(place, false, programs, stop)?;
     bounds::begun_in_time(plan, place, &programs.control(place.group(), data, stop)?)?;
     Ok(())
 }
@@ -309,8 +309,14 @@ pub fn check_links(place: &Place, data: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Refuses what is no copy of the node that the manifest names.
-pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result<(), Failure> {
+/// Refuses what is no copy of the node that the manifest names. A copy that this program has started may have been promoted
+/// by it, and is on a timeline of its own then.
+pub fn check_identity(
+    place: &Place,
+    is_started: bool,
+    programs: &Programs,
+    stop: &Stop,
+) -> Result<(), Failure> {
     let (node, data) = (&place.node, &place.to.data);
     let owner = fs::metadata(data).at("look at", data)?.uid();
     if owner != nix::unistd::geteuid().as_raw() {
@@ -335,7 +341,7 @@ pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result
         return Err(place.refused(what, "Name the directory of the right copy.").into());
     }
     let timeline = control.number("Latest checkpoint's TimeLineID")?;
-    if timeline > u64::try_from(node.timeline).unwrap_or_default() {
+    if !is_started && timeline > u64::try_from(node.timeline).unwrap_or_default() {
         let what = format!(
             "{} is on timeline {timeline}, and the backup was taken on {}",
             data.display(),

@@ -35,7 +35,7 @@ impl Work<'_> {
         if progress.stage >= Stage::Rewritten {
             return self.leave_private(data, progress);
         }
-        place::check_identity(place, self.programs, self.stop)?;
+        place::check_identity(place, progress.started, self.programs, self.stop)?;
         place::check_links(place, data)?;
         if let Some(point) = &self.plan.point
             && self.restore_command(place)?.is_none()
