@@ -14,8 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_cluster::{Cluster, PATIENCE, Result, give_tree_to_server_user, wait_until};
 
+type Shows = fn(&Path) -> bool;
+
 /// What is on disk of a step, and how it shows. Each is met once at the least.
-const STEPS: [(&str, fn(&Path) -> bool); 7] = [
+const STEPS: [(&str, Shows); 7] = [
     ("being copied", |data| stage(data) == "copying" && data.join("base").is_dir()),
     ("copied", |data| stage(data) == "copied" && !data.join("postmaster.pid").exists()),
     ("recovering", |data| stage(data) == "copied" && data.join("postmaster.pid").exists()),

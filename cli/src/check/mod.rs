@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::signals::Stop;
 
 pub use looks::{Age, look};
-pub use members::{Cluster, Member, ask, has_citus, open, params};
+pub use members::{Cluster, Member, ask, has_citus, open, params, tell};
 pub use sequences::look as look_at_sequences;
 
 /// Something that needs a look.

@@ -22,7 +22,7 @@ use tracing::debug;
 use super::args::FinishArgs;
 use super::config::{QUIET, settings};
 use super::guard::FORMER_AUTO_CONF;
-use crate::check::{self, Age, Cluster, ask, has_citus, open, params};
+use crate::check::{self, Age, Cluster, ask, has_citus, open, params, tell};
 use crate::connection::Destination;
 use crate::databases;
 use crate::exit::Exit;
@@ -92,10 +92,9 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     };
     for cluster in &mut clusters {
         for member in &mut cluster.members {
-            // Whatever the database or role says of its transactions.
-            let call = "SET LOCAL transaction_read_only = off; SELECT pg_catalog.recover_prepared_transactions()";
-            report.recovered +=
-                member.talk.ask("recover prepared transactions", call)?.parse_single::<i64>()?;
+            let call = "SELECT pg_catalog.recover_prepared_transactions()";
+            let reply = tell(&mut member.talk, "recover prepared transactions", call)?;
+            report.recovered += reply.parse_single::<i64>()?;
         }
     }
     for cluster in &mut clusters {
@@ -309,7 +308,7 @@ fn from_every_node(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Fa
     );
     let mut wrong = Vec::new();
     for member in cluster.members.iter_mut().filter(|member| member.has_metadata) {
-        let reply = member.talk.ask("identities", &sql)?;
+        let reply = ask(&mut member.talk, "identities", &sql)?;
         let mut seen = 0;
         for row in rows(&reply)? {
             let nodeid: i32 = row.get("nodeid")?;
@@ -344,6 +343,8 @@ fn refuse(wrong: Vec<String>) -> Result<(), Failure> {
 
 /// Takes back what kept a node quiet: each setting to what production had by ALTER SYSTEM, or out of that file.
 fn loud(talk: &mut Talk<'_>) -> Result<(), Failure> {
+    // ALTER SYSTEM is in no transaction with others; whatever a role has set, this session is ours.
+    talk.ask("time-outs", "SET statement_timeout = 0; SET lock_timeout = 0")?;
     let sql = format!(
         "SELECT coalesce(pg_catalog.pg_read_file('{FORMER_AUTO_CONF}', 0, 10485760, true), '') AS text"
     );

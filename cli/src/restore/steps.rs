@@ -219,7 +219,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Puts production's settings back with what keeps the node quiet, and looks whether a start would be this node's.
+    /// Puts production's settings back with what keeps the node quiet, once, and looks whether a start would be this node's.
+    /// What is wrong with them on this machine is the administrator's to mend.
     pub fn configure(
         &self,
         place: &Place,
@@ -232,7 +233,24 @@ impl Work<'_> {
             let path = data.join(guard::AUTO_CONF);
             durable::write_as_server(&path, text.as_bytes()).at("write", &path)?;
             guard::give_conf_back(data)?;
+            progress.stage = Stage::Prepared;
+            progress.write(data)?;
         }
+        match self.look_at_configuration(place) {
+            // The server's own words name the file and the setting.
+            Err(Failure::Restore(Fault::Program { output, .. })) => Ok(vec![format!(
+                "node {group}: no server starts with its configuration on this machine: mend it, and run the same command \
+                 again: {}",
+                output.replace('\n', "; ")
+            )]),
+            other => other,
+        }
+    }
+
+    /// What keeps a server from starting as this node.
+    fn look_at_configuration(&self, place: &Place) -> Result<Vec<String>, Failure> {
+        let data = &place.to.data;
+        let group = place.group();
         let own = data.join("postgresql.conf");
         let config_file = match (&place.to.config, own.is_file()) {
             (Some(file), _) => file.clone(),
@@ -295,8 +313,6 @@ impl Work<'_> {
                 findings.push(format!("node {group}: {name} is {value} and not {wanted}"));
             }
         }
-        progress.stage = Stage::Prepared;
-        progress.write(data)?;
         Ok(findings)
     }
 }
