@@ -50,8 +50,10 @@ struct Report {
     check: check::Report,
 }
 
-/// Who a node is.
-const IDENTITY: &str = "SELECT format('group %s, restore %s, %s', (SELECT groupid FROM pg_catalog.pg_dist_local_group),
+/// Who a node is. One that has never had metadata does not know its group; `restore all` has written it down.
+const IDENTITY: &str = "SELECT format('group %s, restore %s, %s',
+    coalesce((SELECT metadata ->> 'restore_group' FROM pg_catalog.pg_dist_node_metadata),
+             (SELECT groupid::text FROM pg_catalog.pg_dist_local_group)),
     coalesce((SELECT metadata ->> 'restore_id' FROM pg_catalog.pg_dist_node_metadata), 'none'),
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'in recovery' ELSE 'a primary' END)";
 
@@ -254,7 +256,7 @@ fn as_superuser(cluster: &mut Cluster<'_>) -> Result<(), Failure> {
 /// Refuses any address at which somebody else answers.
 fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failure> {
     let mut wrong = Vec::new();
-    let mut maps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut known_as: BTreeMap<i32, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for member in &mut cluster.members {
         let place = member.talk.place().to_string();
         let who = ask(&mut member.talk, "identity", IDENTITY)?.single_value()?.to_owned();
@@ -272,22 +274,24 @@ fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failu
         {
             wrong.push(format!("{place} does not preload citus"));
         }
-        let map = ask(
+        // A worker without metadata knows no nodes, and begins nothing on others; one whose metadata is behind may not know
+        // all of them. What a node knows has to be right.
+        let known = ask(
             &mut member.talk,
             "addresses",
-            "SELECT coalesce(string_agg(format('%s=%s:%s', groupid, nodename, nodeport), ', ' ORDER BY groupid), '')
-               FROM pg_dist_node",
+            "SELECT groupid, format('%s:%s', nodename, nodeport) AS address FROM pg_dist_node",
         )?;
-        let map = map.single_value()?.to_owned();
-        // A worker without metadata knows no nodes, and begins nothing on others.
-        if !map.is_empty() {
-            maps.entry(map).or_default().push(place);
+        for row in rows(&known)? {
+            let addresses = known_as.entry(row.get::<i32>("groupid")?).or_default();
+            addresses.entry(row.get("address")?).or_default().push(place.clone());
         }
     }
-    if maps.len() > 1 {
-        let each: Vec<String> =
-            maps.iter().map(|(map, who)| format!("{} know {map}", who.join(", "))).collect();
-        wrong.push(format!("nodes know different addresses: {}", each.join("; ")));
+    for (group, addresses) in known_as.iter().filter(|(_, addresses)| addresses.len() > 1) {
+        let each: Vec<String> = addresses
+            .iter()
+            .map(|(address, who)| format!("{} know it at {address}", who.join(", ")))
+            .collect();
+        wrong.push(format!("nodes know different addresses of group {group}: {}", each.join("; ")));
     }
     refuse(wrong)
 }
@@ -321,7 +325,10 @@ fn from_every_node(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Fa
                 wrong.push(format!("from {place}, at {address} answers: {who}, and not {wanted}"));
             }
         }
-        let registered = groups.keys().filter(|nodeid| **nodeid != 0).count();
+        let known = ask(&mut member.talk, "nodes", "SELECT nodeid FROM pg_dist_node")?;
+        let known = rows(&known)?.map(|row| row.get::<i32>("nodeid"));
+        let known = known.collect::<Result<Vec<_>, _>>()?;
+        let registered = known.iter().filter(|nodeid| groups.contains_key(nodeid)).count();
         if seen < registered {
             wrong.push(format!("{} reaches {seen} of {registered} nodes", member.talk.place()));
         }
