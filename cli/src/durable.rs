@@ -1,16 +1,29 @@
 //! Files that are whole and on disk when the call returns: a crash of the machine leaves the former one, or the new one.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Puts a file in place of a former one, readable by its owner alone. On an error the former one stays.
 pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    write_with(path, contents, 0o600)
+}
+
+/// The same in a server's data directory: readable by the group as well where the directory is, as the server's own are.
+pub fn write_as_server(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let folder = path.parent().map(fs::metadata).transpose()?;
+    let is_for_group = folder.is_some_and(|folder| folder.permissions().mode() & 0o040 != 0);
+    write_with(path, contents, if is_for_group { 0o640 } else { 0o600 })
+}
+
+fn write_with(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    draft.as_file().set_permissions(Permissions::from_mode(mode))?;
     draft.write_all(contents)?;
     draft.as_file().sync_all()?;
     draft.persist(path)?;
@@ -24,9 +37,6 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -44,5 +54,12 @@ mod tests {
         fs::create_dir(folder.path().join("d")).expect("a directory");
         assert!(write(&folder.path().join("d"), b"").is_err());
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
+        for (of_folder, of_file) in [(0o700, 0o600), (0o750, 0o640)] {
+            let mode = Permissions::from_mode(of_folder);
+            fs::set_permissions(folder.path(), mode).expect("its mode");
+            write_as_server(&path, b"x").expect("written");
+            let mode = fs::metadata(&path).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, of_file);
+        }
     }
 }

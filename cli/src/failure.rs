@@ -110,6 +110,8 @@ pub enum Failure {
         id: i64,
         /// Why.
         why: String,
+        /// It was ended here, after `--max`.
+        is_over: bool,
     },
     /// What is in a directory is in the way.
     #[error("{dir}: {what}")]
@@ -145,15 +147,43 @@ pub enum Failure {
         /// Which.
         group: i32,
     },
-    /// The archives lack a restore point.
-    #[error("the restore point \"{name}\" was not archived by all nodes within {limit}: {late}")]
+    /// A restore point that is no moment of all nodes.
+    #[error("the restore point \"{name}\" must not be used: {why}")]
+    PointUnusable {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: Box<Failure>,
+    },
+    /// What `--dir` keeps of a restore point could not be written.
+    #[error(
+        "the restore point \"{name}\" was made, and what `restore all` needs of it was not kept: {why}"
+    )]
+    PointNotKept {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: Box<Failure>,
+    },
+    /// The archives may lack a restore point.
+    #[error(
+        "the restore point \"{name}\" is on all nodes, and not known to be in every archive: {why}"
+    )]
     NotArchived {
         /// Its name.
         name: String,
-        /// Who has not, and why.
-        late: String,
+        /// Why not.
+        why: String,
+        /// Where what a restore needs of it was kept.
+        dir: Option<PathBuf>,
+    },
+    /// Nodes have not archived in time.
+    #[error("not archived within {limit}: {late}")]
+    Late {
         /// How long was waited.
         limit: String,
+        /// Who has not, and why.
+        late: String,
     },
     /// A file.
     #[error("could not {what} {path}: {error}")]
@@ -211,7 +241,10 @@ impl Failure {
             | Failure::Output(_)
             | Failure::TooOld { .. }
             | Failure::Node { .. }
+            | Failure::PointUnusable { .. }
+            | Failure::PointNotKept { .. }
             | Failure::NotArchived { .. }
+            | Failure::Late { .. }
             | Failure::NotHeld { .. }
             | Failure::File { .. }
             | Failure::Thread(_)
@@ -221,11 +254,13 @@ impl Failure {
 
     /// A block that has ended before it should.
     pub fn of_trouble(id: i64, trouble: Trouble) -> Failure {
-        let why = match trouble {
-            Trouble::Lost(why) => why,
-            Trouble::Over => "writers had been held for all of --max".to_owned(),
-        };
-        Failure::NotHeld { id, why }
+        match trouble {
+            Trouble::Lost(why) => Failure::NotHeld { id, why, is_over: false },
+            Trouble::Over => {
+                let why = "writers had been held for all of --max".to_owned();
+                Failure::NotHeld { id, why, is_over: true }
+            }
+        }
     }
 
     /// How it is told.
@@ -311,8 +346,13 @@ impl Failure {
                  ALTER EXTENSION citus_fence UPDATE;"
             }
             Failure::Block(failure) => return failure.hint(),
-            Failure::NotHeld { .. } => {
-                "citus-fence status and the coordinator's log tell more; --lease and --max say how long it may last."
+            Failure::NotHeld { is_over: true, .. } => {
+                "A larger --max allows more time; with a restore point writers are held for milliseconds, whatever the \
+                 size: citus-fence restore-point --help"
+            }
+            Failure::NotHeld { is_over: false, .. } => {
+                "See to the server that is named, if one is, and to the network between; then run it again. citus-fence \
+                 status and the coordinator's log tell more."
             }
             Failure::Directory { todo, .. } => todo,
             Failure::Node { todo, .. } => return todo.clone(),
@@ -322,11 +362,24 @@ impl Failure {
             Failure::WrongName { .. } => {
                 "A shorter one leaves room for the time; --exact-name adds none."
             }
-            Failure::NotArchived { .. } => {
-                "The point is there, and can be used once those nodes have archived it: see to their archive_command \
-                 and their logs. Or make another one, with a longer --archived-within."
+            Failure::PointUnusable { .. } => {
+                "It may be on some of the nodes, which makes no moment of all of them: make another one."
             }
-            Failure::ToldToStop { .. }
+            Failure::PointNotKept { .. } => {
+                "The directory is empty: make another point, with a --dir that can be written to. Recovery by hand may use \
+                 this one, with its name as recovery_target_name on every node."
+            }
+            Failure::NotArchived { dir, .. } => {
+                let kept = dir.as_ref().map_or(String::new(), |dir| {
+                    format!(" {} has what `restore all` needs for it.", dir.display())
+                });
+                return Some(format!(
+                    "It can be restored to once those nodes have archived it: see to their archive_command and their \
+                     logs.{kept} Or make another one, with a longer --archived-within."
+                ));
+            }
+            Failure::Late { .. }
+            | Failure::ToldToStop { .. }
             | Failure::Output(_)
             | Failure::File { .. }
             | Failure::Thread(_)
@@ -343,6 +396,9 @@ fn remote_hint(error: &RemoteError) -> Option<&'static str> {
             "Is the server running there? -h and -p name it, else PGHOST and PGPORT or the service \
              file.",
         ),
+        RemoteError::Connect { sqlstate: Some(state), .. } if state.as_str() == "3D000" => {
+            Some("Name the distributed database with -d.")
+        }
         RemoteError::ConnectTimeout { .. } => {
             Some("Are host and port right? --connect-timeout allows more time.")
         }

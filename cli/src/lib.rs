@@ -23,6 +23,7 @@
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
 //! | `rows`, `lsn` | from an answer's text to values; positions in the WAL |
 //! | `lease` | a block that is renewed, and ends with this program |
+//! | `databases` | which databases of a server have Citus |
 //! | `group` | a command and all that it starts, ended together |
 //! | `nodes` | the cluster's nodes, and the way to each |
 //! | `folder`, `durable` | a directory that is whole or empty in the end; files that are on disk |
@@ -43,6 +44,7 @@ mod backup;
 mod block;
 mod check;
 mod connection;
+mod databases;
 mod dump;
 mod durable;
 mod exit;

@@ -10,6 +10,8 @@ use crate::units::{size, spell};
 
 /// How often a line is written.
 const LINE_EVERY: Duration = Duration::from_secs(30);
+/// After how long without a byte that is told instead of an estimate.
+const STANDS_STILL: Duration = Duration::from_secs(10);
 /// How much of a bar may be full before the end: what is to be done is estimated.
 const ALMOST: f64 = 0.99;
 
@@ -25,7 +27,7 @@ pub struct Progress {
 enum Shown {
     Nothing,
     Bar(ProgressBar),
-    Lines { next: Instant, output: Output },
+    Lines { next: Instant, output: Output, last: u64, grew: Instant },
 }
 
 impl Progress {
@@ -35,7 +37,9 @@ impl Progress {
         let shown = match (output.tells_people(), std::io::stderr().is_terminal()) {
             (false, _) => Shown::Nothing,
             (true, true) => Shown::Bar(bar(what, total)),
-            (true, false) => Shown::Lines { next: began + LINE_EVERY, output: *output },
+            (true, false) => {
+                Shown::Lines { next: began + LINE_EVERY, output: *output, last: 0, grew: began }
+            }
         };
         Progress { shown, what, total, began }
     }
@@ -45,11 +49,22 @@ impl Progress {
         match &mut self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => bar.set_position(self.total.map_or(bytes, |all| bytes.min(all))),
-            Shown::Lines { next, output } => {
+            Shown::Lines { next, output, last, grew } => {
                 let now = Instant::now();
+                if bytes != *last {
+                    (*last, *grew) = (bytes, now);
+                }
                 if now >= *next {
                     *next = now + LINE_EVERY;
-                    output.progress(&line(self.what, bytes, self.total, now - self.began));
+                    output.progress(&match now - *grew > STANDS_STILL {
+                        true => format!(
+                            "{}: {}, and nothing more for {}",
+                            self.what,
+                            size(bytes),
+                            spell(now - *grew)
+                        ),
+                        false => line(self.what, bytes, self.total, now - self.began),
+                    });
                 }
             }
         }
@@ -81,7 +96,7 @@ fn line(what: &str, bytes: u64, total: Option<u64>, since: Duration) -> String {
         return format!("{what}: {}, for {}", size(bytes), spell(since));
     };
     let share = (bytes as f64 / total as f64).min(ALMOST);
-    let left = match share > 0.01 {
+    let left = match share > 0.01 && bytes <= total {
         true => format!(", {} left", spell(since.mul_f64((1.0 - share) / share))),
         false => String::new(),
     };
@@ -101,6 +116,7 @@ mod tests {
         // An estimate that was too low is no reason to say that it is done.
         assert!(line("copying", 9, Some(3), minute).contains("(99 %)"));
         assert!(!line("copying", 0, Some(3), minute).contains("left"));
+        assert!(!line("copying", 9, Some(3), minute).contains("left"));
         assert!(!line("copying", 5, None, minute).contains('%'));
     }
 }

@@ -5,8 +5,9 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::backup::check;
+use common::{command, run};
 use fence_tests::on_each_engine;
-use test_cluster::{Cluster, Engine, PATIENCE, Result, wait_until};
+use test_cluster::{Cluster, Engine, HOST, PATIENCE, Result, wait_until};
 
 #[test]
 fn what_is_broken_is_found_and_what_is_whole_is_not() {
@@ -53,6 +54,51 @@ fn what_is_broken_is_found_and_what_is_whole_is_not() {
 
         // Asked of a worker, it says whom to ask.
         check(worker.port(), &[]).expect(1).complains_of(&["is a worker (group 1)", "-h and -p"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_user_may_not_look_at_is_no_finding() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let ddl = "CREATE TABLE numbered (id bigserial, k bigint)";
+        match engine {
+            Engine::Citus => cluster.create_distributed(ddl, "numbered", "k", 4)?,
+            Engine::Embedded => cluster.execute_everywhere(ddl)?,
+        }
+        let role = "CREATE ROLE visitor LOGIN";
+        match engine {
+            Engine::Citus => cluster.coordinator().execute(role)?,
+            Engine::Embedded => cluster.execute_everywhere(role)?,
+        }
+        let port = cluster.coordinator().port();
+        let visit = |more: &[&str]| {
+            let place = format!("host={HOST} port={port} user=visitor dbname=postgres");
+            run(command(&["check", "-d", &place]).args(more))
+        };
+        for more in [&[][..], &["--fix"]] {
+            let shy = visit(more).expect(3);
+            assert!(!shy.out.contains("look:"), "{shy:?}");
+            for words in
+                ["not checked: sequences:", "permission denied", "this needs SELECT", "0 findings"]
+            {
+                assert!(shy.out.contains(words), "{words}: {shy:?}");
+            }
+            // A line a node, however many sequences.
+            assert_eq!(shy.out.lines().count(), 3, "{shy:?}");
+        }
+        let json = visit(&["--json"]).expect(3);
+        let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+        assert_eq!(json["not_checked"][0]["check"], "sequences", "{json}");
+        // The control: whoever may look finds nothing.
+        let whole = check(port, &[]).expect(0);
+        assert!(whole.out.ends_with("0 findings on 2 nodes\n"), "{whole:?}");
+        let place = format!("host={HOST} port={port} user=postgres dbname=no_such");
+        let nowhere = ["restore", "finish", "-d", &place, "--wait", "10min"];
+        run(&mut command(&nowhere))
+            .expect(1)
+            .complains_of(&["\"no_such\" does not exist", "with -d"]);
         Ok(())
     });
 }

@@ -12,7 +12,7 @@ use common::{run, start};
 use fence_tests::on_each_engine;
 use test_cluster::{
     Bank, Cluster, Engine, PATIENCE, Restore, Result, StopMode, give_tree_to_server_user,
-    wait_until,
+    wait_until, whole_matrix,
 };
 
 /// A sequence of which every node has its own range, and a table that it feeds.
@@ -46,68 +46,99 @@ fn draw(cluster: &Cluster, rounds: i64) -> Result<Vec<i64>> {
     Ok(all)
 }
 
+/// What a query says when it is asked of every node: the same.
+fn from_every_node(cluster: &Cluster, sql: &str) -> Result<()> {
+    let answers = cluster.nodes().iter().map(|node| node.query_value(sql));
+    let answers: BTreeSet<String> = answers.collect::<Result<_>>()?;
+    assert_eq!(answers.len(), 1, "{sql}: {answers:?}");
+    Ok(())
+}
+
 #[test]
 fn a_bank_under_load_comes_back_whole_and_no_number_is_drawn_twice() {
     on_each_engine(|engine| {
         let cluster = Cluster::builder(engine).workers(2).build()?;
         let bank = Bank::create(&cluster, 60, 1_000)?;
         create_ids(&cluster)?;
-        let drawn = draw(&cluster, 5)?;
-        let writers = bank.start_writers(&cluster, 2)?;
-        writers.wait_for_more(100, PATIENCE)?;
-        let began = Instant::now();
-        let dir = backup(&cluster, "bank")?;
-        let summary = writers.stop();
-
-        let places = cluster.places()?;
-        let prepared = run(&mut restore_all(&dir, &places, &[])).expect(0);
-        assert!(prepared.out.contains("restore finish -h"), "{prepared:?}");
-        places.configure()?;
-        places.start()?;
-        // Single-node writes go on under a block, so that a copy may have rows from above its sequence.
-        let restored = places.into_cluster();
-        for (group, node) in restored.nodes().iter().enumerate() {
-            let first = ((group as i64) << 48) + 1;
-            node.execute(&format!("SELECT setval('ids_id_seq', {first}, false)"))?;
+        let mut drawn = Vec::new();
+        for round in 0..if whole_matrix() { 10 } else { 2 } {
+            drawn.extend(draw(&cluster, 5)?);
+            let writers = bank.start_writers(&cluster, 2)?;
+            writers.wait_for_more(100, PATIENCE)?;
+            let began = Instant::now();
+            let dir = backup(&cluster, &format!("bank{round}"))?;
+            let summary = writers.stop();
+            let places = cluster.places()?;
+            let prepared = run(&mut restore_all(&dir, &places, &[])).expect(0);
+            assert!(prepared.out.contains("restore finish -h"), "{prepared:?}");
+            places.configure()?;
+            places.start()?;
+            let restored = places.into_cluster();
+            finished_and_fit(&restored, round == 0)?;
+            let audit = bank.audit(&restored, summary.transfers_before(began))?;
+            assert!(audit.is_clean(), "round {round}: {audit}");
+            let again = draw(&restored, 5)?;
+            let distinct: BTreeSet<i64> = drawn.iter().chain(&again).copied().collect();
+            assert_eq!(distinct.len(), drawn.len() + again.len(), "{drawn:?} {again:?}");
+            if engine == Engine::Citus {
+                for sql in [
+                    "SELECT format('%s %s', count(*), sum(balance)) FROM accounts",
+                    "SELECT format('%s %s %s', count(*), count(DISTINCT id), sum(k)) FROM ids",
+                    "SELECT string_agg(format('%s %s', groupid, nodeport), ',' ORDER BY groupid) FROM pg_dist_node",
+                ] {
+                    from_every_node(&restored, sql)?;
+                }
+            }
+            // It takes writes from every node.
+            let writers = bank.start_writers(&restored, 1)?;
+            writers.wait_for_more(50, PATIENCE)?;
+            let after = writers.stop();
+            let audit = bank.audit(&restored, after.transfers())?;
+            assert!(audit.is_clean(), "round {round}: {audit}");
+            drop(restored);
+            fs::remove_dir_all(&dir).expect("the backup");
         }
+        Ok(())
+    });
+}
+
+/// Finishes a restore whose sequences lag, and finds nothing afterwards. `closed` is with a role that may not write.
+fn finished_and_fit(restored: &Cluster, closed: bool) -> Result<()> {
+    let port = restored.coordinator().port();
+    // Single-node writes go on under a block, so that a copy may have rows from above its sequence.
+    for (group, node) in restored.nodes().iter().enumerate() {
+        let first = ((group as i64) << 48) + 1;
+        node.execute(&format!("SELECT setval('ids_id_seq', {first}, false)"))?;
+    }
+    if closed {
         // What a role has set must not keep it from its work.
         let closed = "ALTER ROLE postgres SET default_transaction_read_only = on";
-        match engine {
+        match restored.engine() {
             // Which takes it to the workers.
             Engine::Citus => restored.coordinator().execute(closed)?,
             Engine::Embedded => restored.execute_everywhere(closed)?,
         }
-        let lagging = check(restored.coordinator().port(), &[]).expect(3);
-        assert_eq!(lagging.out.matches("--fix raises it").count(), 3, "{lagging:?}");
-        let finished = finish(restored.coordinator().port(), &[]);
-        let finished = finished.expect(0);
-        assert!(finished.out.contains("is finished"), "{finished:?}");
+    }
+    let lagging = check(port, &[]).expect(3);
+    assert_eq!(lagging.out.matches("--fix raises it").count(), 3, "{lagging:?}");
+    let finished = finish(port, &[]).expect(0);
+    assert!(finished.out.contains("is finished"), "{finished:?}");
+    if closed {
         for node in restored.nodes().iter().rev() {
             node.execute(
                 "BEGIN READ WRITE; ALTER ROLE postgres RESET default_transaction_read_only; COMMIT",
             )?;
         }
-        let clean = check(restored.coordinator().port(), &["--json"]).expect(0);
-        assert!(clean.out.contains("\"findings\":[]"), "{clean:?}");
-
-        let audit = bank.audit(&restored, summary.transfers_before(began))?;
-        assert!(audit.is_clean(), "{audit}");
-        let again = draw(&restored, 5)?;
-        let distinct: BTreeSet<i64> = drawn.iter().chain(&again).copied().collect();
-        assert_eq!(distinct.len(), drawn.len() + again.len(), "{drawn:?} {again:?}");
-        // The quiet settings are gone, and the cluster takes writes from every node.
-        for node in restored.nodes() {
-            let file =
-                fs::read_to_string(node.data_dir().join("postgresql.auto.conf")).expect("a file");
-            assert!(!file.contains("recover_2pc_interval"), "{file}");
-        }
-        let writers = bank.start_writers(&restored, 1)?;
-        writers.wait_for_more(50, PATIENCE)?;
-        let after = writers.stop();
-        let audit = bank.audit(&restored, after.transfers())?;
-        assert!(audit.is_clean(), "{audit}");
-        Ok(())
-    });
+    }
+    let clean = check(port, &["--json"]).expect(0);
+    assert!(clean.out.contains("\"findings\":[]"), "{clean:?}");
+    // The quiet settings are gone.
+    for node in restored.nodes() {
+        let file =
+            fs::read_to_string(node.data_dir().join("postgresql.auto.conf")).expect("a file");
+        assert!(!file.contains("recover_2pc_interval"), "{file}");
+    }
+    Ok(())
 }
 
 /// Leaves on worker 1 one two-phase commit of the coordinator's that was decided, and one that was not.
@@ -403,11 +434,21 @@ fn up_to_a_restore_point_all_or_none() {
         // One node's archive lacks it.
         let (there, away) = (archive.path().join("2"), archive.path().join("away"));
         fs::rename(&there, &away).expect("moved");
-        all().expect(1).complains_of(&[
+        let short = all().expect(1).complains_of(&[
             "node 2",
             "has not reached the restore point \"before\"",
             "No node has been promoted",
         ]);
+        // What the server and the command said of it has a line each; the rest is in a file.
+        let log = places.nodes()[2].data_dir().join("citus_fence.restore.log");
+        let told: Vec<&str> = short.err.lines().collect();
+        for words in ["FATAL: ", "cp: cannot stat", &log.display().to_string()] {
+            let lines = told.iter().filter(|line| line.contains(words)).count();
+            assert!((1..=3).contains(&lines), "{words}: {short:?}");
+        }
+        assert!(!short.err.contains("LOG: ") && told.len() < 15, "{short:?}");
+        let whole = fs::read_to_string(&log).expect("the log");
+        assert!(whole.contains("LOG: ") && whole.contains("FATAL: "), "{whole}");
         for node in places.nodes() {
             assert!(
                 node.control_data("Database cluster state")?.contains("recovery"),

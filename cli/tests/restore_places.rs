@@ -85,6 +85,20 @@ fn what_is_no_place_or_no_copy_is_refused() {
         write_manifest(&dir, &right);
         clear();
 
+        // A database that the copies do not have, and no superuser, are two things.
+        let mut other = right.clone();
+        other["database"] = "no_such".into();
+        write_manifest(&dir, &other);
+        all(&[]).expect(1).complains_of(&["database \"no_such\" of the copy", "does not exist"]);
+        write_manifest(&dir, &right);
+        clear();
+        all(&["--superuser", "nobody"]).expect(1).complains_of(&[
+            "no superuser of the copy is known",
+            "role \"nobody\" does not exist",
+            "--superuser",
+        ]);
+        clear();
+
         // Told to stop, here while an archive does not answer: it ends, and the servers of the first start with it.
         let never = ["--point", "never", "--restore-command", "sleep 600"];
         let mut running = start(&mut restore_all(&dir, &places, &never));
@@ -230,6 +244,12 @@ fn a_configuration_that_leads_to_production_is_refused_and_a_missing_one_is_name
         };
         let missing = all(false).expect(3);
         assert_eq!(missing.out.matches("has no postgresql.conf").count(), 2, "{missing:?}");
+        // Nor is told how to start what cannot be started.
+        assert!(missing.out.contains("do not start any node yet"), "{missing:?}");
+        assert!(
+            !missing.out.contains("pg_ctl") && !missing.out.contains("restore finish"),
+            "{missing:?}"
+        );
         all(true)
             .expect(1)
             .complains_of(&["leads to another data directory", "would start that one"]);

@@ -226,12 +226,16 @@ pub fn base_backup(
     max_rate: Option<&str>,
 ) -> Command {
     let mut command = Command::new(program);
-    let params = &source.node.destination.target.params;
+    let destination = &source.node.destination;
+    let params = &destination.target.params;
+    // It would wait for ever for a server that takes a connection and says nothing; libpq counts whole seconds.
+    let mut shown = params.clone();
+    shown.set("connect_timeout", destination.connect_timeout.as_secs().max(2).to_string());
     command
         .arg("-D")
         .arg(folder.join("data"))
         .args(["--format=plain", "--checkpoint=fast", "--wal-method=stream", "--no-password"])
-        .args(["-d", &params.without_secrets()]);
+        .args(["-d", &shown.without_secrets()]);
     if let Some(password) = params.get("password") {
         // Not on the command line, which everybody can see.
         command.env("PGPASSWORD", password);

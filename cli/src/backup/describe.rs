@@ -5,13 +5,14 @@ use std::path::Path;
 use super::copies::tablespace_folder;
 use super::reached;
 use super::source::Source;
+use crate::databases;
 use crate::failure::Failure;
 use crate::folder::{self, Folder, write_json};
 use crate::lease::{Held, HeldNode};
 use crate::manifest::{self, Backup, Sealed};
 use crate::nodes::Node;
 use crate::output::Output;
-use crate::rows::{only_row, rows};
+use crate::rows::only_row;
 use crate::signals::Stop;
 
 /// The whole cluster.
@@ -41,40 +42,30 @@ pub fn citus_databases(
     let Some(coordinator) = nodes.iter().find(|node| node.groupid == 0) else {
         return Ok(Vec::new());
     };
-    let reply = coordinator.talk(stop)?.ask(
-        "list of databases",
-        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname",
-    )?;
-    let mut found = Vec::new();
-    for row in rows(&reply)? {
-        let name: String = row.get("datname")?;
+    let connect = |name: &str| {
         let mut there = coordinator.clone();
-        there.destination.target.params.set("dbname", &name);
-        let has_citus = there.talk(stop).and_then(|mut talk| {
-            let reply = talk.ask(
-                "look for Citus' catalog",
-                "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL AS has_citus",
-            )?;
-            Ok(only_row(&reply)?.is_true("has_citus")?)
-        });
-        match has_citus {
-            Ok(true) => found.push(name),
-            Ok(false) => {}
-            Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+        there.destination.target.params.set("dbname", name);
+        there.talk(stop)
+    };
+    let mut names = Vec::new();
+    for (name, found) in databases::with_citus(&mut coordinator.talk(stop)?, connect)? {
+        match found {
+            Ok(_) => names.push(name),
             Err(error) => output.progress(&format!(
                 "database \"{name}\": whether it has Citus is not known: {error}"
             )),
         }
     }
-    Ok(found)
+    Ok(names)
 }
 
 /// Ends a block, and says of it what is to be kept; an error if it has not lasted.
-pub fn end(held: Held) -> Result<manifest::Block, Failure> {
+pub fn end(held: Held, stop: &Stop) -> Result<manifest::Block, Failure> {
     let (id, mode, began_at) = (held.id, held.mode.clone(), held.began_at);
-    let verdict = held.end();
+    let verdict = held.end(stop);
     if !verdict.lasted {
-        return Err(Failure::NotHeld { id, why: verdict.why.unwrap_or_default() });
+        let why = verdict.why.unwrap_or_default();
+        return Err(Failure::NotHeld { id, why, is_over: false });
     }
     Ok(manifest::Block {
         id,
@@ -83,6 +74,17 @@ pub fn end(held: Held) -> Result<manifest::Block, Failure> {
         ended_at: verdict.ended_at,
         held_ms: u64::try_from(verdict.held.as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+/// Ends a block under which something has failed; what is told of it then. Why a block was lost the server may know better.
+pub fn give_up(held: Held, failure: Failure) -> Failure {
+    let verdict = held.give_up();
+    match failure {
+        Failure::NotHeld { id, why, is_over: false } => {
+            Failure::NotHeld { id, why: verdict.why.unwrap_or(why), is_over: false }
+        }
+        other => other,
+    }
 }
 
 /// A node's copy in the directory.

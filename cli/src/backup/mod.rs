@@ -57,22 +57,35 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     }
 
     let (block, held_nodes, about, positions) = {
-        let held = lease::begin(&destination, &args.hold.terms(), stop)?;
+        let held = lease::begin(&destination, &args.hold.terms(), stop, output)?;
         let left_out = sources.extract_if(.., |source| source.node.is_left_out(&held.nodes));
         missing.extend(left_out.map(|source| source.node.missing(&NOT_HELD)));
-        let copied = copy(&tool, &folder, &sources, &held, stop, output);
+        let about = describe::about(&held, stop)?;
+        let added = held.nodes.iter().find(|held| {
+            let is = |group: i32| held.groupid == group;
+            !sources.iter().any(|source| is(source.node.groupid))
+                && !missing.iter().any(|node| is(node.groupid))
+        });
+        let copied = match added {
+            Some(other) => Err(Failure::Node {
+                node: nodes::called(&other.name, other.port, other.groupid),
+                what: "it was added while the backup began".to_owned(),
+                todo: Some("Run it again.".to_owned()),
+            }),
+            None => copy(&tool, &folder, &sources, &held, stop, output),
+        };
         let positions = copied.and_then(|()| match &tool {
             // How far its copies go stands in them.
             Tool::BaseBackup(_) => Ok(BTreeMap::new()),
             Tool::Command(_) => source::positions(&sources, stop),
         });
-        let about = positions.and_then(|at| Ok((at, describe::about(&held, stop)?)));
+        let positions = match positions {
+            Ok(positions) => positions,
+            Err(failure) => return Err(describe::give_up(held, failure)),
+        };
         let nodes = held.nodes.clone();
-        let block = describe::end(held);
-        let (positions, about) = about?;
-        (block, nodes, about, positions)
+        (describe::end(held, stop)?, nodes, about, positions)
     };
-    let block = block?;
 
     if let Tool::BaseBackup(_) = tool {
         let place = |source: &Source| (source.node.called(), source.place(&folder).join("data"));
@@ -154,17 +167,6 @@ fn copy(
 ) -> Result<(), Failure> {
     for source in sources {
         source.node.is_held(&held.nodes, &source.identity.system_identifier)?;
-    }
-    if let Some(other) = held
-        .nodes
-        .iter()
-        .find(|held| !sources.iter().any(|source| source.node.groupid == held.groupid))
-    {
-        return Err(Failure::Node {
-            node: format!("node {}:{} (group {})", other.name, other.port, other.groupid),
-            what: "it was added while the backup began".to_owned(),
-            todo: Some("Run it again.".to_owned()),
-        });
     }
     let mut jobs = Vec::new();
     // Those that have been started are ended if one cannot be: each by its own Drop.

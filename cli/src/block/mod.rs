@@ -57,18 +57,24 @@ pub fn run(args: &BlockArgs, stop: &Stop, output: &Output) -> Result<Exit, Failu
         })?;
     }
     let not_begun = |why| Failure::from(BlockFailure::NotBegun(Box::new(why)));
-    let held = lease::begin(&destination, &args.hold.terms(), stop).map_err(not_begun)?;
+    let held = lease::begin(&destination, &args.hold.terms(), stop, output).map_err(not_begun)?;
     if let Some(path) = &args.manifest {
         // An early return ends the block.
         write_manifest(path, &held).map_err(not_begun)?;
     }
     let ran = run_command(args, &held, stop);
     let (id, mode) = (held.id, held.mode.clone());
-    let verdict = held.end();
+    let verdict = match ran {
+        Ok((_, None)) => held.end(stop),
+        _ => held.give_up(),
+    };
     let (status, trouble) = ran?;
     match trouble {
         Some(Trouble::Over) => return Err(BlockFailure::Over.into()),
-        Some(Trouble::Lost(why)) => return Err(BlockFailure::Lost { id, why }.into()),
+        // The server may know more by now.
+        Some(Trouble::Lost(why)) => {
+            return Err(BlockFailure::Lost { id, why: verdict.why.unwrap_or(why) }.into());
+        }
         None => {}
     }
     if !verdict.lasted {

@@ -23,4 +23,5 @@ Examples:
   citus-fence check -h coordinator -d shop --json | jq .findings
   citus-fence check -h coordinator -d shop --fix
 
-It looks at one database, as a superuser, and ends with 3 where something was found.";
+It looks at one database, and ends with 3 where something was found. For sequences it reads the tables that they feed, which
+takes a superuser or pg_read_all_data on every node; what the user may not look at is said to be not checked.";

@@ -46,6 +46,11 @@ pub fn look(
     unfinished(cluster, report)
 }
 
+/// Whether the server says that this user may not do what was asked.
+pub fn is_forbidden(error: &RemoteError) -> bool {
+    error.sqlstate() == Some("42501")
+}
+
 /// What one look at nodes finds, one after the other, may be DDL that was under way in between: what counts is found
 /// each time.
 fn lasting(

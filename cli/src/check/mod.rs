@@ -24,7 +24,7 @@ use crate::output::Output;
 use crate::signals::Stop;
 
 pub use looks::{Age, look};
-pub use members::{Cluster, Member, ask, has_citus, open, params};
+pub use members::{Cluster, Member, ask, has_citus, open, params, tell};
 pub use sequences::look as look_at_sequences;
 
 /// Something that needs a look.
@@ -43,6 +43,8 @@ pub struct Finding {
 pub struct Report {
     pub nodes: usize,
     pub findings: Vec<Finding>,
+    /// What this user may not look at: nothing is known of it.
+    pub not_checked: Vec<Finding>,
     /// What was mended.
     pub mended: Vec<String>,
 }
@@ -60,9 +62,12 @@ pub fn run(args: &CheckArgs, stop: &Stop, output: &Output) -> Result<Exit, Failu
 }
 
 impl Report {
-    /// Findings need a look.
+    /// Findings need a look, and so does what nobody has looked at.
     pub fn exit(&self) -> Exit {
-        if self.findings.is_empty() { Exit::Done } else { Exit::Findings }
+        match self.findings.is_empty() && self.not_checked.is_empty() {
+            true => Exit::Done,
+            false => Exit::Findings,
+        }
     }
 }
 
@@ -75,6 +80,13 @@ pub fn lines(report: &Report) -> String {
     for finding in &report.findings {
         text.push_str(&format!("look: {}: {}: {}\n", finding.check, finding.node, finding.what));
     }
-    text.push_str(&format!("{} findings on {} nodes\n", report.findings.len(), report.nodes));
+    for Finding { check, node, what } in &report.not_checked {
+        text.push_str(&format!("not checked: {check}: {node}: {what}\n"));
+    }
+    text.push_str(&format!("{} findings on {} nodes", report.findings.len(), report.nodes));
+    text.push_str(match report.not_checked.is_empty() {
+        true => "\n",
+        false => "; not all could be looked at\n",
+    });
     text
 }

@@ -7,10 +7,13 @@
 //! the largest of all would make two nodes draw the same numbers. `int` and `smallint` have no ranges, and on workers
 //! stand at their end on purpose.
 
+use std::collections::BTreeSet;
+
 use remote::RemoteError;
 
+use super::looks::{is_forbidden, push};
 use super::members::{Cluster, ask, tell};
-use super::{Report, looks::push};
+use super::{Finding, Report};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 use crate::talk::quoted;
@@ -82,6 +85,7 @@ pub fn look(cluster: &mut Cluster<'_>, fix: bool, report: &mut Report) -> Result
             let (table, column) = (row.get("tab")?, row.get("col")?);
             fed.push(Fed { sequence, low, high, table, column, distributed });
         }
+        let mut forbidden = Forbidden::default();
         let mut at = 0;
         while at < fed.len() {
             // All columns of one sequence, which stand together.
@@ -91,6 +95,9 @@ pub fn look(cluster: &mut Cluster<'_>, fix: bool, report: &mut Report) -> Result
             for one in &fed[at..end] {
                 match largest_stored(cluster, index, one) {
                     Ok(stored) => largest = largest.max(stored),
+                    Err(Failure::Remote(error)) if is_forbidden(&error) => {
+                        forbidden.add(&one.sequence, &error);
+                    }
                     // Where a node is lost, Citus reads nothing of its shards.
                     Err(Failure::Remote(error @ RemoteError::Query { .. })) => {
                         let what = format!(
@@ -103,12 +110,50 @@ pub fn look(cluster: &mut Cluster<'_>, fix: bool, report: &mut Report) -> Result
                 }
             }
             if let Some(largest) = largest {
-                raise(cluster, index, &fed[at], largest, fix, report)?;
+                match raise(cluster, index, &fed[at], largest, fix, report) {
+                    Err(Failure::Remote(error)) if is_forbidden(&error) => {
+                        forbidden.add(&fed[at].sequence, &error);
+                    }
+                    other => other?,
+                }
             }
             at = end;
         }
+        report.not_checked.extend(forbidden.finding(&cluster.members[index].talk));
     }
     Ok(())
+}
+
+/// The sequences of a node that this user may not look at, or not raise.
+#[derive(Default)]
+struct Forbidden {
+    first: Option<(String, String)>,
+    sequences: BTreeSet<String>,
+}
+
+impl Forbidden {
+    fn add(&mut self, sequence: &str, error: &RemoteError) {
+        self.sequences.insert(sequence.to_owned());
+        let why = error.server_error().map_or(error.to_string(), |error| error.message.clone());
+        self.first.get_or_insert_with(|| (sequence.to_owned(), why));
+    }
+
+    /// One for all of them: there may be thousands.
+    fn finding(self, talk: &crate::talk::Talk<'_>) -> Option<Finding> {
+        let (sequence, why) = self.first?;
+        let others = match self.sequences.len() - 1 {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        Some(Finding {
+            check: "sequences",
+            node: talk.place().to_string(),
+            what: format!(
+                "{sequence}{others}: {why}: this needs SELECT on the sequences and on the tables that they feed, with \
+                 --fix UPDATE on the sequences, on every node; or a superuser"
+            ),
+        })
+    }
 }
 
 /// The largest number within the range.

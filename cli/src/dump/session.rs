@@ -113,7 +113,8 @@ impl NodeSession {
                 "SELECT set_config('transaction_timeout', '0', false)
                   WHERE current_setting('server_version_num')::int >= 170000;
                  SELECT pg_backend_pid() AS pid, current_setting('{TOKEN}', true) AS token,
-                        (SELECT groupid FROM pg_dist_local_group) AS groupid"
+                        (SELECT groupid FROM pg_dist_local_group) AS groupid,
+                        NOT EXISTS (SELECT FROM pg_dist_node) AS knows_nobody"
             ),
         )?;
         let row = only_row(&reply)?;
@@ -124,7 +125,10 @@ impl NodeSession {
             return Err(DumpError::Pooler { node: this.node().to_string() }.into());
         }
         let found: i32 = row.get("groupid")?;
-        if found != reach.group {
+        // A node that has never had metadata takes itself for the coordinator of nobody. Whether it is the one that was
+        // meant shows when it knows the snapshot.
+        let is_new = found == 0 && row.is_true("knows_nobody")?;
+        if found != reach.group && !is_new {
             let node = this.node().to_string();
             return Err(DumpError::WrongNode { node, group: reach.group, found }.into());
         }

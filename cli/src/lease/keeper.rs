@@ -11,12 +11,16 @@ use tracing::debug;
 use super::{SERVER_TIME, Terms, Trouble, milliseconds};
 use crate::connection::Destination;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::rows::only_row;
 use crate::signals::Stop;
 use crate::talk::Talk;
+use crate::units::spell;
 
 /// How often the coordinator is asked whether the block is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long nobody has to have answered before that is told: a connection may be made anew meanwhile.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long to wait before a renewal is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
 
@@ -56,6 +60,7 @@ pub struct Keeper {
     pub terms: Terms,
     pub began: Instant,
     pub shared: Arc<Shared>,
+    pub output: Output,
 }
 
 impl Keeper {
@@ -66,6 +71,8 @@ impl Keeper {
         let mut talk: Option<Talk<'_>> = None;
         let mut renewed = self.began;
         let mut pause = LOOK_EVERY.min(third);
+        let mut heard = Instant::now();
+        let mut is_told = false;
         while self.sleep(pause) {
             if self.began.elapsed() >= self.terms.max {
                 return self.tell(Trouble::Over);
@@ -74,6 +81,10 @@ impl Keeper {
             let renew = renewed.elapsed() >= third;
             match self.question(&mut talk, renew, &stop) {
                 Ok(None) => {
+                    heard = Instant::now();
+                    if std::mem::take(&mut is_told) {
+                        self.output.progress("it answers again, and the block goes on");
+                    }
                     if renew {
                         renewed = asked;
                         *self.shared.valid_until.lock() = asked + self.terms.lease;
@@ -84,10 +95,20 @@ impl Keeper {
                 Err(error) => {
                     debug!("block {}: {error}; trying again", self.id);
                     talk = None;
-                    if Instant::now() >= self.shared.valid_until() {
+                    let valid_until = self.shared.valid_until();
+                    let left = valid_until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
                         let why =
                             format!("it could not be renewed while its lease lasted: {error}");
                         return self.tell(Trouble::Lost(why));
+                    }
+                    if !is_told && heard.elapsed() >= SILENCE.min(third) {
+                        is_told = true;
+                        self.output.progress(&format!(
+                            "block {} cannot be renewed: {error}; it is lost unless that works within {}",
+                            self.id,
+                            spell(left)
+                        ));
                     }
                     pause = AGAIN_AFTER.min(third);
                 }

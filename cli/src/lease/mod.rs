@@ -28,10 +28,12 @@ use tracing::debug;
 use self::keeper::Shared;
 use crate::connection::Destination;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::rows::{Row, only_row, rows};
 use crate::server::Server;
 use crate::signals::Stop;
 use crate::talk::Talk;
+use crate::units::spell;
 
 /// How long the start of a block may take: as long as the server's own `citus_fence.acquire_timeout` lets it, which
 /// is 60 s where nobody changed it.
@@ -42,6 +44,11 @@ const ANSWER_TIME: Duration = Duration::from_secs(20);
 const SERVER_TIME: &str = "SET LOCAL statement_timeout = '15s'; SET LOCAL lock_timeout = '10s'; SET LOCAL TimeZone = 'UTC'; ";
 /// The same for the start, whose bound is `citus_fence.acquire_timeout`.
 const SERVER_START: &str = "SET LOCAL statement_timeout = '320s'; SET LOCAL lock_timeout = 0; ";
+/// How long the end of a block is tried that nobody relies on any more, or that this program is told to leave: without
+/// it, it ends with its lease.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// How long one try to end a block may take whose lease is over.
+const LAST_TRY: Duration = Duration::from_secs(5);
 /// How long to wait before a release is tried again.
 const BREATH: Duration = Duration::from_millis(300);
 
@@ -97,6 +104,15 @@ pub enum Trouble {
     Over,
 }
 
+/// How long the end of a block is waited for.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// Until the lease is over: afterwards the verdict is known without the server.
+    ForTheVerdict,
+    /// A few seconds.
+    ToBeNice,
+}
+
 /// How a block ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -112,15 +128,20 @@ pub struct Verdict {
 
 /// Begins a block, and keeps it; and one in every other database of the servers that is a cluster, for copies of the
 /// servers have all of them in it.
-pub fn begin(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<Held, Failure> {
+pub fn begin(
+    destination: &Destination,
+    terms: &Terms,
+    stop: &Stop,
+    output: &Output,
+) -> Result<Held, Failure> {
     let others = match terms.only_this_database {
         true => Vec::new(),
         false => databases::others(destination, stop)?,
     };
-    let mut held = begin_one(destination, terms, stop)?;
+    let mut held = begin_one(destination, terms, stop, output)?;
     // An early return ends those that have begun: by Drop.
     for (name, other) in others {
-        held.others.push((name, begin_one(&other, terms, stop)?));
+        held.others.push((name, begin_one(&other, terms, stop, output)?));
     }
     Ok(held)
 }
@@ -139,7 +160,12 @@ pub fn require(destination: &Destination, stop: &Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<Held, Failure> {
+fn begin_one(
+    destination: &Destination,
+    terms: &Terms,
+    stop: &Stop,
+    output: &Output,
+) -> Result<Held, Failure> {
     require(destination, stop)?;
     let mut talk = Talk::to(destination, START_TIME, stop)?;
     let home: String = only_row(&talk.ask(
@@ -199,6 +225,7 @@ fn begin_one(destination: &Destination, terms: &Terms, stop: &Stop) -> Result<He
         terms: terms.clone(),
         began: held.began,
         shared,
+        output: *output,
     };
     let thread = std::thread::Builder::new().name("lease".to_owned());
     held.keeper = Some(thread.spawn(move || keeper.keep()).map_err(Failure::Thread)?);
@@ -253,16 +280,21 @@ impl Held {
         talk.run(Command::new(name, format!("{SERVER_TIME}{}", sql.replace("{home}", &self.home))))
     }
 
-    /// Ends it. A signal does not stop this, which is bounded.
-    pub fn end(mut self) -> Verdict {
-        self.leave()
+    /// Ends it. A signal does not stop this, which is bounded by the lease; once there was one, by a few seconds.
+    pub fn end(mut self, stop: &Stop) -> Verdict {
+        self.leave(stop, Patience::ForTheVerdict)
+    }
+
+    /// Ends it where nobody relies on it any more: in a few seconds, or with its lease.
+    pub fn give_up(mut self) -> Verdict {
+        self.leave(&Stop::default(), Patience::ToBeNice)
     }
 
     /// Ends it and the others; true if all of them have lasted.
-    fn leave(&mut self) -> Verdict {
-        let mut verdict = self.leave_own();
+    fn leave(&mut self, stop: &Stop, patience: Patience) -> Verdict {
+        let mut verdict = self.leave_own(stop, patience);
         for (name, mut other) in std::mem::take(&mut self.others) {
-            let theirs = other.leave();
+            let theirs = other.leave(stop, patience);
             if !theirs.lasted && verdict.lasted {
                 verdict.lasted = false;
                 verdict.why = theirs.why.map(|why| format!("database \"{name}\": {why}"));
@@ -271,7 +303,7 @@ impl Held {
         verdict
     }
 
-    fn leave_own(&mut self) -> Verdict {
+    fn leave_own(&mut self, stop: &Stop, patience: Patience) -> Verdict {
         self.shared.ending.store(true, Ordering::Release);
         self.shared.leave.store(true, Ordering::Release);
         if let Some(keeper) = self.keeper.take() {
@@ -284,22 +316,34 @@ impl Held {
             Some(Trouble::Over) | None => None,
         };
         let end_of_lease = self.shared.valid_until();
-        let never = Stop::default();
+        let mut until = match patience {
+            Patience::ForTheVerdict => end_of_lease,
+            Patience::ToBeNice => end_of_lease.min(Instant::now() + GIVE_UP),
+        };
+        let mut is_told = false;
         loop {
-            match self.release(&never) {
+            if stop.number().is_some() && !is_told {
+                is_told = true;
+                until = until.min(Instant::now() + GIVE_UP);
+            }
+            match self.release(until) {
+                // The server knows best why it did not last.
                 Ok((lasted, error)) => {
-                    let why = match lasted {
-                        true => None,
-                        false => Some(
-                            why_lost.or(error).unwrap_or_else(|| "no reason is known".to_owned()),
-                        ),
-                    };
-                    return self.verdict(lasted, why);
+                    let why =
+                        || error.or(why_lost).unwrap_or_else(|| "no reason is known".to_owned());
+                    return self.verdict(lasted, (!lasted).then(why));
                 }
                 Err(error) => {
                     debug!("{error}");
-                    if Instant::now() >= end_of_lease || refused(&error) {
-                        let why = format!("its end could not be confirmed: {error}");
+                    if Instant::now() >= until || refused(&error) {
+                        let left = end_of_lease.saturating_duration_since(Instant::now());
+                        let why = format!(
+                            "its end could not be confirmed ({error}); it ends by itself, {}",
+                            match left.is_zero() {
+                                true => "with its lease, which is over".to_owned(),
+                                false => format!("in {} at the latest", spell(left)),
+                            }
+                        );
                         return self.verdict(false, Some(why_lost.unwrap_or(why)));
                     }
                     std::thread::sleep(BREATH);
@@ -312,9 +356,13 @@ impl Held {
         Verdict { lasted, why, ended_at: Utc::now(), held: self.began.elapsed() }
     }
 
-    /// Has the coordinator end it.
-    fn release(&self, stop: &Stop) -> Result<(bool, Option<String>), Failure> {
-        let mut talk = Talk::to(&self.destination, ANSWER_TIME, stop)?;
+    /// Has the coordinator end it. One try is made whatever the time.
+    fn release(&self, until: Instant) -> Result<(bool, Option<String>), Failure> {
+        let left = until.saturating_duration_since(Instant::now()).max(LAST_TRY);
+        let mut there = self.destination.clone();
+        there.connect_timeout = there.connect_timeout.min(left);
+        let never = Stop::default();
+        let mut talk = Talk::to(&there, ANSWER_TIME.min(left), &never)?;
         let sql = format!(
             "{SERVER_TIME}SELECT {}.citus_backup_block_stop({}) AS lasted",
             self.home, self.id
@@ -345,7 +393,7 @@ impl Drop for Held {
     /// An early return must not leave it standing for a lease.
     fn drop(&mut self) {
         if self.keeper.is_some() {
-            let verdict = self.leave();
+            let verdict = self.leave(&Stop::default(), Patience::ToBeNice);
             debug!("block {} was given up: {verdict:?}", self.id);
         }
     }

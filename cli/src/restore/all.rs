@@ -8,6 +8,7 @@
 //! What one node does depends on no other but for two things: nothing is started before all of this host have been found
 //! to be what they have to be, and none is promoted before all of all hosts have reached the point.
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use serde::Serialize;
@@ -52,6 +53,8 @@ pub struct Restored {
     pub data: String,
     /// How to start it.
     pub start: String,
+    /// Whether it may be started: nothing of it is among the findings.
+    pub ready: bool,
     /// What was changed in it, or may lead to production.
     pub found: Vec<String>,
 }
@@ -129,11 +132,16 @@ fn on_this_host(
         on_all(nodes.iter_mut(), |(place, progress)| work.to_the_point(place, progress))?;
     }
     let mut findings = Vec::new();
+    let mut not_ready = BTreeSet::new();
     let waits = matches!(to, UpTo::ThePoint) && plan.point.is_some();
     if !waits {
         on_all(nodes.iter_mut(), |(place, progress)| work.bring_up(place, progress))?;
         for (place, progress) in &mut nodes {
-            findings.extend(work.configure(place, progress)?);
+            let hindrances = work.configure(place, progress)?;
+            if !hindrances.is_empty() {
+                not_ready.insert(place.group());
+            }
+            findings.extend(hindrances);
         }
     }
     for group in &plan.lost {
@@ -147,7 +155,13 @@ fn on_this_host(
         coordinator: plan.addresses.iter().find(|one| one.group == 0).cloned(),
         waits_at: plan.point.as_ref().filter(|_| waits).map(|point| point.name.clone()),
         elsewhere: plan.addresses.len() - plan.places.len(),
-        nodes: nodes.iter().map(|(place, progress)| restored(&programs, place, progress)).collect(),
+        nodes: nodes
+            .iter()
+            .map(|(place, progress)| Restored {
+                ready: !waits && !not_ready.contains(&place.group()),
+                ..restored(&programs, place, progress)
+            })
+            .collect(),
         findings,
     };
     output.result(&report, lines)?;
@@ -246,6 +260,7 @@ fn restored(programs: &Programs, place: &Place, progress: &Progress) -> Restored
         group: place.group(),
         host: place.to.host.clone(),
         port: place.to.port,
+        ready: false,
         start: format!("{} -D '{data}'{config} -l '{data}/start.log' start", pg_ctl.display()),
         data,
         found: progress.found.clone(),
@@ -274,6 +289,13 @@ fn lines(report: &Report) -> String {
         text.push_str(
             "once this has ended with success on every host, run there, with the same options: citus-fence restore promote \
              --all-reached\n",
+        );
+        return text;
+    }
+    if report.nodes.iter().any(|node| !node.ready) {
+        text.push_str(
+            "do not start any node yet: see to what is said above, then run the same command again, which says how to go \
+             on\n",
         );
         return text;
     }

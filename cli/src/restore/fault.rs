@@ -35,6 +35,16 @@ pub enum Fault {
         /// Why not.
         source: io::Error,
     },
+    /// The copy of a file.
+    #[error("could not copy {} to {}: {source}", from.display(), to.display())]
+    Copy {
+        /// Which.
+        from: PathBuf,
+        /// To where.
+        to: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// One of PostgreSQL's programs.
     #[error("node {group}: {program} failed: {outcome}")]
     Program {
@@ -46,6 +56,20 @@ pub enum Fault {
         outcome: String,
         /// What it said.
         output: String,
+    },
+    /// The server of a first start has ended before its time.
+    #[error("node {group}: {what}")]
+    Ended {
+        /// Of which node.
+        group: i32,
+        /// How it ended, and what it had to do.
+        what: String,
+        /// What its log says of that, a line each.
+        lines: Vec<String>,
+        /// Where the whole log is; none where it could not be kept.
+        log: Option<PathBuf>,
+        /// What to do.
+        todo: String,
     },
     /// A node is not as it has to be.
     #[error("node {group}: {what}")]
@@ -67,7 +91,9 @@ impl Fault {
             Fault::Manifest { .. }
             | Fault::Root
             | Fault::Io { .. }
+            | Fault::Copy { .. }
             | Fault::Program { .. }
+            | Fault::Ended { .. }
             | Fault::Refused { .. } => Exit::Failed,
         }
     }
@@ -76,11 +102,17 @@ impl Fault {
     pub fn detail(&self) -> Option<String> {
         match self {
             Fault::Program { output, .. } if !output.is_empty() => Some(output.clone()),
+            Fault::Ended { lines, log, .. } => {
+                let whole = log.iter().map(|log| format!("The whole log is {}", log.display()));
+                let lines: Vec<String> = lines.iter().cloned().chain(whole).collect();
+                Some(lines.join("\n")).filter(|lines| !lines.is_empty())
+            }
             Fault::Program { .. }
             | Fault::WrongUse { .. }
             | Fault::Manifest { .. }
             | Fault::Root
             | Fault::Io { .. }
+            | Fault::Copy { .. }
             | Fault::Refused { .. } => None,
         }
     }
@@ -99,8 +131,14 @@ impl Fault {
                  sudo -u postgres citus-fence restore …"
                     .into(),
             ),
-            Fault::Refused { todo, .. } => Some(todo.clone()),
-            Fault::Io { .. } | Fault::Program { .. } => None,
+            Fault::Refused { todo, .. } | Fault::Ended { todo, .. } => Some(todo.clone()),
+            Fault::Io { source, .. } | Fault::Copy { source, .. }
+                if [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded]
+                    .contains(&source.kind()) =>
+            {
+                Some("Make room there, and run the same command again: it goes on.".into())
+            }
+            Fault::Io { .. } | Fault::Copy { .. } | Fault::Program { .. } => None,
         }
     }
 }

@@ -22,8 +22,9 @@ use tracing::debug;
 use super::args::FinishArgs;
 use super::config::{QUIET, settings};
 use super::guard::FORMER_AUTO_CONF;
-use crate::check::{self, Age, Cluster, ask, has_citus, open, params};
+use crate::check::{self, Age, Cluster, ask, has_citus, open, params, tell};
 use crate::connection::Destination;
+use crate::databases;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::nodes::NodeArgs;
@@ -34,6 +35,9 @@ use crate::talk::{Talk, quoted};
 
 /// How often a node that does not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a server says of a database that it does not have.
+const NO_DATABASE: &str = "3D000";
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -46,8 +50,10 @@ struct Report {
     check: check::Report,
 }
 
-/// Who a node is.
-const IDENTITY: &str = "SELECT format('group %s, restore %s, %s', (SELECT groupid FROM pg_catalog.pg_dist_local_group),
+/// Who a node is. One that has never had metadata does not know its group; `restore all` has written it down.
+const IDENTITY: &str = "SELECT format('group %s, restore %s, %s',
+    coalesce((SELECT metadata ->> 'restore_group' FROM pg_catalog.pg_dist_node_metadata),
+             (SELECT groupid::text FROM pg_catalog.pg_dist_local_group)),
     coalesce((SELECT metadata ->> 'restore_id' FROM pg_catalog.pg_dist_node_metadata), 'none'),
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'in recovery' ELSE 'a primary' END)";
 
@@ -67,10 +73,11 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let mut clusters = Vec::new();
     for database in &databases {
         await_all(database, &destination, &args.nodes, deadline, stop)?;
-        let mut coordinator = in_database(&first, &destination, database, stop)?;
+        let mut coordinator = in_database(first.place(), &destination, database, stop)?;
         clusters.push(Cluster::of(&mut coordinator, &destination, &args.nodes, stop)?);
     }
     for cluster in &mut clusters {
+        as_superuser(cluster)?;
         who_is_where(cluster, &restore_id)?;
     }
     for cluster in &mut clusters {
@@ -87,10 +94,9 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     };
     for cluster in &mut clusters {
         for member in &mut cluster.members {
-            // Whatever the database or role says of its transactions.
-            let call = "SET LOCAL transaction_read_only = off; SELECT pg_catalog.recover_prepared_transactions()";
-            report.recovered +=
-                member.talk.ask("recover prepared transactions", call)?.parse_single::<i64>()?;
+            let call = "SELECT pg_catalog.recover_prepared_transactions()";
+            let reply = tell(&mut member.talk, "recover prepared transactions", call)?;
+            report.recovered += reply.parse_single::<i64>()?;
         }
     }
     for cluster in &mut clusters {
@@ -115,8 +121,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     Ok(report.check.exit())
 }
 
-/// Tries until somebody answers or the time is over. Who is refused tries again, too: a server that starts refuses
-/// everybody.
+/// Tries until somebody answers or the time is over; a server that starts, or has no room, says so. What it says of user
+/// and database does not change by waiting.
 fn patiently<'a>(
     deadline: Instant,
     stop: &Stop,
@@ -125,10 +131,8 @@ fn patiently<'a>(
     loop {
         match connect() {
             Err(Failure::Remote(
-                RemoteError::Connect { .. }
-                | RemoteError::ConnectTimeout { .. }
-                | RemoteError::Refused { .. },
-            )) if Instant::now() < deadline => {}
+                error @ (RemoteError::Connect { .. } | RemoteError::ConnectTimeout { .. }),
+            )) if error.sqlstate() != Some(NO_DATABASE) && Instant::now() < deadline => {}
             other => return other,
         }
         if let Some(signal) = stop.signal() {
@@ -157,41 +161,33 @@ fn restore_id(talk: &mut Talk<'_>) -> Result<String, Failure> {
     })
 }
 
-/// All databases with Citus' catalog.
+/// All databases with Citus' catalog that know nodes: one that never had any has nobody to agree with.
 fn databases(
     first: &mut Talk<'_>,
     destination: &Destination,
     stop: &Stop,
 ) -> Result<Vec<String>, Failure> {
-    let sql = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
-    let reply = ask(first, "list databases", sql)?;
-    let mut found = Vec::new();
-    for row in rows(&reply)? {
-        let database: String = row.get("datname")?;
-        let mut talk = in_database(first, destination, &database, stop)?;
-        let has = "SELECT to_regclass('pg_dist_node') IS NOT NULL";
-        if ask(&mut talk, "look for the catalog", has)?.single_value()? != "t" {
-            continue;
-        }
-        // One that has Citus and never had a node has nobody to agree with.
-        let nodes = ask(&mut talk, "count nodes", "SELECT count(*) FROM pg_dist_node")?;
-        if nodes.single_value()? != "0" {
-            found.push(database);
+    let place = first.place().clone();
+    let connect = |name: &str| in_database(&place, destination, name, stop);
+    let mut names = Vec::new();
+    for (name, found) in databases::with_citus(first, connect)? {
+        if found?.has_nodes {
+            names.push(name);
         }
     }
-    Ok(found)
+    Ok(names)
 }
 
 /// A session with the coordinator in another database.
 fn in_database<'a>(
-    first: &Talk<'_>,
+    coordinator: &NodeLabel,
     destination: &Destination,
     database: &str,
     stop: &'a Stop,
 ) -> Result<Talk<'a>, Failure> {
     let mut params = destination.target.params.clone();
     params.set("dbname", database);
-    open(first.place(), &params, destination, stop)
+    open(coordinator, &params, destination, stop)
 }
 
 /// Waits for all nodes of a database, and names all that do not answer in time.
@@ -237,10 +233,30 @@ fn await_all(
     }
 }
 
+/// Refuses a user who could not do what comes afterwards.
+fn as_superuser(cluster: &mut Cluster<'_>) -> Result<(), Failure> {
+    let sql = "SELECT current_user AS who, current_setting('is_superuser') AS is_superuser";
+    for member in &mut cluster.members {
+        let reply = ask(&mut member.talk, "superuser", sql)?;
+        let row = only_row(&reply)?;
+        if row.get::<String>("is_superuser")? != "on" {
+            return Err(Failure::Unfit {
+                what: format!(
+                    "role \"{}\" is no superuser of {}, and nothing has been decided",
+                    row.get::<String>("who")?,
+                    member.talk.place()
+                ),
+                todo: "Name one with -U.".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Refuses any address at which somebody else answers.
 fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failure> {
     let mut wrong = Vec::new();
-    let mut maps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut known_as: BTreeMap<i32, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for member in &mut cluster.members {
         let place = member.talk.place().to_string();
         let who = ask(&mut member.talk, "identity", IDENTITY)?.single_value()?.to_owned();
@@ -258,22 +274,24 @@ fn who_is_where(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Failu
         {
             wrong.push(format!("{place} does not preload citus"));
         }
-        let map = ask(
+        // A worker without metadata knows no nodes, and begins nothing on others; one whose metadata is behind may not know
+        // all of them. What a node knows has to be right.
+        let known = ask(
             &mut member.talk,
             "addresses",
-            "SELECT coalesce(string_agg(format('%s=%s:%s', groupid, nodename, nodeport), ', ' ORDER BY groupid), '')
-               FROM pg_dist_node",
+            "SELECT groupid, format('%s:%s', nodename, nodeport) AS address FROM pg_dist_node",
         )?;
-        let map = map.single_value()?.to_owned();
-        // A worker without metadata knows no nodes, and begins nothing on others.
-        if !map.is_empty() {
-            maps.entry(map).or_default().push(place);
+        for row in rows(&known)? {
+            let addresses = known_as.entry(row.get::<i32>("groupid")?).or_default();
+            addresses.entry(row.get("address")?).or_default().push(place.clone());
         }
     }
-    if maps.len() > 1 {
-        let each: Vec<String> =
-            maps.iter().map(|(map, who)| format!("{} know {map}", who.join(", "))).collect();
-        wrong.push(format!("nodes know different addresses: {}", each.join("; ")));
+    for (group, addresses) in known_as.iter().filter(|(_, addresses)| addresses.len() > 1) {
+        let each: Vec<String> = addresses
+            .iter()
+            .map(|(address, who)| format!("{} know it at {address}", who.join(", ")))
+            .collect();
+        wrong.push(format!("nodes know different addresses of group {group}: {}", each.join("; ")));
     }
     refuse(wrong)
 }
@@ -294,7 +312,7 @@ fn from_every_node(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Fa
     );
     let mut wrong = Vec::new();
     for member in cluster.members.iter_mut().filter(|member| member.has_metadata) {
-        let reply = member.talk.ask("identities", &sql)?;
+        let reply = ask(&mut member.talk, "identities", &sql)?;
         let mut seen = 0;
         for row in rows(&reply)? {
             let nodeid: i32 = row.get("nodeid")?;
@@ -307,7 +325,10 @@ fn from_every_node(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Fa
                 wrong.push(format!("from {place}, at {address} answers: {who}, and not {wanted}"));
             }
         }
-        let registered = groups.keys().filter(|nodeid| **nodeid != 0).count();
+        let known = ask(&mut member.talk, "nodes", "SELECT nodeid FROM pg_dist_node")?;
+        let known = rows(&known)?.map(|row| row.get::<i32>("nodeid"));
+        let known = known.collect::<Result<Vec<_>, _>>()?;
+        let registered = known.iter().filter(|nodeid| groups.contains_key(nodeid)).count();
         if seen < registered {
             wrong.push(format!("{} reaches {seen} of {registered} nodes", member.talk.place()));
         }
@@ -329,6 +350,8 @@ fn refuse(wrong: Vec<String>) -> Result<(), Failure> {
 
 /// Takes back what kept a node quiet: each setting to what production had by ALTER SYSTEM, or out of that file.
 fn loud(talk: &mut Talk<'_>) -> Result<(), Failure> {
+    // ALTER SYSTEM is in no transaction with others; whatever a role has set, this session is ours.
+    talk.ask("time-outs", "SET statement_timeout = 0; SET lock_timeout = 0")?;
     let sql = format!(
         "SELECT coalesce(pg_catalog.pg_read_file('{FORMER_AUTO_CONF}', 0, 10485760, true), '') AS text"
     );

@@ -18,8 +18,10 @@ use remote::{NodeLabel, RemoteError, base_params};
 use tracing::debug;
 
 use super::fault::{At, Fault};
+use super::log;
 use super::plan::Place;
 use super::programs::{LOOK, Programs};
+use crate::durable;
 use crate::failure::Failure;
 use crate::signals::Stop;
 use crate::talk::Talk;
@@ -34,8 +36,8 @@ const CONNECT: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(600);
 /// The longest path of a socket that every system takes.
 const LONGEST_SOCKET: usize = 103;
-/// How much of a server's log is told.
-const LOG_LINES: usize = 20;
+/// Where the log of a first start is kept that has failed, in the data directory.
+pub const LOG: &str = "citus_fence.restore.log";
 
 /// What beats the settings of roles and databases, which beat those of the server.
 const OPTIONS: &str = "-c session_replication_role=replica -c default_transaction_read_only=off \
@@ -163,6 +165,7 @@ impl<'a> FirstStart<'a> {
         users: &[String],
         database: &str,
     ) -> Result<(Talk<'a>, String), Failure> {
+        let mut wrong = Vec::new();
         for user in users {
             match self.connect(user, database) {
                 Ok(mut talk) => {
@@ -170,8 +173,23 @@ impl<'a> FirstStart<'a> {
                     if answer.single_value()? == "on" {
                         return Ok((talk, user.clone()));
                     }
+                    wrong.push(format!("\"{user}\" is no superuser"));
                 }
-                Err(Failure::Remote(RemoteError::Refused { .. } | RemoteError::Connect { .. })) => {
+                // The role does not exist, or may not log in.
+                Err(Failure::Remote(RemoteError::Refused { message, .. })) => wrong.push(message),
+                Err(Failure::Remote(RemoteError::Connect {
+                    message, sqlstate: Some(_), ..
+                })) => {
+                    return Err(self
+                        .place
+                        .refused(
+                            format!(
+                                "database \"{database}\" of the copy, of which the backup was made, cannot be connected \
+                                 to: {message}"
+                            ),
+                            "Is this the right backup, and the right restore point?",
+                        )
+                        .into());
                 }
                 Err(other) => return Err(other),
             }
@@ -179,7 +197,7 @@ impl<'a> FirstStart<'a> {
         Err(self
             .place
             .refused(
-                format!("none of these is a superuser of the copy: {}", users.join(", ")),
+                format!("no superuser of the copy is known: {}", wrong.join("; ")),
                 "Name one with --superuser.",
             )
             .into())
@@ -223,23 +241,22 @@ impl<'a> FirstStart<'a> {
         }
     }
 
-    /// The error of a server that has ended before its time.
+    /// The error of a server that has ended before its time. Its log is kept in the data directory.
     pub fn ended(&self, status: Option<ExitStatus>) -> Failure {
-        Fault::Program {
-            group: self.place.group(),
-            program: "the first start".into(),
-            outcome: status.map_or("it has ended".into(), |status| status.to_string()),
-            output: self.log(),
-        }
-        .into()
-    }
-
-    /// The end of its log.
-    fn log(&self) -> String {
         let bytes = fs::read(self.private.join("log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")
+        let kept = self.place.to.data.join(LOG);
+        // Where there is no room for it, what is told of it has to do.
+        let is_kept = durable::write_as_server(&kept, &bytes).is_ok();
+        let how = status.map_or(String::new(), |status| format!(" ({status})"));
+        Fault::Ended {
+            group: self.place.group(),
+            what: format!("the server of its first start has ended before its time{how}"),
+            lines: log::complaints(&text),
+            log: is_kept.then_some(kept),
+            todo: log::what_to_do(&text).into(),
+        }
+        .into()
     }
 
     fn signal(&self, signal: Signal) {

@@ -57,7 +57,7 @@ pub fn set_former_aside(data: &Path) -> Result<(), Fault> {
 /// Has no server start here.
 pub fn close(data: &Path) -> Result<(), Fault> {
     let path = data.join(AUTO_CONF);
-    durable::write(&path, CLOSED.as_bytes()).at("write", &path)
+    durable::write_as_server(&path, CLOSED.as_bytes()).at("write", &path)
 }
 
 /// Lets this program's own server start. When it is dropped, nobody's does any more.

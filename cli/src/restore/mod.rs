@@ -12,6 +12,7 @@
 //! | `programs` | PostgreSQL's own programs |
 //! | `config` | the configuration of the first start, and that of the second |
 //! | `first` | the first start |
+//! | `log` | what is told of the log of the first start |
 //! | `rewrite` | what is changed in it |
 //! | `stage` | how far a node has come |
 //! | `steps` | what is done with one node, a step at a time |
@@ -26,6 +27,7 @@ mod fault;
 mod finish;
 mod first;
 mod guard;
+mod log;
 mod place;
 mod plan;
 mod programs;

@@ -15,7 +15,7 @@ use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
 use super::programs::Programs;
 use super::stage::{self, Progress, Stage};
-use super::{bounds, guard, running};
+use super::{bounds, first, guard, running};
 use crate::failure::Failure;
 use crate::signals::Stop;
 
@@ -23,8 +23,8 @@ use crate::signals::Stop;
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// What a copy does not bring along: who runs on the source, and what an earlier restore of it has left.
-const LEFT_BEHIND: [&str; 4] =
-    ["postmaster.pid", "postmaster.opts", stage::FILE, guard::FORMER_AUTO_CONF];
+const LEFT_BEHIND: [&str; 5] =
+    ["postmaster.pid", "postmaster.opts", stage::FILE, first::LOG, guard::FORMER_AUTO_CONF];
 
 /// Refuses an address at which anything answers: a copy would believe it to be its node.
 pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
@@ -257,7 +257,7 @@ fn adoptable(plan: &Plan, place: &Place, programs: &Programs, stop: &Stop) -> Re
             .into());
     }
     running::refuse_running(place, None, stop)?;
-    check_identity(place, programs, stop)?;
+    check_identity(place, false, programs, stop)?;
     bounds::begun_in_time(plan, place, &programs.control(place.group(), data, stop)?)?;
     Ok(())
 }
@@ -309,8 +309,14 @@ pub fn check_links(place: &Place, data: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Refuses what is no copy of the node that the manifest names.
-pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result<(), Failure> {
+/// Refuses what is no copy of the node that the manifest names. A copy that this program has started may have been promoted
+/// by it, and is on a timeline of its own then.
+pub fn check_identity(
+    place: &Place,
+    is_started: bool,
+    programs: &Programs,
+    stop: &Stop,
+) -> Result<(), Failure> {
     let (node, data) = (&place.node, &place.to.data);
     let owner = fs::metadata(data).at("look at", data)?.uid();
     if owner != nix::unistd::geteuid().as_raw() {
@@ -335,7 +341,7 @@ pub fn check_identity(place: &Place, programs: &Programs, stop: &Stop) -> Result
         return Err(place.refused(what, "Name the directory of the right copy.").into());
     }
     let timeline = control.number("Latest checkpoint's TimeLineID")?;
-    if timeline > u64::try_from(node.timeline).unwrap_or_default() {
+    if !is_started && timeline > u64::try_from(node.timeline).unwrap_or_default() {
         let what = format!(
             "{} is on timeline {timeline}, and the backup was taken on {}",
             data.display(),
@@ -409,7 +415,11 @@ fn copy_tree(place: &Place, from: &Path, to: &Path, stop: &Stop) -> Result<(), F
                 let leads_to = fs::read_link(&path).at("read", &path)?;
                 return Err(unmapped(place, &leads_to, &path.display().to_string()).into());
             } else if metadata.is_file() && !(from_directory == from && left_behind()) {
-                fs::copy(&path, &target).at("copy", &path)?;
+                fs::copy(&path, &target).map_err(|source| Fault::Copy {
+                    from: path,
+                    to: target,
+                    source,
+                })?;
             }
         }
     }

@@ -83,7 +83,10 @@ pub fn all(
 fn check(plan: &Plan, place: &Place, main: &mut Talk<'_>) -> Result<(), Failure> {
     let group: i32 =
         main.ask("group of the copy", "SELECT groupid FROM pg_dist_local_group")?.parse_single()?;
-    if group != place.group() {
+    // A node that has never had metadata takes itself for the coordinator of nobody.
+    let nobody = "SELECT NOT EXISTS (SELECT FROM pg_dist_node)";
+    let is_new = group == 0 && main.ask("nodes of the copy", nobody)?.single_value()? == "t";
+    if group != place.group() && !is_new {
         let what = format!("{} is a copy of node {group}", place.to.data.display());
         return Err(place.refused(what, "Exchange the data directories of --to.").into());
     }
@@ -170,10 +173,11 @@ fn addresses(
              INSERT INTO pg_dist_node_metadata (metadata)
              SELECT '{{}}'::jsonb WHERE NOT EXISTS (SELECT FROM pg_dist_node_metadata);
              UPDATE pg_dist_node_metadata SET metadata = metadata || jsonb_build_object(
-                 'server_id', gen_random_uuid()::text, 'restore_id', {}::text);
+                 'server_id', gen_random_uuid()::text, 'restore_id', {}::text, 'restore_group', {}::int);
              COMMIT",
             new.join(", "),
-            quoted(&plan.restore_id)
+            quoted(&plan.restore_id),
+            place.group()
         ),
     )?;
     let lost = database.ask(

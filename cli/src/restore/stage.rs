@@ -72,7 +72,7 @@ impl Progress {
     pub fn write(&self, data: &Path) -> Result<(), Fault> {
         let text = serde_json::to_vec(self).map_err(std::io::Error::from).at("write", data)?;
         let path = data.join(FILE);
-        durable::write(&path, &text).at("write", &path)
+        durable::write_as_server(&path, &text).at("write", &path)
     }
 }
 

@@ -35,7 +35,7 @@ impl Work<'_> {
         if progress.stage >= Stage::Rewritten {
             return self.leave_private(data, progress);
         }
-        place::check_identity(place, self.programs, self.stop)?;
+        place::check_identity(place, progress.started, self.programs, self.stop)?;
         place::check_links(place, data)?;
         if let Some(point) = &self.plan.point
             && self.restore_command(place)?.is_none()
@@ -113,7 +113,7 @@ impl Work<'_> {
         }
         let data = &place.to.data;
         let signal = data.join("recovery.signal");
-        durable::write(&signal, b"").at("write", &signal)?;
+        durable::write_as_server(&signal, b"").at("write", &signal)?;
         let recovery = Recovery::To {
             restore_command: &command,
             point: &point.name,
@@ -129,7 +129,7 @@ impl Work<'_> {
                 _ => Err(server.ended(None)),
             }
         })
-        .map_err(|failure| self.short_of(place, &point.name, failure))?;
+        .map_err(|failure| self.short_of(&point.name, failure))?;
         progress.stage = Stage::Reached;
         progress.write(data)?;
         debug!("node {} has reached {}", place.group(), point.name);
@@ -137,16 +137,19 @@ impl Work<'_> {
     }
 
     /// The error of a node that has not come to the point.
-    fn short_of(&self, place: &Place, point: &str, failure: Failure) -> Failure {
+    fn short_of(&self, point: &str, failure: Failure) -> Failure {
         match failure {
-            Failure::Restore(Fault::Program { output, .. }) => place
-                .refused(
-                    format!("recovery has not reached the restore point \"{point}\": {output}"),
-                    "Is the point's WAL of this node in the archive, does --restore-command find it, and had the copy ended \
-                     before the point was made? No node has been promoted. Empty the data directories and restore to a \
-                     point that all nodes have.",
-                )
-                .into(),
+            Failure::Restore(Fault::Ended { group, lines, log, .. }) => Fault::Ended {
+                group,
+                what: format!("recovery has not reached the restore point \"{point}\""),
+                lines,
+                log,
+                todo: "Is the point's WAL of this node in the archive, does --restore-command find it, and had the copy \
+                       ended before the point was made? No node has been promoted. If it is to be found, mend that and run \
+                       the same command again; else empty the data directories and restore to a point that all nodes have."
+                    .into(),
+            }
+            .into(),
             other => other,
         }
     }
@@ -168,7 +171,7 @@ impl Work<'_> {
                 // Who has been promoted already has a timeline that the archive knows nothing of.
                 let control = self.programs.control(place.group(), data, self.stop)?;
                 if control.is_in_archive_recovery()? {
-                    durable::write(&signal, b"").at("write", &signal)?;
+                    durable::write_as_server(&signal, b"").at("write", &signal)?;
                 } else {
                     place::remove_if_there(&signal)?;
                 }
@@ -181,7 +184,7 @@ impl Work<'_> {
             }
             (None, Some(command)) if place.restore_command.is_some() || signal.exists() => {
                 if progress.stage < Stage::Promoting && data.join("backup_label").exists() {
-                    durable::write(&signal, b"").at("write", &signal)?;
+                    durable::write_as_server(&signal, b"").at("write", &signal)?;
                 }
                 Recovery::FromArchive(command)
             }
@@ -216,7 +219,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Puts production's settings back with what keeps the node quiet, and looks whether a start would be this node's.
+    /// Puts production's settings back with what keeps the node quiet, once, and looks whether a start would be this node's.
+    /// What is wrong with them on this machine is the administrator's to mend.
     pub fn configure(
         &self,
         place: &Place,
@@ -227,9 +231,26 @@ impl Work<'_> {
         if progress.stage < Stage::Prepared {
             let text = config::quiet(&config::former(data)?, place, &self.plan.restore_id);
             let path = data.join(guard::AUTO_CONF);
-            durable::write(&path, text.as_bytes()).at("write", &path)?;
+            durable::write_as_server(&path, text.as_bytes()).at("write", &path)?;
             guard::give_conf_back(data)?;
+            progress.stage = Stage::Prepared;
+            progress.write(data)?;
         }
+        match self.look_at_configuration(place) {
+            // The server's own words name the file and the setting.
+            Err(Failure::Restore(Fault::Program { output, .. })) => Ok(vec![format!(
+                "node {group}: no server starts with its configuration on this machine: mend it, and run the same command \
+                 again: {}",
+                output.replace('\n', "; ")
+            )]),
+            other => other,
+        }
+    }
+
+    /// What keeps a server from starting as this node.
+    fn look_at_configuration(&self, place: &Place) -> Result<Vec<String>, Failure> {
+        let data = &place.to.data;
+        let group = place.group();
         let own = data.join("postgresql.conf");
         let config_file = match (&place.to.config, own.is_file()) {
             (Some(file), _) => file.clone(),
@@ -273,7 +294,8 @@ impl Work<'_> {
         if !pid_file.is_empty() && !own_file.contains(&pid_file) {
             let path = data.join(guard::AUTO_CONF);
             let text = std::fs::read_to_string(&path).at("read", &path)?;
-            durable::write(&path, format!("{text}{own_file}").as_bytes()).at("write", &path)?;
+            durable::write_as_server(&path, format!("{text}{own_file}").as_bytes())
+                .at("write", &path)?;
         }
         let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;
@@ -291,8 +313,6 @@ impl Work<'_> {
                 findings.push(format!("node {group}: {name} is {value} and not {wanted}"));
             }
         }
-        progress.stage = Stage::Prepared;
-        progress.write(data)?;
         Ok(findings)
     }
 }

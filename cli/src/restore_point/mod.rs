@@ -4,6 +4,10 @@
 //!  every node archives? ──> block ──> point on all nodes ──> released ──> WAL switched everywhere ──> all archived
 //! ```
 //! The switch comes after the release: it only has to follow the point, and writers need not wait for it.
+//!
+//! **What a failure leaves.** Before the verdict of the block the point may be on some of the nodes, and must not be used.
+//! After it the point is good, whatever comes: what `--dir` keeps is written at once, so that a wait for an archive that is
+//! given up loses nothing.
 
 pub mod args;
 
@@ -83,46 +87,48 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
 
     let only_this_database = args.only_this_database;
     let terms = Terms { mode: None, lease: LEASE, max: MAX, only_this_database };
-    let held = lease::begin(&destination, &terms, stop)?;
+    let held = lease::begin(&destination, &terms, stop, output)?;
     let left_out = sessions.extract_if(.., |(node, _, _)| node.is_left_out(&held.nodes));
     missing.extend(left_out.map(|(node, _, _)| node.missing(&crate::backup::NOT_HELD)));
     for (node, _, identity) in &sessions {
         node.is_held(&held.nodes, &identity.system_identifier)?;
     }
+    let about = describe::about(&held, stop)?;
+    let held_nodes = held.nodes.clone();
+    let unusable = |why| Failure::PointUnusable { name: name.clone(), why: Box::new(why) };
     let sql = format!(
         "SELECT groupid, restore_lsn FROM {{home}}.citus_backup_restore_point({})",
         quoted(&name)
     );
-    let points = held.ask("restore point", &sql, stop);
-    let about = points.is_ok().then(|| describe::about(&held, stop));
-    let held_nodes = held.nodes.clone();
-    let block = describe::end(held);
-    let points = points?;
-    // If it has not lasted, the point may be there, but nothing is promised of it.
-    let block = block?;
+    let positions = held.ask("restore point", &sql, stop).and_then(|points| {
+        let nodes = sessions.iter().map(|(node, _, _)| lsn_of(node, &points));
+        nodes.collect::<Result<Vec<_>, _>>()
+    });
+    let positions = match positions {
+        Ok(positions) => positions,
+        Err(failure) => return Err(unusable(describe::give_up(held, failure))),
+    };
+    let block = describe::end(held, stop).map_err(unusable)?;
 
     let mut made =
         Made { name, block_id: block.id, held_ms: block.held_ms, nodes: Vec::new(), missing };
-    for (node, talk, _) in &mut sessions {
-        let lsn = lsn_of(node, &points)?;
-        let sql = format!(
-            "SELECT pg_catalog.pg_walfile_name('{lsn}') AS segment, pg_catalog.pg_switch_wal()"
-        );
-        let reply = talk.ask("switch of WAL", &sql)?;
-        let segment = only_row(&reply)?.get("segment")?;
-        made.nodes.push(Point {
-            groupid: node.groupid,
-            name: node.name.clone(),
-            port: node.port,
-            lsn,
-            segment,
-        });
+    for ((node, _, _), lsn) in sessions.iter().zip(positions) {
+        let (groupid, name, port) = (node.groupid, node.name.clone(), node.port);
+        made.nodes.push(Point { groupid, name, port, lsn, segment: String::new() });
     }
-    wait_for_archives(&mut sessions, &made, args.archived_within, stop)?;
     let held_for = Duration::from_millis(block.held_ms);
-    if let (Some(kept), Some(about)) = (kept, about) {
-        kept.finish(about?, block, &held_nodes, &made, stop)?;
+    // Whatever comes of the archives, also a signal: the point is there.
+    let kept = kept.map(|kept| kept.finish(about, block, &held_nodes, &made, &Stop::default()));
+    let archived = switch_wal(&mut sessions, &mut made)
+        .and_then(|()| wait_for_archives(&mut sessions, &made, args.archived_within, stop));
+    if let Some(Err(why)) = kept {
+        return Err(Failure::PointNotKept { name: made.name, why: Box::new(why) });
     }
+    archived.map_err(|why| Failure::NotArchived {
+        name: made.name.clone(),
+        why: why.to_string(),
+        dir: args.dir.clone(),
+    })?;
     output.result(&made, |made| {
         let mut text = format!(
             "{}\non {} nodes, archived by all; writers were held for {}\n",
@@ -236,6 +242,27 @@ fn lsn_of(node: &Node, points: &remote::Reply) -> Result<String, Failure> {
     Err(points.unexpected("no restore point on a node of the cluster").into())
 }
 
+/// Has every node begin a new WAL file, so that the one with the point is archived.
+fn switch_wal(
+    sessions: &mut [(Node, Talk<'_>, nodes::Identity)],
+    made: &mut Made,
+) -> Result<(), Failure> {
+    let mut failed = None;
+    for ((_, talk, _), point) in sessions.iter_mut().zip(&mut made.nodes) {
+        let sql = format!(
+            "SELECT pg_catalog.pg_walfile_name('{}') AS segment, pg_catalog.pg_switch_wal()",
+            point.lsn
+        );
+        let switched = talk.ask("switch of WAL", &sql).and_then(|reply| {
+            point.segment = only_row(&reply)?.get("segment")?;
+            Ok(())
+        });
+        // The others do it all the same: the sooner the point is in their archives, the better.
+        failed = failed.or(switched.err());
+    }
+    failed.map_or(Ok(()), Err)
+}
+
 /// Waits until each node has archived its segment, or names those that have not.
 fn wait_for_archives(
     sessions: &mut [(Node, Talk<'_>, nodes::Identity)],
@@ -277,11 +304,7 @@ fn wait_for_archives(
             return Ok(());
         }
         if Instant::now() >= end {
-            return Err(Failure::NotArchived {
-                name: made.name.clone(),
-                late: late.join("; "),
-                limit: spell(limit),
-            });
+            return Err(Failure::Late { limit: spell(limit), late: late.join("; ") });
         }
         if let Some(signal) = stop.signal() {
             return Err(Failure::ToldToStop { signal });

@@ -1,0 +1,58 @@
+//! The databases of a server that have Citus' catalog, each of which is a cluster of its own or may become one.
+
+use crate::failure::Failure;
+use crate::rows::{only_row, rows};
+use crate::talk::Talk;
+
+const LIST: &str = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname";
+const HAS_CATALOG: &str =
+    "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_node') IS NOT NULL AS has_catalog";
+const LOOK: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_node) AS has_nodes, \
+     EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid <> 0) AS has_workers, \
+     EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus_fence') AS has_fence";
+
+/// What is known of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// It has Citus and knows nodes: itself, or others.
+    pub has_nodes: bool,
+    /// It knows others. One without commits on one server only.
+    pub has_workers: bool,
+    pub has_fence: bool,
+}
+
+/// Its name, and what is known of it or why nothing is.
+pub type Looked = (String, Result<Found, Failure>);
+
+/// Those of the server that `talk` is with, looked at over sessions that `connect` makes. One without Citus is left out;
+/// one that cannot be looked into is there with the reason.
+pub fn with_citus<'a>(
+    talk: &mut Talk<'_>,
+    mut connect: impl FnMut(&str) -> Result<Talk<'a>, Failure>,
+) -> Result<Vec<Looked>, Failure> {
+    let reply = talk.ask("list of databases", LIST)?;
+    let mut found = Vec::new();
+    for row in rows(&reply)? {
+        let name: String = row.get("datname")?;
+        match connect(&name).and_then(|mut talk| look(&mut talk)) {
+            Ok(None) => {}
+            Ok(Some(one)) => found.push((name, Ok(one))),
+            Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+            Err(error) => found.push((name, Err(error))),
+        }
+    }
+    Ok(found)
+}
+
+fn look(talk: &mut Talk<'_>) -> Result<Option<Found>, Failure> {
+    if !only_row(&talk.ask("look for Citus' catalog", HAS_CATALOG)?)?.is_true("has_catalog")? {
+        return Ok(None);
+    }
+    let reply = talk.ask("look at Citus' catalog", LOOK)?;
+    let row = only_row(&reply)?;
+    Ok(Some(Found {
+        has_nodes: row.is_true("has_nodes")?,
+        has_workers: row.is_true("has_workers")?,
+        has_fence: row.is_true("has_fence")?,
+    }))
+}
