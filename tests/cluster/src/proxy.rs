@@ -58,7 +58,6 @@ pub struct Link {
 }
 
 struct Shared {
-    target: SocketAddr,
     listen: SocketAddr,
     state: Mutex<State>,
     /// Someone has seen a change, or has ended.
@@ -66,6 +65,7 @@ struct Shared {
 }
 
 struct State {
+    target: SocketAddr,
     mode: Mode,
     delay: Duration,
     /// Counts the changes.
@@ -104,9 +104,9 @@ impl Link {
         let port = PortLease::take()?;
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port.port()));
         let shared = Arc::new(Shared {
-            target: SocketAddr::from((Ipv4Addr::LOCALHOST, target_port)),
             listen,
             state: Mutex::new(State {
+                target: SocketAddr::from((Ipv4Addr::LOCALHOST, target_port)),
                 mode: Mode::Open,
                 delay: Duration::ZERO,
                 generation: 1,
@@ -146,6 +146,16 @@ impl Link {
     /// Lets everything arrive this much later, in each direction. Zero ends it.
     pub fn delay(&self, delay: Duration) -> Result<()> {
         self.change(|state| state.delay = delay)
+    }
+
+    /// Resets every connection, and leads new ones to another port on 127.0.0.1, as an address that moves on to
+    /// another server does.
+    pub fn lead_to(&self, target_port: u16) -> Result<()> {
+        self.cut()?;
+        self.change(|state| {
+            state.target = SocketAddr::from((Ipv4Addr::LOCALHOST, target_port));
+            state.mode = Mode::Open;
+        })
     }
 
     /// Opens the link again, without delay.
@@ -212,6 +222,10 @@ impl Drop for Link {
 }
 
 impl Shared {
+    fn target(&self) -> SocketAddr {
+        self.state.lock().target
+    }
+
     /// Makes a thread known; it is woken through the returned end.
     fn register(&self, id: u64) -> io::Result<UnixStream> {
         let (wake, woken) = UnixStream::pair()?;
@@ -341,7 +355,7 @@ impl Shared {
                 Mode::Frozen => {
                     wait(&mut [PollFd::new(woken.as_fd(), PollFlags::POLLIN)], None);
                 }
-                Mode::Open => match TcpStream::connect_timeout(&self.target, CONNECT_SLICE) {
+                Mode::Open => match TcpStream::connect_timeout(&self.target(), CONNECT_SLICE) {
                     Ok(server) => return Some(server),
                     Err(error) if error.kind() == ErrorKind::TimedOut => {}
                     Err(_) => return None,
