@@ -488,6 +488,10 @@ pub fn look_at_both<W: Waiter>(
     let is_citus = map.roster.is_citus();
     let node = &map.roster.nodes()[map.source];
     let of_source = checks::ask_facts(waiter, source, is_citus, &node.host, node.port)?;
+    let clone_place = format!("{}:{}", place.0, place.1);
+    if let Some(fault) = checks::ask_stranger(waiter, clone, &of_source, clone_place)? {
+        return Err(CloneError::unfit(fault));
+    }
     let mut of_clone = checks::ask_facts(waiter, clone, is_citus, place.0, place.1)?;
     of_clone.receives_from_source =
         checks::ask_sender(waiter, &map.roster.targets()[map.source], &of_source, &of_clone);
