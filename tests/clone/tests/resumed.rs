@@ -5,8 +5,8 @@ use clone_tests::fault::is_driven;
 use clone_tests::kind::Kind;
 use clone_tests::matrix::is_done;
 use clone_tests::{
-    Bed, Engine, Fault, How, Load, OTHER, PATIENCE, Result, SOURCE, Stand, on_each_engine,
-    ours_exists, wait_until,
+    Bed, Engine, Fault, How, Load, OTHER, PATIENCE, SOURCE, Stand, on_each_engine, ours_exists,
+    wait_until,
 };
 
 const TURNS: u64 = 3;
