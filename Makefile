@@ -28,7 +28,7 @@ test-all: deps ## the same with whole matrices, and the other releases of Postgr
 quick: deps ## seconds: tests that need no server
 	@ci/test unit
 
-demo: deps ## a cluster, transfers, backups with and without the block, restored and audited
+demo: deps ## a cluster, transfers, backups with and without the block, restored and audited; a split under load
 	@ci/install dev
 	@cargo run --quiet --package demo -- $(DEMO_ARGS)
 

@@ -1,4 +1,5 @@
-//! `make demo`: what backups of a Citus cluster under load look like with the block and without it.
+//! `make demo`: what backups of a Citus cluster under load look like with the block and without it, and who waits while
+//! one of its workers is split.
 //!
 //! Everything is real and measured: servers, two-phase commits, `citus-fence backup` and `restore`, and, without the
 //! block, `pg_basebackup` of each node. Nothing is left behind.
@@ -11,6 +12,8 @@ mod picture;
 mod psql;
 mod report;
 mod scenario;
+mod split;
+mod split_picture;
 mod svg;
 mod timeline;
 
@@ -46,8 +49,8 @@ enum EngineChoice {
 }
 
 /// Moves money between the nodes of a cluster, copies the nodes with the block and without it,
-/// restores the copies and audits them. Exits with 1 when the copies with the block are damaged or
-/// those without it are not, and with 2 when there is no verdict.
+/// restores the copies and audits them; then splits a worker under load. Exits with 1 when the copies
+/// with the block are damaged or those without it are not, or the split has lost a write, and with 2 when there is no verdict.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -75,6 +78,10 @@ struct Args {
     #[arg(long, value_name = "PATH", default_value = "target/demo/fence.svg")]
     svg: PathBuf,
 
+    /// Where to put the picture of the split
+    #[arg(long, value_name = "PATH", default_value = "target/demo/split.svg")]
+    split_svg: PathBuf,
+
     /// Leave all clusters running at the end, say how to reach them, and wait for Enter
     #[arg(long)]
     keep: bool,
@@ -101,7 +108,7 @@ fn run(args: &Args) -> Result<bool> {
 
     console.plain(format!("citus_fence demo: {} on {server}", named(engine)));
     console.busy("starting servers");
-    let cluster = Cluster::builder(engine).workers(workers).database(DATABASE).build()?;
+    let mut cluster = Cluster::builder(engine).workers(workers).database(DATABASE).build()?;
     let ports: Vec<String> =
         cluster.nodes().iter().map(|node| format!("{} :{}", node.name(), node.port())).collect();
     console.say(format!("started {}", ports.join(", ")));
@@ -141,13 +148,22 @@ fn run(args: &Args) -> Result<bool> {
     let picture = picture::compare(&stage.names(), subtitle, &with, &without);
     write_picture(&args.svg, &timeline::draw(&picture))?;
     console.say(format!("drawn: {}", args.svg.display()));
+
+    console.heading("C. A worker is split under load: its replica becomes a worker");
+    let subtitle = format!(
+        "Coordinator and {workers} workers, {} on {server}; at every node a writer of shards that move, and one of shards that stay",
+        named(engine)
+    );
+    let split = split::play(&console, &mut cluster, &subtitle)?;
+    write_picture(&args.split_svg, &split_picture::draw(&split.picture))?;
+    console.say(format!("drawn: {}", args.split_svg.display()));
     console.say(format!("the whole took {}", seconds(console.elapsed())));
 
     if args.keep {
         let kept = [&cluster, &with.restored, &without.restored];
         wait_for_enter(&console, &["original", "with the block", "without"], &kept)?;
     }
-    Ok(holds)
+    Ok(holds && split.is_whole)
 }
 
 fn choose(choice: EngineChoice) -> Result<Engine> {

@@ -16,6 +16,8 @@ use crate::error::{DemoError, Result};
 pub struct Remark {
     pub severity: String,
     pub text: String,
+    /// When it came.
+    pub at: Instant,
 }
 
 /// An answer to one statement.
@@ -53,7 +55,8 @@ impl Session {
                     let _ = write!(text, "\n{kind}:  {more}");
                 }
             }
-            let remark = Remark { severity: notice.severity().to_owned(), text };
+            let remark =
+                Remark { severity: notice.severity().to_owned(), text, at: Instant::now() };
             // A list of remarks is whole whatever became of another thread.
             heard.lock().unwrap_or_else(PoisonError::into_inner).push(remark);
         });

@@ -26,6 +26,11 @@ pub fn seconds(length: Duration) -> String {
     format!("{:.2} s", length.as_secs_f64())
 }
 
+pub fn milliseconds(length: Duration) -> String {
+    let ms = length.as_secs_f64() * 1e3;
+    if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
+}
+
 pub fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }

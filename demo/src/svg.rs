@@ -78,6 +78,18 @@ impl Svg {
         let _ = writeln!(self.body, "<path class=\"{class}\" d=\"{path}\"/>");
     }
 
+    /// Upright bars (x, top, length), as one element. Nothing for none.
+    pub fn bars(&mut self, class: &str, bars: &[(f64, f64, f64)]) {
+        if bars.is_empty() {
+            return;
+        }
+        let mut path = String::new();
+        for (x, top, length) in bars {
+            let _ = write!(path, "M{x:.1} {top:.1}v{length:.1}");
+        }
+        let _ = writeln!(self.body, "<path class=\"{class}\" d=\"{path}\"/>");
+    }
+
     pub fn polyline(&mut self, class: &str, points: &[(f64, f64)]) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ =

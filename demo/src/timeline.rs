@@ -87,7 +87,8 @@ const MOST_STROKES: usize = 300;
 /// As many labels as fit on the axis without touching.
 const MOST_TICKS: u128 = 12;
 
-const STYLE: &str = "\
+/// Of all pictures.
+pub const STYLE: &str = "\
 text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#24292f}\
 .title{font-size:19px;font-weight:600}\
 .subtitle{font-size:12px;fill:#57606a}\
@@ -183,14 +184,14 @@ impl Scale {
 }
 
 /// The smallest of the usual steps with which not too many fit into a length.
-fn step_for(length: Duration) -> Duration {
+pub fn step_for(length: Duration) -> Duration {
     let steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000];
     let fits = |step: &&u64| length.as_millis() / u128::from(**step) <= MOST_TICKS;
     Duration::from_millis(steps.iter().find(fits).copied().unwrap_or(300_000))
 }
 
 /// The label of a moment on the axis, in milliseconds where the steps are that fine.
-fn axis_label(at: Duration, step: Duration) -> String {
+pub fn axis_label(at: Duration, step: Duration) -> String {
     let ms = at.as_millis();
     if ms == 0 {
         String::from("0")

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
-use remote::{NodeLabel, RemoteError, Session, Waiter};
+use remote::{Deadline, NodeLabel, RemoteError, Session, Waiter, connect_all};
 
 use super::driver;
 use super::error::CloneError;
 use super::fault::Fault;
 use super::harmless;
 use super::links::{self, Map, SHORT, ask, connect};
+use super::reach;
 use super::registry::{self, Kind, Replica, Terms};
 use super::state::Step;
 use super::statements::query;
@@ -39,8 +40,19 @@ pub const OPERATION: &str = "clone split";
 
 /// The split of this database as others see it who exclude it.
 pub fn under_way() -> Option<UnderWay> {
-    interrupted().map(|_| UnderWay {
-        what: "a clone split is under way",
+    let (_, step) = interrupted()?;
+    let what = match step {
+        Step::Near => "a clone split is under way, at step near",
+        Step::Prepared => "a clone split is under way, at step prepared",
+        Step::CaughtUp => "a clone split is under way, at step caught_up",
+        Step::Promoting => "a clone split is under way, at step promoting",
+        Step::Promoted => "a clone split is under way, at step promoted",
+        Step::Committing => "a clone split is under way, at step committing",
+        Step::Released => "a clone split is under way, at step released",
+        Step::Registered | Step::Checked | Step::Cleaned => "a clone split is under way",
+    };
+    Some(UnderWay {
+        what,
         hint: "See how far it is: SELECT * FROM citus_clone_status(); it goes on by itself, or by calling citus_promote_clone_and_rebalance() again.",
     })
 }
@@ -48,22 +60,22 @@ pub fn under_way() -> Option<UnderWay> {
 /// The extension is about to be dropped: with it the registry would go by which a split goes on.
 pub fn before_drop() {
     if !ident::in_recovery()
-        && let Some(nodeid) = interrupted()
+        && let Some((nodeid, _)) = interrupted()
     {
         elog::raise(&Report::from(&CloneError::Dropped { nodeid }));
     }
 }
 
-/// A clone whose split has changed something and is not done.
+/// A clone whose split has changed something and is not done, and how far that is.
 ///
 /// Without a query: on Citus even one of a table of its own waits for whoever keeps the catalog to himself, and who asks
 /// here is to be refused at once.  Whoever keeps the registry to himself changes its schema, and no split gets on meanwhile.
-fn interrupted() -> Option<i32> {
+fn interrupted() -> Option<(i32, Step)> {
     let registry = lock::relation_in(c"citus_fence", c"clone")?;
     let _readable = lock::Readable::try_all(std::iter::once(registry))?;
     small_table::rows(registry, &[c"clone_nodeid", c"step"]).into_iter().find_map(|row| {
-        let is_under_way = Step::parse(row[1].as_deref()?)?.is_under_way();
-        if is_under_way { row[0].as_ref()?.parse().ok() } else { None }
+        let step = Step::parse(row[1].as_deref()?)?;
+        if step.is_under_way() { Some((row[0].as_ref()?.parse().ok()?, step)) } else { None }
     })
 }
 
@@ -138,6 +150,17 @@ pub fn add(host: &str, port: i32, source: Named<'_>) -> Result<i32, CloneError> 
     let mut at_clone = connect(&mut waiter, &map.clone)?;
     let slot =
         driver::look_at_both(&mut waiter, &map, &mut at_source, &mut at_clone, (host, port))?;
+    let by = Deadline::after(&waiter, links::connect_timeout());
+    let mut lines = connect_all(&mut waiter, map.roster.targets(), by)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(CloneError::from)?;
+    if let Some(fault) =
+        reach::ask_ways(&mut waiter, &map, &mut lines, &mut at_clone, (host, port))?
+    {
+        return Err(CloneError::unfit(fault));
+    }
+    drop(lines);
     let slot = slot.as_deref().map_or("NULL".to_owned(), literal);
     let sql = format!(
         "INSERT INTO citus_fence.clone (clone_nodeid, nodename, nodeport, source_nodeid, token, slot_name) \
@@ -206,7 +229,13 @@ pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
         Named::At(host, port) => format!("nodename = {} AND nodeport = {port}", literal(host)),
         Named::Numbered(nodeid) => format!("clone_nodeid = {nodeid}"),
     };
-    let sql = format!("SELECT clone_nodeid FROM citus_fence.clone WHERE {condition} FOR UPDATE");
+    let sql = format!("SELECT clone_nodeid FROM citus_fence.clone WHERE {condition}");
+    let there = as_superuser(|| select(&sql));
+    // Before the row is locked: a split holds it for as long as it writes a step down.
+    if let Some((nodeid, step)) = interrupted().filter(|(nodeid, _)| there.contains(nodeid)) {
+        return Err(CloneError::InUse { nodeid, step });
+    }
+    let sql = format!("{sql} FOR UPDATE");
     let Some(nodeid) = written(&sql)?.into_iter().next() else {
         return Err(not_found(named));
     };

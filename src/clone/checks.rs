@@ -245,6 +245,27 @@ fn question(is_citus: bool) -> String {
     ))
 }
 
+/// Asks a server what any can tell, with this extension or without: what is wrong with it if it is no replica of the source
+/// at all.
+pub fn ask_stranger<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    source: &Facts,
+    place: String,
+) -> Result<Option<Fault>, CloneError> {
+    let sql = query(
+        "SELECT pg_is_in_recovery() AS in_recovery, system_identifier::text FROM pg_control_system()",
+    );
+    let reply = ask(waiter, session, "look whether that is a replica", &sql, SHORT)?;
+    let set = reply.last_set()?;
+    if set.value(0, "in_recovery") != Some("t") {
+        return Ok(Some(Fault::NotInRecovery { place }));
+    }
+    let own = set.value(0, "system_identifier").unwrap_or_default().to_owned();
+    let (source_place, expected) = (source.place.clone(), source.system_identifier.clone());
+    Ok((own != expected).then_some(Fault::OtherSystem { place, source_place, own, expected }))
+}
+
 /// Asks a server for its facts.
 pub fn ask_facts<W: Waiter>(
     waiter: &mut W,

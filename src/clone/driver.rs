@@ -16,6 +16,7 @@ use super::hold::{self, Attempts};
 use super::identity;
 use super::inventory::Inventory;
 use super::links::{Links, Map, SHORT, ask, connect};
+use super::reach;
 use super::registry::{self, Kind, Plan, Replica, entry};
 use super::state::Step;
 use super::statements::{self, query};
@@ -53,13 +54,14 @@ pub struct Drive<'a, W: Waiter> {
 impl<W: Waiter> Drive<'_, W> {
     /// From the start to the promotion.  After an error, go [`back`].
     pub fn start(&mut self, links: &mut Links) -> Result<(), CloneError> {
-        self.advance(links, Step::Checked, "")?;
+        self.advance(&mut links.home, Step::Checked, "")?;
         check(self.waiter, self.map, links, self.clone)?;
         let moving = self.weigh(links)?.moving().len();
         let message =
             format!("clone {} is fit: {moving} shards are to move to it", self.clone.place());
-        self.say(links, Kind::Notice, &message)?;
+        self.say(&mut links.home, Kind::Notice, &message)?;
 
+        self.warn_of_logical_slots(links)?;
         let group: i32 = ask(
             self.waiter,
             &mut links.home,
@@ -68,7 +70,7 @@ impl<W: Waiter> Drive<'_, W> {
             SHORT,
         )?
         .parse_single()?;
-        self.advance(links, Step::Near, "")?;
+        self.advance(&mut links.home, Step::Near, "")?;
         // From here on others see this one; who has begun since the call looked is seen here.
         if let Some(other) = under_way::look_but(super::OPERATION) {
             return Err(CloneError::UnderWay(other));
@@ -78,13 +80,13 @@ impl<W: Waiter> Drive<'_, W> {
         let catch_up = Duration::from_secs(u64::from(self.clone.terms.catchup_timeout_s));
         let near_by = Deadline::after(self.waiter, catch_up);
         self.come_near(links, near_by)?;
-        self.say(links, Kind::Notice, "the clone is near its source")?;
+        self.say(&mut links.home, Kind::Notice, "the clone is near its source")?;
 
         let Links { home, lines, .. } = links;
         harmless::calm_source(self.waiter, home, &mut lines[self.map.source], self.clone)?;
         // Anew: to come near may have taken a while.
         let inventory = self.weigh(links)?;
-        self.advance(links, Step::Prepared, "")?;
+        self.advance(&mut links.home, Step::Prepared, "")?;
         let (plan, held_at, line) = self.hold(links, &inventory, group)?;
         // The plan is written down before anything goes forward by it.
         let text = serde_json::to_string(&plan).unwrap_or_default();
@@ -93,7 +95,7 @@ impl<W: Waiter> Drive<'_, W> {
             literal(&text),
             self.clone.nodeid
         );
-        self.advance(links, Step::CaughtUp, &note)?;
+        self.advance(&mut links.home, Step::CaughtUp, &note)?;
         (self.tell)();
         self.clone.plan = Some(plan);
         let target = identity::target(self.waiter, self.source_line(links))?;
@@ -108,53 +110,67 @@ impl<W: Waiter> Drive<'_, W> {
         );
         let line = self.line(Kind::Notice, &message);
         // The last thing that can fail, or be given up, on this side of the promotion.
-        self.advance(links, Step::Promoting, &line)?;
+        self.advance(&mut links.home, Step::Promoting, &line)?;
         (self.tell)();
+        Ok(())
+    }
+
+    fn plan(&self, home: &Session) -> Result<Plan, CloneError> {
+        self.clone.plan.clone().ok_or_else(|| CloneError::Lost {
+            node: home.node().to_string(),
+            nodeid: self.clone.nodeid,
+            what: "the plan in the registry".into(),
+        })
+    }
+
+    fn source_group(&self) -> i32 {
+        self.map.roster.nodes()[self.map.source].groupid
+    }
+
+    /// From the promotion to where the nodes take the new metadata.  It has to do with the clone alone: a node that is
+    /// gone is not to keep the others' writers waiting, nor its own new address from being written down.
+    pub fn cross(&mut self, home: &mut Session, session: &mut Session) -> Result<(), CloneError> {
+        if self.clone.step == Step::Promoting {
+            identity::promote(self.waiter, session, self.clone)?;
+            self.advance(home, Step::Promoted, "")?;
+        }
+        if self.clone.step == Step::Promoted {
+            let plan = self.plan(home)?;
+            let left = identity::become_itself(
+                self.waiter,
+                session,
+                self.clone,
+                &plan,
+                self.map.roster.is_citus(),
+                self.source_group() == crate::citus::COORDINATOR_GROUP,
+            )?;
+            self.advance(home, Step::Committing, "")?;
+            if !left.is_empty() {
+                let message = format!("the clone has inherited: {}", left.join("; "));
+                self.say(home, Kind::Warning, &message)?;
+            }
+        }
         Ok(())
     }
 
     /// From the promotion to the end, from whichever step of it.
     pub fn forward(&mut self, links: &mut Links) -> Result<(), CloneError> {
-        let plan = self.clone.plan.clone().ok_or_else(|| CloneError::Lost {
-            node: links.home.node().to_string(),
-            nodeid: self.clone.nodeid,
-            what: "the plan in the registry".into(),
-        })?;
-        let is_citus = self.map.roster.is_citus();
-        let source_group = self.map.roster.nodes()[self.map.source].groupid;
-        if self.clone.step == Step::Promoting {
-            identity::promote(self.waiter, &mut links.clone)?;
-            self.advance(links, Step::Promoted, "")?;
-        }
-        if self.clone.step == Step::Promoted {
-            let left = identity::become_itself(
-                self.waiter,
-                &mut links.clone,
-                self.clone,
-                &plan,
-                is_citus,
-                source_group == crate::citus::COORDINATOR_GROUP,
-            )?;
-            self.advance(links, Step::Committing, "")?;
-            if !left.is_empty() {
-                let message =
-                    format!("the clone has inherited prepared transactions: {}", left.join("; "));
-                self.say(links, Kind::Warning, &message)?;
-            }
-        }
+        let plan = self.plan(&links.home)?;
+        let source_group = self.source_group();
+        self.cross(&mut links.home, &mut links.clone)?;
         if self.clone.step == Step::Committing {
             harmless::open_gate(self.waiter, &mut links.clone, self.clone)?;
             self.commit(links, &plan)?;
             // At once: without its search for deadlocks writers of that node wait for each other for ever.
             harmless::give_back_settings(self.waiter, &mut links.clone, self.clone)?;
-            self.advance(links, Step::Released, "")?;
+            self.advance(&mut links.home, Step::Released, "")?;
             let count = plan.moving.len();
             let message = format!(
                 "writers go on: clone {} is node {} with {count} shards",
                 self.clone.place(),
                 self.clone.nodeid
             );
-            self.say(links, Kind::Notice, &message)?;
+            self.say(&mut links.home, Kind::Notice, &message)?;
         }
         if self.clone.step == Step::Released {
             self.tidy(links, &plan, source_group)?;
@@ -163,9 +179,9 @@ impl<W: Waiter> Drive<'_, W> {
     }
 
     /// Writes down that a step begins.
-    fn advance(&mut self, links: &mut Links, step: Step, besides: &str) -> Result<(), CloneError> {
+    fn advance(&mut self, home: &mut Session, step: Step, besides: &str) -> Result<(), CloneError> {
         let (nodeid, from) = (self.clone.nodeid, self.clone.step);
-        registry::advance(self.waiter, &mut links.home, nodeid, from, step, besides)?;
+        registry::advance(self.waiter, home, nodeid, from, step, besides)?;
         self.clone.step = step;
         worker::report_activity(&format!(
             "citus_fence clone split of node {}: {}",
@@ -176,9 +192,9 @@ impl<W: Waiter> Drive<'_, W> {
     }
 
     /// A line of the journal, with the time since the last one.
-    fn say(&mut self, links: &mut Links, kind: Kind, message: &str) -> Result<(), CloneError> {
+    fn say(&mut self, home: &mut Session, kind: Kind, message: &str) -> Result<(), CloneError> {
         let sql = self.line(kind, message);
-        registry::write(self.waiter, &mut links.home, "line of the journal", &sql)?;
+        registry::write(self.waiter, home, "line of the journal", &sql)?;
         (self.tell)();
         Ok(())
     }
@@ -198,6 +214,20 @@ impl<W: Waiter> Drive<'_, W> {
         let nodeid = self.clone.nodeid;
         elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", report.message));
         entry(nodeid, kind, &report)
+    }
+
+    fn warn_of_logical_slots(&mut self, links: &mut Links) -> Result<(), CloneError> {
+        let sql = query(statements::LOGICAL_SLOTS);
+        let source = self.source_line(links);
+        let reply = ask(self.waiter, source, "look at the logical slots", &sql, SHORT)?;
+        let Some(names) = reply.last_set()?.value(0, "names").map(str::to_owned) else {
+            return Ok(());
+        };
+        let message = format!(
+            "logical slots of {} do not see the moved shards any more: {names}",
+            self.map.name(self.map.source)
+        );
+        self.say(&mut links.home, Kind::Warning, &message)
     }
 
     fn source_line<'l>(&self, links: &'l mut Links) -> &'l mut Session {
@@ -362,7 +392,7 @@ impl<W: Waiter> Drive<'_, W> {
             entry(nodeid, Kind::Notice, &cleaned),
             entry(nodeid, Kind::Done, &done)
         );
-        self.advance(links, Step::Cleaned, &besides)?;
+        self.advance(&mut links.home, Step::Cleaned, &besides)?;
         elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", cleaned.message));
         (self.tell)();
         Ok(())
@@ -437,6 +467,10 @@ pub fn check<W: Waiter>(
         }
     }
     all_are_told(waiter, map, &mut links.home)?;
+    let place = (&*clone.host, clone.port);
+    if let Some(fault) = reach::ask_ways(waiter, map, &mut links.lines, &mut links.clone, place)? {
+        return Err(CloneError::unfit(fault));
+    }
     if is_citus && let Some(fault) = checks::ask_jobs(waiter, &mut links.home)? {
         return Err(CloneError::unfit(fault));
     }
@@ -454,6 +488,10 @@ pub fn look_at_both<W: Waiter>(
     let is_citus = map.roster.is_citus();
     let node = &map.roster.nodes()[map.source];
     let of_source = checks::ask_facts(waiter, source, is_citus, &node.host, node.port)?;
+    let clone_place = format!("{}:{}", place.0, place.1);
+    if let Some(fault) = checks::ask_stranger(waiter, clone, &of_source, clone_place)? {
+        return Err(CloneError::unfit(fault));
+    }
     let mut of_clone = checks::ask_facts(waiter, clone, is_citus, place.0, place.1)?;
     of_clone.receives_from_source =
         checks::ask_sender(waiter, &map.roster.targets()[map.source], &of_source, &of_clone);

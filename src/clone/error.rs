@@ -163,6 +163,22 @@ pub enum CloneError {
         /// What.
         what: String,
     },
+    /// At the clone's address is a server that the split has not made harmless.
+    #[error("{node} is not the server that the split of clone {nodeid} has reserved")]
+    NotReserved {
+        /// The address.
+        node: String,
+        /// The clone.
+        nodeid: i32,
+    },
+    /// The registry is behind what the nodes have.
+    #[error("{node} has the new metadata of clone {nodeid} already")]
+    Ahead {
+        /// The node.
+        node: String,
+        /// The clone.
+        nodeid: i32,
+    },
     /// The worker stopped without a word.
     #[error("the background worker of the split stopped without a word")]
     WorkerVanished,
@@ -320,6 +336,14 @@ impl From<&CloneError> for Report {
                     .detail(format!("Missing: {what}. Somebody has ended it by hand."))
                     .hint("See the page on the clone split, \"When something was ended by hand\".")
             }
+            CloneError::NotReserved { .. } => {
+                Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .detail("It is not promoted: it would take its source's place.")
+                    .hint("Start the clone at its address again. If it is lost for good, stop what is there, and see the page on the clone split, \"A clone that is lost for good\".")
+            }
+            CloneError::Ahead { .. } => Report::new(ERRCODE_DATA_CORRUPTED, message)
+                .detail("The registry is older than that, and has no plan by which to go on.")
+                .hint("See the page on the clone split, \"By hand\"."),
             CloneError::WorkerVanished => {
                 Report::new(ERRCODE_SYSTEM_ERROR, message)
                     .detail("The server's log says why.")

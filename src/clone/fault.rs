@@ -205,6 +205,16 @@ pub enum Fault {
         /// Its name.
         database: String,
     },
+    /// Queries between the clone and a node would fail.
+    #[error("{from} cannot reach {to}")]
+    Unreachable {
+        /// From there.
+        from: String,
+        /// To there.
+        to: String,
+        /// As whom; none for the extension's owner.
+        role: Option<String>,
+    },
     /// Shards are being moved.
     #[error("a background job of Citus is running")]
     JobRunning {
@@ -296,6 +306,13 @@ impl From<&Fault> for Report {
             Fault::OtherDatabase { database, .. } => report
                 .detail(format!("The clone of database {database} would act as its source's node."))
                 .hint("A clone can become a node of one cluster only; see the page on the clone split."),
+            Fault::Unreachable { to, role, .. } => {
+                let (host, port) = to.rsplit_once(':').unwrap_or((to, "5432"));
+                let role = role.as_deref().map_or(String::new(), |role| format!(" as role {role}"));
+                report
+                    .detail(format!("Once the clone is a node, every node connects to every other{role}."))
+                    .hint(format!("Correct pg_hba.conf, the network, or pg_dist_authinfo; to try it, there: SELECT citus_check_connection_to_node('{host}', {port});"))
+            }
             Fault::JobRunning { job, .. } => report
                 .detail(format!("Job {job} is not finished."))
                 .hint("Wait for it: SELECT citus_rebalance_wait(); or stop it: SELECT citus_rebalance_stop();"),

@@ -8,7 +8,8 @@
 //! Under the locks nothing slow is done: sizes and costs were asked for before, and only the list of shards is
 //! read again.
 //!
-//! Locks on several nodes can form a cycle with writers that no one node sees.  So one bound is on all waits of an
+//! Locks can form a cycle with writers.  One that a node sees is looked for all the time ([`super::entangled`]); for one over
+//! several nodes, that no one node sees, one bound is on all waits of an
 //! attempt together; it grows from attempt to attempt, and between two the writers get as long as they had to wait.
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use remote::{
     pause, run_all,
 };
 
+use super::entangled::Entangled;
 use super::links::{Links, Map, SHORT, ask, cancel};
 
 use super::error::CloneError;
@@ -43,6 +45,16 @@ const LOOK_BOUND: Duration = Duration::from_millis(500);
 const ROLLBACK_BOUND: Duration = Duration::from_secs(5);
 /// Bound on recovering what is in doubt.
 const RECOVERY_BOUND: Duration = Duration::from_secs(2);
+
+/// Where something is locked.
+enum Whom {
+    /// On the coordinator.
+    Coordinator,
+    /// On all other nodes.
+    Others,
+    /// At the source: the tables.
+    Tables,
+}
 
 /// Attempts to hold the writers of what moves.
 pub struct Attempts<'a> {
@@ -169,10 +181,9 @@ impl Attempts<'_> {
         };
         let lock_reference = statements::lock_tables(reference).unwrap_or_else(nothing);
         let sql = [lock_moving, lock_reference + "; COMMIT"];
-        let mut sessions = [&mut self.links.seal, &mut self.links.drain];
         let command =
             |index: usize| Command::new("hold the tables at the source", sql[index].as_str());
-        let replies = run_all(waiter, &mut sessions, command, by);
+        let replies = self.run(waiter, Whom::Tables, command, by)?;
         let source = self.map.source;
         self.all_or_blockers(waiter, replies, |_| source)
     }
@@ -286,8 +297,7 @@ impl Attempts<'_> {
         sql: &str,
         by: Deadline,
     ) -> Result<Reply, Failed> {
-        let mut sessions = [&mut self.links.lines[0]];
-        let mut replies = run_all(waiter, &mut sessions, |_| Command::new(name, sql), by);
+        let mut replies = self.run(waiter, Whom::Coordinator, |_| Command::new(name, sql), by)?;
         match replies.pop() {
             Some(Ok(reply)) => Ok(reply),
             Some(Err(error)) => {
@@ -305,9 +315,37 @@ impl Attempts<'_> {
         sql: &str,
         by: Deadline,
     ) -> Result<(), Failed> {
-        let mut sessions: Vec<&mut Session> = self.links.lines.iter_mut().skip(1).collect();
-        let replies = run_all(waiter, &mut sessions, |_| Command::new(name, sql), by);
+        let replies = self.run(waiter, Whom::Others, |_| Command::new(name, sql), by)?;
         self.all_or_blockers(waiter, replies, |index| index + 1)
+    }
+
+    /// Runs what waits for writers, and lets go as soon as one of them waits for it.
+    fn run<'c, W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        whom: Whom,
+        command: impl Fn(usize) -> Command<'c>,
+        by: Deadline,
+    ) -> Result<Vec<Result<Reply, RemoteError>>, Failed> {
+        let source = self.map.source;
+        let Links { lines, lookers, seal, drain, .. } = &mut *self.links;
+        let mut own: Vec<Vec<i32>> =
+            lines.iter().map(|line| line.server_pid().into_iter().collect()).collect();
+        own[source].extend([&*seal, &*drain].into_iter().filter_map(Session::server_pid));
+        let mut sessions: Vec<&mut Session> = match whom {
+            Whom::Coordinator => lines.iter_mut().take(1).collect(),
+            Whom::Others => lines.iter_mut().skip(1).collect(),
+            Whom::Tables => vec![seal, drain],
+        };
+        let mut watch = Entangled::new(waiter, lookers, own);
+        let replies = run_all(&mut watch, &mut sessions, command, by);
+        let Some(node) = watch.found() else { return Ok(replies) };
+        let what = format!(
+            "on {}, a writer waited for the split, and it for the writer",
+            self.map.name(node)
+        );
+        let blockers = self.look(waiter, node);
+        Err(Failed::ForNow(Reason { what, blockers, tells: true }))
     }
 
     /// An error unless all have answered well; who is in the way is looked up before anything is let go, for

@@ -58,23 +58,52 @@ pub fn replayed<W: Waiter>(
     }
 }
 
+/// Whether this server is the one that was made harmless, and has not been opened since.
+pub fn is_reserved<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    clone: &Replica,
+) -> Result<bool, CloneError> {
+    let sql = query("SELECT coalesce(citus_fence.reserved_for(), 0) AS clone");
+    let reply = ask(waiter, session, "look for whom the clone is reserved", &sql, SHORT)?;
+    Ok(reply.parse_single::<i32>()? == clone.nodeid)
+}
+
+/// An error unless it is: at the clone's address there may be another replica by now, which must not be promoted as it is.
+fn require_reserved<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    clone: &Replica,
+) -> Result<(), CloneError> {
+    if is_reserved(waiter, session, clone)? {
+        return Ok(());
+    }
+    let node = session.node().to_string();
+    Err(CloneError::NotReserved { node, nodeid: clone.nodeid })
+}
+
 /// Ends the clone's recovery.
-pub fn promote<W: Waiter>(waiter: &mut W, clone: &mut Session) -> Result<(), CloneError> {
+pub fn promote<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    clone: &Replica,
+) -> Result<(), CloneError> {
+    require_reserved(waiter, session, clone)?;
     // To ask and look: to wait for it, the function sleeps in steps of a tenth of a second.
     let ask_for =
         query("SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) ELSE true END AS asked");
-    ask(waiter, clone, "promote", &ask_for, SHORT)?;
+    ask(waiter, session, "promote", &ask_for, SHORT)?;
     let by = Deadline::after(waiter, PROMOTION_BOUND);
     let look = query("SELECT pg_is_in_recovery()");
     loop {
-        let reply = ask(waiter, clone, "look whether it is promoted", &look, SHORT)?;
+        let reply = ask(waiter, session, "look whether it is promoted", &look, SHORT)?;
         if reply.single_value()? == "f" {
             return Ok(());
         }
         if by.expired(waiter) {
             return Err(reply.unexpected("the server is still in recovery").into());
         }
-        rest(waiter, clone, "look whether it is promoted")?;
+        rest(waiter, session, "look whether it is promoted")?;
     }
 }
 
@@ -90,11 +119,9 @@ pub fn become_itself<W: Waiter>(
     is_citus: bool,
     was_coordinator: bool,
 ) -> Result<Vec<String>, CloneError> {
-    let enter = query(&format!(
-        "SELECT CASE WHEN citus_fence.reserved_for() IS NOT NULL \
-                     THEN citus_fence.enter_reserved_node({})::text END",
-        literal(&clone.token)
-    ));
+    require_reserved(waiter, session, clone)?;
+    let enter =
+        query(&format!("SELECT citus_fence.enter_reserved_node({})::text", literal(&clone.token)));
     ask(waiter, session, "enter the clone", &enter, SHORT)?;
     let mut left = Vec::new();
     let inherited =
@@ -110,7 +137,7 @@ pub fn become_itself<W: Waiter>(
         }
         if set.value(row, "here") != Some("t") {
             let database = set.value(row, "database").unwrap_or_default();
-            left.push(format!("{gid} in database {database}"));
+            left.push(format!("prepared transaction {gid} in database {database}"));
             continue;
         }
         let sql = format!("ROLLBACK PREPARED {}", literal(gid));
@@ -119,6 +146,11 @@ pub fn become_itself<W: Waiter>(
     let identity = statements::identity(&clone.token, plan.group, is_citus, was_coordinator);
     if !has_identity {
         ask(waiter, session, "make the clone's identity", &identity, IDENTITY_BOUND)?;
+    }
+    let sql = query(statements::DROP_SYNCHRONIZED);
+    let dropped = ask(waiter, session, "drop slots of the source", &sql, SHORT)?;
+    for slot in dropped.last_set()?.rows.iter().filter_map(|row| row.first()?.as_ref()) {
+        left.push(format!("logical slot {slot}, which is dropped"));
     }
     // Its gate stays closed until the registry says that there is no way back any more, and its settings come back when
     // writers go on: they are not to wait for that, too.

@@ -166,6 +166,17 @@ pub fn roll_back_everywhere<W: Waiter>(
             }
         }
     }
+    // The registry may have come with a standby of the coordinator that had not heard of the last steps.
+    let sql = statements::has_switched(clone);
+    let mut sessions: Vec<&mut Session> = open.iter_mut().collect();
+    let by = Deadline::after(waiter, SHORT);
+    let command = |_| Command::new("look for the new metadata", sql.as_str());
+    for reply in run_all(waiter, &mut sessions, command, by) {
+        let Ok(reply) = reply else { continue };
+        if reply.single_value()? != "0" {
+            return Err(CloneError::Ahead { node: reply.node.to_string(), nodeid: clone.nodeid });
+        }
+    }
     let rolled_back = super::hold::roll_back_prepared(waiter, &mut open, clone);
     match first_error.or(rolled_back.err()) {
         None => Ok(()),

@@ -10,7 +10,7 @@ use super::error::CloneError;
 use super::links::{self, Map, connect};
 use super::registry::{self, Kind, Replica, entry};
 use super::state::{Step, Way};
-use super::{harmless, worker};
+use super::{harmless, identity, worker};
 use crate::pg::elog;
 use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
@@ -36,12 +36,41 @@ pub fn settle<W: Waiter>(
                 registry::advance(waiter, &mut home, nodeid, from, Step::Registered, "")
             }
             Way::Start | Way::Done => Ok(()),
-            Way::Back => back(waiter, &map, clone),
-            Way::Forward => {
-                if clone.step == Step::Committing {
-                    links::commit_where_possible(waiter, &map, clone);
+            Way::Back => match back(waiter, &map, clone) {
+                // What a node has committed leads forward, whatever the registry remembers.
+                Err(CloneError::Ahead { .. }) if clone.plan.is_some() => {
+                    let mut home = worker::connect_home(waiter)?;
+                    let (nodeid, from) = (clone.nodeid, clone.step);
+                    let mut session = connect(waiter, &map.clone)?;
+                    // Its gate is opened when there is nothing left to do there.
+                    let to = match identity::is_reserved(waiter, &mut session, clone)? {
+                        true => Step::Promoting,
+                        false => Step::Committing,
+                    };
+                    registry::advance(waiter, &mut home, nodeid, from, to, "")?;
+                    clone.step = to;
+                    Ok(())
                 }
+                result => result,
+            },
+            Way::Forward => {
                 let map = &map;
+                if clone.step < Step::Committing {
+                    let mut home = worker::connect_home(waiter)?;
+                    let mut session = connect(waiter, &map.clone)?;
+                    let since = Instant::now();
+                    Drive {
+                        waiter: &mut *waiter,
+                        map,
+                        clone: &mut *clone,
+                        tell: &mut *tell,
+                        since,
+                    }
+                    .cross(&mut home, &mut session)?;
+                }
+                if clone.step == Step::Committing {
+                    links::commit_where_possible(waiter, map, clone);
+                }
                 let mut links = links::Links::connect(waiter, map)?;
                 let since = Instant::now();
                 Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
@@ -49,7 +78,8 @@ pub fn settle<W: Waiter>(
             }
         });
         let error = match tried {
-            Ok(()) => return Ok(()),
+            Ok(()) if clone.step.way() != Way::Forward => return Ok(()),
+            Ok(()) => continue,
             // Nothing stops this but the end of the worker.
             Err(CloneError::GivenUp) => return Err(interrupted(clone)),
             Err(error) => error,

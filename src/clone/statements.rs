@@ -159,14 +159,16 @@ pub fn lock_tables<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<St
         .then(|| format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", ")))
 }
 
-/// Refuses, once committed, whatever would still write to these tables.
+/// Refuses, once committed, whatever would still write to these tables, also where a session says that it only applies
+/// what others have done.
 pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     names
         .into_iter()
         .map(|name| {
             format!(
                 "CREATE TRIGGER citus_fence_moved BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
-                 FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();"
+                 FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();\
+                 ALTER TABLE {name} ENABLE ALWAYS TRIGGER citus_fence_moved;"
             )
         })
         .collect()
@@ -266,6 +268,18 @@ pub fn blockers(pid: i32) -> String {
            LEFT JOIN pg_stat_activity a ON a.pid = b.pid \
            LEFT JOIN LATERAL (SELECT p.* FROM pg_prepared_xacts p WHERE b.pid = 0 ORDER BY prepared LIMIT 1) p ON true \
           ORDER BY a.xact_start NULLS LAST LIMIT 3"
+    ))
+}
+
+/// How many of these processes wait, over whomever, for one of them.
+pub fn entangled(own: &[i32]) -> String {
+    let own = numbers(own.iter().map(|pid| i64::from(*pid)));
+    query(&format!(
+        "WITH RECURSIVE chain (pid) AS ( \
+             SELECT b.pid FROM unnest({own}) o, unnest(pg_blocking_pids(o::int)) b (pid) \
+             UNION \
+             SELECT b.pid FROM chain c, unnest(pg_blocking_pids(c.pid)) b (pid) WHERE c.pid <> 0) \
+         SELECT count(*) FROM chain WHERE pid = ANY ({own})"
     ))
 }
 
@@ -373,6 +387,14 @@ pub fn clean_up(plan: &Plan, source_group: i32) -> String {
         record(&plan.staying_names, group)
     )
 }
+
+/// Who takes changes of the source's tables from its WAL: such do not see any more what has moved.
+pub const LOGICAL_SLOTS: &str = "SELECT string_agg(slot_name::text, ', ' ORDER BY slot_name) AS names FROM pg_replication_slots \
+     WHERE slot_type = 'logical' AND database = current_database() AND NOT temporary";
+
+/// Drops slots that the clone has copied from its source (17 and later): promoted, they would keep WAL for nobody.
+pub const DROP_SYNCHRONIZED: &str = "SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots s \
+     WHERE slot_type = 'logical' AND to_jsonb(s) ->> 'synced' = 'true' AND NOT active ORDER BY 1";
 
 /// Drops the slot that the clone streamed from; an error as long as a walsender has not noticed that it is gone.
 pub fn drop_slot(name: &str) -> String {

@@ -187,7 +187,13 @@ fn drive_locked(
     }
     let mut lasting = Lasting::new();
     match clone.step.way() {
-        Way::Back => settle::settle(&mut lasting, &mut clone, &mut tell)?,
+        Way::Back => {
+            settle::settle(&mut lasting, &mut clone, &mut tell)?;
+            // The nodes were further than the registry.
+            if clone.step.way() == Way::Done {
+                return Ok(());
+            }
+        }
         Way::Forward => {
             settle::settle(&mut waiter, &mut clone, &mut tell)?;
             return finished(&clone);

@@ -43,6 +43,14 @@ pub struct Split {
     pub node: usize,
 }
 
+/// A replica of a node that has caught up.
+pub fn replica_of(cluster: &Cluster, node: usize) -> Result<Replica> {
+    let replica = cluster.clone_of(node)?;
+    cluster.wait_streaming(&replica, PATIENCE)?;
+    cluster.wait_in_step(&replica, PATIENCE)?;
+    Ok(replica)
+}
+
 impl Bed {
     /// Makes it, with links between the nodes where they are wanted.
     pub fn make(engine: Engine, links: bool) -> Result<Bed> {
@@ -70,10 +78,7 @@ impl Bed {
 
     /// A replica of the source that has caught up.
     pub fn replica(&self) -> Result<Replica> {
-        let replica = self.cluster.clone_of(SOURCE)?;
-        self.cluster.wait_streaming(&replica, PATIENCE)?;
-        self.cluster.wait_in_step(&replica, PATIENCE)?;
-        Ok(replica)
+        replica_of(&self.cluster, SOURCE)
     }
 
     /// Splits the source while writers of every kind write at every node, then has the new node written at

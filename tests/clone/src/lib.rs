@@ -12,6 +12,8 @@
 //! | `how` | whose functions split |
 //! | `bed` | a cluster with all of it, and the scenario |
 //! | `stand`, `fault`, `matrix` | a split that stands still at a step; what strikes it there; the table of both |
+//! | `probe` | a table whose shards are tried one by one |
+//! | `words` | what a server says when it refuses |
 
 pub mod audit;
 pub mod bed;
@@ -21,11 +23,13 @@ pub mod how;
 pub mod kind;
 pub mod load;
 pub mod matrix;
+pub mod probe;
 pub mod stand;
 pub mod tables;
+pub mod words;
 
 pub use audit::Audit;
-pub use bed::{Bed, OTHER, SOURCE, SPLIT_PATIENCE, Split};
+pub use bed::{Bed, OTHER, SOURCE, SPLIT_PATIENCE, Split, replica_of};
 pub use book::Book;
 pub use fault::{Fault, Victim};
 pub use how::{Call, Called, How};
@@ -48,13 +52,18 @@ pub fn on_each_engine(test: impl Fn(Engine) -> Result<()>) {
 
 /// Whether this extension can split nodes here; says so in one line where it cannot.
 pub fn ours_exists(bed: &Bed) -> Result<bool> {
-    let exists = How::Ours.exists(&bed.cluster)?;
+    ours_exists_in(&bed.cluster)
+}
+
+/// The same of any cluster.
+pub fn ours_exists_in(cluster: &Cluster) -> Result<bool> {
+    let exists = How::Ours.exists(cluster)?;
     if !exists {
         // Past the capture of the test runner.
         let _ = writeln!(
             std::io::stderr(),
             "skipped: citus_fence has no citus_promote_clone_and_rebalance() on {}",
-            bed.tables.engine()
+            cluster.engine()
         );
     }
     Ok(exists)

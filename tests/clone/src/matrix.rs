@@ -174,18 +174,19 @@ impl Case {
 }
 
 /// The step that a split has come to; none when its row is gone.
-fn step(bed: &Bed, id: i32) -> Result<Option<String>> {
+pub fn step(bed: &Bed, id: i32) -> Result<Option<String>> {
     let query = format!("SELECT step::text FROM citus_fence.clone WHERE clone_nodeid = {id}");
     Ok(bed.cluster.coordinator().query(&query)?.into_iter().flatten().flatten().next())
 }
 
-fn has_come_to(bed: &Bed, id: i32, wanted: &str) -> bool {
+/// Whether it has come to that step, or further.
+pub fn has_come_to(bed: &Bed, id: i32, wanted: &str) -> bool {
     let place = |step: &str| STEPS.iter().position(|known| *known == step);
     matches!(step(bed, id), Ok(Some(step)) if place(&step) >= place(wanted))
 }
 
 /// The last step is written down, or the row is gone and the node is there.
-fn is_done(bed: &Bed, id: i32) -> Result<bool> {
+pub fn is_done(bed: &Bed, id: i32) -> Result<bool> {
     match step(bed, id)?.as_deref() {
         Some("cleaned") => Ok(true),
         Some(_) => Ok(false),
@@ -200,7 +201,7 @@ fn is_done(bed: &Bed, id: i32) -> Result<bool> {
 
 /// The registry says so, the replica streams and is reserved no more, and no switch is prepared: Citus' own names begin with
 /// `citus_` and a group.
-fn is_as_before(bed: &Bed, replica: &Replica, id: i32) -> Result<bool> {
+pub fn is_as_before(bed: &Bed, replica: &Replica, id: i32) -> Result<bool> {
     const GATE: &str = "SELECT state FROM citus_fence.stat_gate";
     let streaming = format!(
         "SELECT count(*) = 1 FROM pg_stat_replication

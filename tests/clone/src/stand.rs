@@ -70,6 +70,19 @@ impl Stand {
         })
     }
 
+    /// Waits until the split stands there no more, because it was given up.
+    pub fn wait_until_left(&mut self) -> Result<()> {
+        let (class, number) = LOCK;
+        let look = format!(
+            "SELECT count(*) FROM pg_catalog.pg_locks
+              WHERE locktype = 'advisory' AND classid = {class} AND objid = {number} AND NOT granted"
+        );
+        wait_until(&format!("the split to leave {}", self.step), SPLIT_PATIENCE, || {
+            let waiting: i64 = self.holder.query_one(&look, &[]).ok()?.get(0);
+            (waiting == 0).then_some(())
+        })
+    }
+
     /// Lets the split go on.
     pub fn let_go(self) -> Result<()> {
         let Stand { holder, params, .. } = self;

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use clone_tests::{
-    Bed, Engine, How, PATIENCE, Result, SOURCE, Stand, on_each_engine, ours_exists, wait_until,
+    Bed, Engine, How, PATIENCE, Result, SOURCE, Stand, on_each_engine, ours_exists, ours_exists_in,
+    replica_of, wait_until,
 };
+use test_cluster::Cluster;
 
 const ROWS: i64 = 200;
 
@@ -79,4 +81,235 @@ fn a_replica_that_somebody_else_promotes_stays_closed() {
         }
         Ok(())
     });
+}
+
+/// Splits a node; the number of the new one.
+fn split(cluster: &mut Cluster, source: usize) -> Result<usize> {
+    let replica = replica_of(cluster, source)?;
+    let id = How::Ours.register(cluster, &replica)?;
+    How::Ours.split(cluster, id).end().outcome.expect("the split");
+    Ok(cluster.adopt(replica))
+}
+
+/// A cluster of Citus on which nothing is dropped before it is asked for.
+fn citus(setting: Option<(&str, &str)>) -> Result<Option<Cluster>> {
+    if !Engine::available().contains(&Engine::Citus) {
+        return Ok(None);
+    }
+    let mut builder =
+        Bed::builder(Engine::Citus).setting("citus.defer_shard_delete_interval", "-1");
+    if let Some((name, value)) = setting {
+        builder = builder.setting(name, value);
+    }
+    let cluster = builder.build()?;
+    Ok(ours_exists_in(&cluster)?.then_some(cluster))
+}
+
+fn run(cluster: &Cluster, statements: &[&str]) -> Result<()> {
+    statements.iter().try_for_each(|statement| cluster.coordinator().execute(statement))
+}
+
+/// The same answer at every node.
+fn everywhere(cluster: &Cluster, sql: &str) -> Result<String> {
+    let right = cluster.coordinator().query_value(sql)?;
+    for node in cluster.nodes() {
+        assert_eq!(node.query_value(sql)?, right, "{sql} at {}", node.name());
+    }
+    Ok(right)
+}
+
+/// Columnar and partitioned tables, foreign keys to colocated and to reference tables, names that need quotes, a
+/// dropped column in pg_dist_node; and until the orphans are dropped they are in nobody's way.
+#[test]
+fn tables_of_every_kind_are_split() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    for node in cluster.nodes() {
+        node.execute(
+            "SET allow_system_table_mods = on; SET citus.enable_ddl_propagation = off;
+             ALTER TABLE pg_catalog.pg_dist_node ADD COLUMN gone int;
+             ALTER TABLE pg_catalog.pg_dist_node DROP COLUMN gone",
+        )?;
+    }
+    run(
+        &cluster,
+        &[
+            "SET citus.shard_count = 8",
+            "CREATE SCHEMA \"Odd schema\"",
+            "CREATE TABLE lists (id int PRIMARY KEY, name text)",
+            "SELECT create_reference_table('lists')",
+            "CREATE TABLE parents (key bigint PRIMARY KEY, list int REFERENCES lists ON DELETE CASCADE)",
+            "SELECT create_distributed_table('parents', 'key', shard_count := 8)",
+            "CREATE TABLE \"Odd schema\".\"it's a \"\"child\"\"\" (key bigint REFERENCES parents ON DELETE CASCADE, n int)",
+            "SELECT create_distributed_table('\"Odd schema\".\"it''s a \"\"child\"\"\"', 'key', colocate_with := 'parents')",
+            "CREATE TABLE kept (key bigint, list int REFERENCES lists)",
+            "SELECT create_distributed_table('kept', 'key', colocate_with := 'parents')",
+            "CREATE EXTENSION citus_columnar",
+            "CREATE TABLE stripes (key bigint, v text) USING columnar",
+            "SELECT create_distributed_table('stripes', 'key', colocate_with := 'parents')",
+            "CREATE TABLE days (key bigint, day date) PARTITION BY RANGE (day)",
+            "CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
+            "SELECT create_distributed_table('days', 'key', colocate_with := 'parents')",
+            "INSERT INTO lists SELECT n, n FROM generate_series(1, 10) n",
+            "INSERT INTO parents SELECT n, 1 + n % 8 FROM generate_series(1, 200) n",
+            "INSERT INTO \"Odd schema\".\"it's a \"\"child\"\"\" SELECT n, n FROM generate_series(1, 200) n",
+            "INSERT INTO kept SELECT n, 9 + n % 2 FROM generate_series(1, 200) n",
+            "INSERT INTO stripes SELECT n, n FROM generate_series(1, 200) n",
+            "INSERT INTO days SELECT n, '2026-01-05' FROM generate_series(1, 200) n",
+        ],
+    )?;
+    let before = cluster.placements("parents")?;
+    let node = split(&mut cluster, SOURCE)?;
+    assert!(cluster.placements("parents")?.iter().any(|placement| placement.node == node));
+    assert!(before.iter().all(|placement| placement.node != node));
+    let child = "\"Odd schema\".\"it's a \"\"child\"\"\"";
+    for table in ["parents", child, "kept", "stripes", "days"] {
+        assert_eq!(
+            everywhere(&cluster, &format!("SELECT count(*) FROM {table}"))?,
+            "200",
+            "{table}"
+        );
+    }
+    // The orphans are there still, and what is left of the split's seal with them.
+    for node in 0..cluster.nodes().len() {
+        let list = node + 1;
+        cluster.node(node).execute(&format!("DELETE FROM lists WHERE id = {list}"))?;
+        cluster
+            .node(node)
+            .execute(&format!("UPDATE parents SET list = 8 WHERE list = {}", list + 4))?;
+    }
+    let left = everywhere(&cluster, "SELECT count(*) FROM parents")?;
+    assert_eq!(left, "100");
+    assert_eq!(everywhere(&cluster, &format!("SELECT count(*) FROM {child}"))?, "100");
+    // A row of an orphan is in the way of what its new place allows, until the orphan is dropped.
+    cluster.coordinator().execute("DELETE FROM kept")?;
+    cluster.coordinator().execute("CALL citus_cleanup_orphaned_resources()")?;
+    cluster.coordinator().execute("DELETE FROM lists WHERE id IN (9, 10)")?;
+    let orphans = clone_tests::audit::left::of_splits(&cluster)?;
+    assert!(orphans.is_empty(), "{orphans:#?}");
+    // And DDL reaches all of it.
+    cluster.coordinator().execute("ALTER TABLE parents ADD COLUMN more int DEFAULT 7")?;
+    assert_eq!(everywhere(&cluster, "SELECT sum(more) FROM parents")?, "700");
+    // One more of the new node, which has what it needs to be a source itself.
+    let grown = split(&mut cluster, node)?;
+    assert!(cluster.placements("parents")?.iter().any(|placement| placement.node == grown));
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM days")?, "200");
+    Ok(())
+}
+
+/// The coordinator is a source like any other: with shards, reference tables, and tables that it alone has.
+#[test]
+fn the_coordinator_is_split() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    let property = format!(
+        "SELECT citus_set_node_property('{}', {}, 'shouldhaveshards', true)",
+        test_cluster::HOST,
+        cluster.catalog_port(0)
+    );
+    run(
+        &cluster,
+        &[
+            property.as_str(),
+            "CREATE TABLE lists (id int PRIMARY KEY)",
+            "SELECT create_reference_table('lists')",
+            "CREATE TABLE own (id int PRIMARY KEY)",
+            "SELECT citus_add_local_table_to_metadata('own')",
+            "CREATE TABLE plain (id serial)",
+            "CREATE TABLE spread (key bigint, id bigserial)",
+            "SELECT create_distributed_table('spread', 'key', shard_count := 12)",
+            "INSERT INTO spread SELECT generate_series(1, 200)",
+            "INSERT INTO own VALUES (1)",
+            "INSERT INTO plain DEFAULT VALUES",
+        ],
+    )?;
+    let node = split(&mut cluster, 0)?;
+    assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM spread")?, "200");
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM own")?, "1");
+    cluster.node(node).execute("INSERT INTO own VALUES (2)")?;
+    cluster.node(node).execute("INSERT INTO lists VALUES (1)")?;
+    cluster.node(node).execute("INSERT INTO spread SELECT generate_series(1, 50)")?;
+    cluster.coordinator().execute("INSERT INTO spread SELECT generate_series(1, 50)")?;
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM own")?, "2");
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM lists")?, "1");
+    assert_eq!(everywhere(&cluster, "SELECT count(DISTINCT id) FROM spread")?, "300");
+    let orphans = clone_tests::audit::left::of_splits(&cluster)?;
+    assert!(orphans.is_empty(), "{orphans:#?}");
+    // It does not take itself for a coordinator any more.
+    let group = "SELECT groupid <> 0 FROM pg_dist_local_group";
+    assert_eq!(cluster.node(node).query_value(group)?, "t");
+    let registered = "SELECT count(*) FROM citus_fence.clone";
+    assert_eq!(cluster.node(node).query_value(registered)?, "0");
+    Ok(())
+}
+
+/// Only reference tables, and one group of shards that cannot be shared out.
+#[test]
+fn little_to_share_out() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE lists (id int PRIMARY KEY)",
+            "SELECT create_reference_table('lists')",
+            "INSERT INTO lists VALUES (1)",
+        ],
+    )?;
+    let node = split(&mut cluster, SOURCE)?;
+    cluster.node(node).execute("INSERT INTO lists VALUES (2)")?;
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM lists")?, "2");
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE one (key bigint)",
+            "SELECT create_distributed_table('one', 'key', shard_count := 1)",
+            "CREATE TABLE two (key bigint)",
+            "SELECT create_distributed_table('two', 'key', colocate_with := 'one')",
+            "INSERT INTO one VALUES (1), (2)",
+        ],
+    )?;
+    let owner = cluster.placements("one")?[0].node;
+    split(&mut cluster, owner)?;
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM one")?, "2");
+    let together = |table: &str| Ok::<_, test_cluster::Error>(cluster.placements(table)?[0].node);
+    assert_eq!(together("one")?, together("two")?);
+    Ok(())
+}
+
+/// What is empty on a promoted replica stays on the source, with all that is colocated with it, by whatever
+/// strategy.
+#[test]
+fn unlogged_tables_stay_by_any_strategy() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE UNLOGGED TABLE loose (key bigint)",
+            "SELECT create_distributed_table('loose', 'key', shard_count := 8)",
+            "CREATE TABLE beside (key bigint)",
+            "SELECT create_distributed_table('beside', 'key', colocate_with := 'loose')",
+            "CREATE TABLE free (key bigint)",
+            "SELECT create_distributed_table('free', 'key', shard_count := 16, colocate_with := 'none')",
+            "INSERT INTO loose SELECT generate_series(1, 100)",
+            "INSERT INTO beside SELECT generate_series(1, 100)",
+            "CREATE FUNCTION public.one_only(bigint, int) RETURNS bool LANGUAGE sql AS 'SELECT true'",
+            "INSERT INTO pg_dist_rebalance_strategy (name, shard_cost_function, node_capacity_function,
+                    shard_allowed_on_node_function, default_threshold)
+             VALUES ('mine', 'citus_shard_cost_1', 'citus_node_capacity_1', 'public.one_only', 0)",
+        ],
+    )?;
+    let replica = replica_of(&cluster, SOURCE)?;
+    let id = How::Ours.register(&cluster, &replica)?;
+    cluster
+        .coordinator()
+        .execute(&format!("SELECT public.citus_promote_clone_and_rebalance({id}, 'mine')"))?;
+    let node = cluster.adopt(replica);
+    let moved = |table: &str| {
+        let there = cluster.placements(table)?;
+        Ok::<_, test_cluster::Error>(there.iter().filter(|place| place.node == node).count())
+    };
+    assert_eq!((moved("loose")?, moved("beside")?), (0, 0));
+    assert!(moved("free")? > 0);
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM loose")?, "100");
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM beside")?, "100");
+    Ok(())
 }

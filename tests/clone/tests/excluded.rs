@@ -1,39 +1,24 @@
 //! A split and the other operations of this extension exclude each other, in both orders: whoever comes second is
 //! refused at once, and told what is under way.
 
-use std::time::{Duration, Instant};
-
+use clone_tests::words::{refusal_at_once, words};
 use clone_tests::{
-    Bed, Engine, How, PATIENCE, Result, SOURCE, Stand, on_each_engine, ours_exists, wait_until,
+    Bed, Engine, How, OTHER, PATIENCE, SOURCE, Stand, on_each_engine, ours_exists, wait_until,
 };
-use test_cluster::postgres::error::DbError;
-use test_cluster::{Cluster, describe};
 
-/// What "at once" may take on a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(5);
 const IN_USE: &str = "55006";
 
 /// An operation: on which node, how it begins and how it ends.
-const OPERATIONS: [(usize, &str, &str); 3] = [
+const OPERATIONS: [(usize, &str, &str); 4] = [
     (0, "SELECT citus_block_writes_for_backup()", "SELECT citus_unblock_writes_for_backup()"),
     (0, "SELECT citus_set_cluster_read_only()", "SELECT citus_set_cluster_read_write()"),
     (SOURCE, "SELECT alter_system_read_only()", "SELECT alter_system_read_write()"),
+    (
+        0,
+        "SELECT citus_export_cluster_snapshot()",
+        "SELECT citus_release_cluster_snapshot(export_id) FROM citus_cluster_snapshot_status() WHERE state = 'held'",
+    ),
 ];
-
-/// The refusal of a statement, which has to come at once.
-fn refusal(cluster: &Cluster, node: usize, sql: &str) -> Result<DbError> {
-    let mut client = cluster.connect(node)?;
-    let begun = Instant::now();
-    let error = client.batch_execute(sql).expect_err(sql);
-    assert!(begun.elapsed() < AT_ONCE, "{sql}: refused after {:?}", begun.elapsed());
-    Ok(error.as_db_error().unwrap_or_else(|| panic!("{sql}: {}", describe(&error))).clone())
-}
-
-/// All that an error says.
-fn words(error: &DbError) -> String {
-    let more = [error.detail(), error.hint()].map(Option::unwrap_or_default);
-    format!("{} {} {} {}", error.code().code(), error.message(), more[0], more[1])
-}
 
 #[test]
 fn a_split_excludes_the_others_and_they_exclude_it() {
@@ -46,17 +31,20 @@ fn a_split_excludes_the_others_and_they_exclude_it() {
         let replica = bed.replica()?;
         let id = How::Ours.register(cluster, &replica)?;
         let split = How::Ours.call(id);
+        let other = cluster.clone_of(OTHER)?;
+        cluster.wait_streaming(&other, PATIENCE)?;
+        let other_id = How::Ours.register(cluster, &other)?;
 
         // The split comes second.
         for (node, begin, end) in OPERATIONS {
             // A block ends with its session's transaction or by itself, not with its session.
             cluster.node(node).execute(begin)?;
-            let error = refusal(cluster, 0, &split)?;
+            let error = refusal_at_once(cluster, 0, &split)?;
             cluster.node(node).execute(end)?;
             assert_eq!(error.code().code(), IN_USE, "a split during {begin}: {}", words(&error));
             assert!(error.hint().is_some(), "a split during {begin}: {}", words(&error));
         }
-        let error = refusal(cluster, 0, &format!("BEGIN; {split}"))?;
+        let error = refusal_at_once(cluster, 0, &format!("BEGIN; {split}"))?;
         assert_eq!(error.code().code(), "25001", "{}", words(&error));
         assert_eq!(replica.server().query_value("SELECT pg_is_in_recovery()")?, "t");
 
@@ -65,10 +53,14 @@ fn a_split_excludes_the_others_and_they_exclude_it() {
         let call = How::Ours.split(cluster, id);
         stand.wait(&call)?;
         let drop = (0, "DROP EXTENSION citus_fence", "");
-        for (node, begin, _) in OPERATIONS.into_iter().chain([drop]) {
-            let error = refusal(cluster, node, begin)?;
+        let second = How::Ours.call(other_id);
+        let forget = format!("SELECT public.citus_remove_clone_node_with_nodeid({id})");
+        let more = [drop, (0, second.as_str(), ""), (0, forget.as_str(), "")];
+        for (node, begin, _) in OPERATIONS.into_iter().chain(more) {
+            let error = refusal_at_once(cluster, node, begin)?;
             assert_eq!(error.code().code(), IN_USE, "{begin} during a split: {}", words(&error));
             assert!(words(&error).contains("clone"), "{begin} during a split: {}", words(&error));
+            assert!(error.hint().is_some(), "{begin} during a split: {}", words(&error));
         }
         stand.let_go()?;
         wait_until("the split", PATIENCE, || call.has_ended().then_some(()))?;
@@ -81,6 +73,9 @@ fn a_split_excludes_the_others_and_they_exclude_it() {
             bed.cluster.node(node).execute(begin)?;
             bed.cluster.node(node).execute(end)?;
         }
+        // The next one, of another source.
+        How::Ours.split(&bed.cluster, other_id).end().outcome.expect("the second split");
+        bed.cluster.adopt(other);
         Ok(())
     });
 }

@@ -204,6 +204,23 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// The first standby of a node, which is none any more.
+    pub(crate) fn take_standby_of(&mut self, node: usize) -> Server {
+        match self.standbys.iter().position(|standby| standby.of == node) {
+            Some(place) => self.standbys.remove(place).server,
+            None => panic!("node {node} has no standby"),
+        }
+    }
+
+    /// Another server for a node whose own is gone.
+    pub(crate) fn put_in_place_of(&mut self, node: usize, server: Server) -> Result<()> {
+        if let Some(link) = self.links.get(node) {
+            link.lead_to(server.port())?;
+        }
+        self.nodes[node] = server;
+        Ok(())
+    }
+
     /// Starts one more server that is ready to become a node, with all extensions, and does not add
     /// it.
     pub fn start_spare(&self, name: &str) -> Result<Server> {

@@ -58,7 +58,6 @@ pub struct Link {
 }
 
 struct Shared {
-    target: SocketAddr,
     listen: SocketAddr,
     state: Mutex<State>,
     /// Someone has seen a change, or has ended.
@@ -66,6 +65,7 @@ struct Shared {
 }
 
 struct State {
+    target: SocketAddr,
     mode: Mode,
     delay: Duration,
     /// Where every second new connection leads.
@@ -106,9 +106,9 @@ impl Link {
         let port = PortLease::take()?;
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port.port()));
         let shared = Arc::new(Shared {
-            target: SocketAddr::from((Ipv4Addr::LOCALHOST, target_port)),
             listen,
             state: Mutex::new(State {
+                target: SocketAddr::from((Ipv4Addr::LOCALHOST, target_port)),
                 mode: Mode::Open,
                 delay: Duration::ZERO,
                 second: None,
@@ -151,12 +151,22 @@ impl Link {
         self.change(|state| state.delay = delay)
     }
 
+    /// Resets every connection, and leads new ones to another port on 127.0.0.1, as an address that moves on to
+    /// another server does.
+    pub fn lead_to(&self, target_port: u16) -> Result<()> {
+        self.cut()?;
+        self.change(|state| {
+            state.target = SocketAddr::from((Ipv4Addr::LOCALHOST, target_port));
+            state.mode = Mode::Open;
+        })
+    }
+
     /// Leads every second new connection to another port on 127.0.0.1, as a name with two addresses may.
     pub fn alternate_with(&self, port: u16) -> Result<()> {
         self.change(|state| state.second = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
     }
 
-    /// Opens the link again, without delay and to its own server alone.
+    /// Opens the link again, without delay and to one server alone.
     pub fn heal(&self) -> Result<()> {
         self.change(|state| {
             state.mode = Mode::Open;
@@ -363,7 +373,8 @@ impl Shared {
 
     /// Where a connection leads.
     fn target_of(&self, id: u64) -> SocketAddr {
-        self.state.lock().second.filter(|_| id.is_multiple_of(2)).unwrap_or(self.target)
+        let state = self.state.lock();
+        state.second.filter(|_| id.is_multiple_of(2)).unwrap_or(state.target)
     }
 
     /// Forwards until both sides have ended their direction (`Ok`), one of them breaks, or the link

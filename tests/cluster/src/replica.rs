@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::cluster::Cluster;
 use crate::error::Result;
 use crate::proxy::Link;
-use crate::server::Server;
-use crate::wait::wait_for_sql;
+use crate::server::{Server, StopMode};
+use crate::wait::{PATIENCE, wait_for_sql};
 
 /// Tells replicas of one node apart, in names and slots.
 static NUMBER: AtomicUsize = AtomicUsize::new(1);
@@ -79,6 +79,20 @@ impl Cluster {
     /// Waits until a replica has replayed what its source has written up to now.
     pub fn wait_in_step(&self, replica: &Replica, timeout: Duration) -> Result<()> {
         self.node(replica.of).wait_for_replay_on(&replica.server, timeout)
+    }
+
+    /// Has a node fail over to its first standby, which has all of its WAL and takes its place here; with proxies its
+    /// address as well. `pg_dist_node` is left to the caller. The old server is gone.
+    ///
+    /// # Panics
+    /// When it has no standby.
+    pub fn fail_over(&mut self, node: usize) -> Result<()> {
+        let lsn = self.node(node).query_value("SELECT pg_current_wal_flush_lsn()")?;
+        let standby = self.take_standby_of(node);
+        standby.wait_for_replay_of(&lsn, PATIENCE)?;
+        self.node(node).stop(StopMode::Immediate)?;
+        standby.execute("SELECT pg_promote()")?;
+        self.put_in_place_of(node, standby)
     }
 
     /// Takes a replica that has become a node in as one; its number.

@@ -1,0 +1,79 @@
+//! While a split waits for writers: does one of them wait for the split?
+//!
+//! The server looks for deadlocks once in each wait, and whoever looks when the circle is closed is the victim.  An attempt
+//! takes many locks, one after the other, so its own look may come before a writer closes the circle, and the writer's
+//! after: the user's transaction would die of it.  So a split looks again and again, and lets go.
+
+use std::time::Duration;
+
+use remote::{Command, Deadline, Interest, Session, SessionState, WaitEnd, Waiter, run_all};
+
+use super::links::cancel;
+use super::statements;
+
+/// How often is looked: a fraction of the time after which a writer's server does.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Bound on a look.
+const LOOK_BOUND: Duration = Duration::from_millis(500);
+
+/// A waiter that looks, and stops when it has found that.
+pub struct Entangled<'a, W: Waiter> {
+    waiter: &'a mut W,
+    /// Sessions with the nodes, in the order of the roster.
+    lookers: &'a mut [Session],
+    /// The split's processes that wait, by node.
+    own: Vec<Vec<i32>>,
+    next: Duration,
+    found: Option<usize>,
+}
+
+impl<'a, W: Waiter> Entangled<'a, W> {
+    /// Looks for the first time in a moment: most waits are over by then.
+    pub fn new(waiter: &'a mut W, lookers: &'a mut [Session], own: Vec<Vec<i32>>) -> Self {
+        let next = waiter.now() + LOOK_EVERY;
+        Self { waiter, lookers, own, next, found: None }
+    }
+
+    /// The node where a writer waits for the split, and the split for it.
+    pub fn found(&self) -> Option<usize> {
+        self.found
+    }
+
+    fn look(&mut self) {
+        let by = Deadline::after(self.waiter, LOOK_BOUND);
+        let sql: Vec<String> = self.own.iter().map(|own| statements::entangled(own)).collect();
+        let mut sessions: Vec<&mut Session> = self.lookers.iter_mut().collect();
+        let command = |index: usize| Command::new("look for a deadlock", sql[index].as_str());
+        let replies = run_all(self.waiter, &mut sessions, command, by);
+        if sessions.iter().any(|session| session.state() == SessionState::Busy) {
+            cancel(&mut sessions);
+        }
+        // Where it cannot be seen, the attempt's bound ends it.
+        self.found = replies.iter().position(|reply| {
+            let reply = reply.as_ref().ok();
+            reply.and_then(|reply| reply.single_value().ok()).is_some_and(|count| count != "0")
+        });
+        self.next = self.waiter.now() + LOOK_EVERY;
+    }
+}
+
+impl<W: Waiter> Waiter for Entangled<'_, W> {
+    fn now(&self) -> Duration {
+        self.waiter.now()
+    }
+
+    fn wait(&mut self, interests: &[Interest], timeout: Duration) -> WaitEnd {
+        let until = self.next.saturating_sub(self.now());
+        if timeout <= until {
+            return self.waiter.wait(interests, timeout);
+        }
+        match self.waiter.wait(interests, until) {
+            WaitEnd::TimedOut => {
+                self.look();
+                // An empty answer: whoever waits looks at its own deadline, and waits again.
+                self.found.map_or(WaitEnd::Ready(Vec::new()), |_| WaitEnd::Stopped)
+            }
+            end => end,
+        }
+    }
+}
