@@ -400,6 +400,15 @@ UPDATE pg_catalog.pg_proc AS p
    AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
    AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid
    AND d.deptype = 'e' AND e.extname = 'citus_fence';
+UPDATE pg_catalog.pg_proc AS p
+   SET proallargtypes = p.proallargtypes || 'text'::pg_catalog.regtype::pg_catalog.oid,
+       proargmodes = p.proargmodes || p.proargmodes[1:1],
+       proargnames = p.proargnames || 'warning'::text
+  FROM pg_catalog.pg_depend AS d, pg_catalog.pg_extension AS e
+ WHERE p.prosrc = 'citus_backup_block_status_wrapper'
+   AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+   AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid
+   AND d.deptype = 'e' AND e.extname = 'citus_fence';
 
 COMMENT ON FUNCTION @extschema@.citus_backup_block_start(int, text) IS
 'begin a backup block and return its number, which citus_backup_block_stop() and citus_backup_block_extend() take: two-phase commits, DDL and node changes are held back on all nodes (mode ''2pc''), or all writes (''all''; null: what citus_fence.block_mode says), so that copies of all nodes taken meanwhile restore to one consistent cluster; timeout_ms (1 to 1800000, default 300000) is the longest life of the block; returns once every node is held and its WAL is on disk; coordinator only; errors: 22023 timeout out of range or no such mode, 22004 null, 25001 in a transaction that has written, 55006 another block or operation is under way, 55000 wrong node, a failed block that nobody has cleared, or not preloaded, 08001 a node that does not answer, 55P03 locks not to be had within citus_fence.acquire_timeout';
@@ -414,6 +423,6 @@ COMMENT ON FUNCTION @extschema@.citus_unblock_writes_for_backup() IS
 COMMENT ON FUNCTION @extschema@.citus_unblock_backup_block(timestamptz) IS
 'deprecated, see citus_backup_block_stop(): the same for the backup block that has this block_start_time, as citus_backup_block_status() shows it; coordinator only; errors: 22004 null, 55000 wrong node or not preloaded';
 COMMENT ON FUNCTION @extschema@.citus_backup_block_status() IS
-'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block did not last until it was released; block_id is the number of the block, or of the one that error tells of; mode is whose writes it holds back (2pc or all); only the coordinator knows: elsewhere it is always inactive, with a notice';
+'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block did not last until it was released; block_id is the number of the block, or of the one that error tells of; mode is whose writes it holds back (2pc or all); warning names inactive nodes that are not under it; only the coordinator knows: elsewhere it is always inactive, with a notice';
 COMMENT ON FUNCTION @extschema@.citus_backup_block_nodes() IS
 'the nodes under the active backup block, a row each: the process that holds its locks, since when (by this node''s clock), the data directory''s system identifier and timeline, wal_lsn, the position that a backup of the node has to reach, and number and mode of the block';

@@ -34,7 +34,7 @@ COMMENT ON FUNCTION citus_unblock_backup_block(timestamptz) IS
 COMMENT ON FUNCTION citus_extend_backup_block(int) IS
 'let the active backup block live for timeout_ms (1 to 1800000) from now; returns the new deadline';
 COMMENT ON FUNCTION citus_backup_block_status() IS
-'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block did not last until it was released; block_id is the number of the block, or of the one that error tells of; mode is whose writes it holds back (2pc or all); only the coordinator knows: elsewhere it is always inactive, with a notice';
+'state of the backup block of this database, one row: state is inactive, starting, active, releasing or error; node_count counts this node too; expires_at is when an active block ends by itself; error says why the last block did not last until it was released; block_id is the number of the block, or of the one that error tells of; mode is whose writes it holds back (2pc or all); warning names inactive nodes that are not under it; only the coordinator knows: elsewhere it is always inactive, with a notice';
 COMMENT ON FUNCTION citus_backup_block_nodes() IS
 'the nodes under the active backup block, a row each: the process that holds its locks, since when (by this node''s clock), the data directory''s system identifier and timeline, wal_lsn, the position that a backup of the node has to reach, and number and mode of the block';
 COMMENT ON FUNCTION citus_backup_block_waiters() IS
@@ -62,7 +62,7 @@ BEGIN
             ('citus_cluster_changes_block_status',
              'OUT state text, OUT worker_pid int, OUT requestor_pid int, '
              'OUT block_start_time timestamptz, OUT timeout_ms int, OUT node_count int, '
-             'OUT expires_at timestamptz, OUT error text, OUT block_id bigint, OUT mode text',
+             'OUT expires_at timestamptz, OUT error text, OUT block_id bigint, OUT mode text, OUT warning text',
              '', 'SETOF record', 'citus_backup_block_status', false))
             AS a(name, arguments, types, returns, target, restricted)
     LOOP

@@ -87,6 +87,7 @@ fn citus_backup_block_status() -> TableIterator<
         name!(error, Option<String>),
         name!(block_id, Option<i64>),
         name!(mode, Option<String>),
+        name!(warning, Option<String>),
     ),
 > {
     or_raise(require_preload());
@@ -106,6 +107,7 @@ fn citus_backup_block_status() -> TableIterator<
         error_text(&block.failure),
         (number != 0).then_some(number),
         block.is_live().then(|| block.terms.mode.name().to_owned()),
+        block.warning.non_empty().map(str::to_owned),
     ))
 }
 

@@ -194,3 +194,27 @@ fn a_block_that_never_became_active_is_none() {
         Ok(())
     });
 }
+
+/// Who hears no WARNING still finds, in a result, which nodes are not under the block.
+#[test]
+fn an_inactive_node_that_is_not_held_is_named_in_the_status() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let mut client = cluster.connect(0)?;
+        let warning = |client: &mut Client| -> Option<String> {
+            let sql = "SELECT warning FROM citus_backup_block_status()";
+            client.query_one(sql, &[]).expect("a row").get(0)
+        };
+        client.batch_execute("SET client_min_messages = error").expect("a setting");
+        let number = start(&mut client, "60000");
+        assert_eq!(warning(&mut client), None);
+        assert!(call(&mut client, &format!("SELECT citus_backup_block_stop({number})")));
+        client.batch_execute("SELECT citus_add_inactive_node('127.0.0.1', 1)").expect("a node");
+        let number = start(&mut client, "60000");
+        let told = warning(&mut client).expect("a warning");
+        assert!(told.contains("127.0.0.1:1"), "{told}");
+        assert!(call(&mut client, &format!("SELECT citus_backup_block_stop({number})")));
+        assert_eq!(warning(&mut client), None);
+        Ok(())
+    });
+}
