@@ -9,6 +9,7 @@ const HAS_CATALOG: &str =
     "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_node') IS NOT NULL AS has_catalog";
 const LOOK: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_node) AS has_nodes, \
      EXISTS (SELECT FROM pg_catalog.pg_dist_node WHERE groupid <> 0) AS has_workers, \
+     EXISTS (SELECT FROM pg_catalog.pg_dist_local_group WHERE groupid = 0) AS is_coordinator, \
      EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus_fence') AS has_fence";
 
 /// What is known of one.
@@ -18,6 +19,8 @@ pub struct Found {
     pub has_nodes: bool,
     /// It knows others. One without commits on one server only.
     pub has_workers: bool,
+    /// This server is its coordinator.
+    pub is_coordinator: bool,
     pub has_fence: bool,
 }
 
@@ -53,6 +56,7 @@ fn look(talk: &mut Talk<'_>) -> Result<Option<Found>, Failure> {
     Ok(Some(Found {
         has_nodes: row.is_true("has_nodes")?,
         has_workers: row.is_true("has_workers")?,
+        is_coordinator: row.is_true("is_coordinator")?,
         has_fence: row.is_true("has_fence")?,
     }))
 }

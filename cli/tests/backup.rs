@@ -251,3 +251,36 @@ fn a_failure_leaves_neither_copies_nor_processes_nor_a_block() {
         Ok(())
     });
 }
+
+/// Another database of the same servers may be a cluster whose coordinator is one of the workers here: its commits would
+/// be cut in half in the copies, and nobody could hold it from here.
+#[test]
+fn a_cluster_whose_coordinator_is_a_worker_here_is_named() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let workers = [cluster.worker(1), cluster.worker(2)];
+        for worker in workers {
+            worker.execute("CREATE DATABASE aside")?;
+            let mut there = worker.connect_params().database("aside").connect()?;
+            let catalog = format!("CREATE EXTENSION {}", engine.catalog_extension());
+            there.batch_execute(&catalog).expect("the catalog");
+        }
+        let dir = place(&cluster, "named")?;
+        // By itself it is no cluster yet.
+        let mut aside = workers[0].connect_params().database("aside").connect()?;
+        let own = workers[0].port();
+        aside
+            .batch_execute(&format!("SELECT citus_set_coordinator_host('127.0.0.1', {own})"))
+            .expect("a coordinator");
+        backup(&cluster, &dir, &[])?.expect(0);
+        fs::remove_dir_all(&dir).expect("its end");
+        aside
+            .batch_execute(&format!("SELECT citus_add_node('127.0.0.1', {})", workers[1].port()))
+            .expect("a cluster");
+        let said = ["\"aside\"", &own.to_string(), "--only-this-database"];
+        backup(&cluster, &dir, &[])?.expect(1).complains_of(&said);
+        assert!(is_gone(&dir));
+        backup(&cluster, &dir, &["--only-this-database"])?.expect(0);
+        Ok(())
+    });
+}

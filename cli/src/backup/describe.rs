@@ -59,6 +59,48 @@ pub fn citus_databases(
     Ok(names)
 }
 
+/// An error where another node's server is the coordinator of a cluster of its own, in a database that is copied with all
+/// others: no block that is begun at this coordinator holds it.
+pub fn require_no_other_coordinator(
+    nodes: &[Node],
+    stop: &Stop,
+    output: &Output,
+) -> Result<(), Failure> {
+    for node in nodes.iter().filter(|node| node.groupid != 0 && node.is_active) {
+        let there = |name: &str| {
+            let mut there = node.clone();
+            there.destination.target.params.set("dbname", name);
+            there
+        };
+        let mut talk = node.talk(stop)?;
+        for (name, found) in databases::with_citus(&mut talk, |name| there(name).talk(stop))? {
+            match found {
+                Ok(found) if found.is_coordinator && found.has_workers => {
+                    return Err(Failure::Unfit {
+                        what: format!(
+                            "database \"{name}\" of {} is a Citus cluster of its own, whose coordinator that server is, \
+                             and no block from here holds it",
+                            node.called()
+                        ),
+                        todo: format!(
+                            "Back both up under a block of that database: citus-fence block -h {} -p {} -d {name} -- \
+                             and this command with --only-this-database; or with that alone, if its two-phase commits \
+                             may be cut in half in what you copy.",
+                            node.name, node.port
+                        ),
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => output.progress(&format!(
+                    "{}: database \"{name}\": whether it is a cluster of its own is not known: {error}",
+                    node.called()
+                )),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Ends a block, and says of it what is to be kept; an error if it has not lasted.
 pub fn end(held: Held, stop: &Stop) -> Result<manifest::Block, Failure> {
     let (id, mode, began_at) = (held.id, held.mode.clone(), held.began_at);

@@ -52,6 +52,9 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     };
     foretell(args, &sources, output)?;
     let citus_databases = describe::citus_databases(&nodes, stop, output)?;
+    if !args.hold.terms().only_this_database {
+        describe::require_no_other_coordinator(&nodes, stop, output)?;
+    }
     for source in &sources {
         source.keep_config(&folder)?;
     }

@@ -86,6 +86,10 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
     };
 
     let only_this_database = args.only_this_database;
+    if !only_this_database {
+        let answering: Vec<Node> = sessions.iter().map(|(node, _, _)| node.clone()).collect();
+        describe::require_no_other_coordinator(&answering, stop, output)?;
+    }
     let terms = Terms { mode: None, lease: LEASE, max: MAX, only_this_database };
     let held = lease::begin(&destination, &terms, stop, output)?;
     let left_out = sessions.extract_if(.., |(node, _, _)| node.is_left_out(&held.nodes));
