@@ -92,3 +92,37 @@ fn triggers_that_fire_on_what_is_loaded_are_named() -> Result<()> {
     });
     Ok(())
 }
+
+/// A constraint that was never validated, of a table that was there before, is nobody's fault.
+#[test]
+fn what_was_not_valid_before_is_no_difference() {
+    fence_tests::on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let coordinator = source.coordinator();
+        for statement in [
+            "CREATE TABLE later (id int)",
+            "ALTER TABLE later ADD CONSTRAINT positive CHECK (id > 0) NOT VALID",
+            "INSERT INTO later VALUES (1)",
+        ] {
+            coordinator.execute(statement)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (schema, data) = (folder.path().join("s"), folder.path().join("a"));
+        let whole = folder.path().join("whole");
+        run(&mut dump_command(coordinator.port(), &schema, &["-s"])).expect(0);
+        run(&mut dump_command(coordinator.port(), &data, &["-a"])).expect(0);
+        run(&mut dump_command(coordinator.port(), &whole, &["-t", "later"])).expect(0);
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let port = target.coordinator().port();
+        run(&mut restore_command(port, &schema, &[])).expect(0);
+        run(&mut restore_command(port, &data, &[])).expect(0);
+        assert_eq!(target.coordinator().query_value("SELECT count(*) FROM later")?, "1");
+        // Nor one of a table that is none of the dump's.
+        for node in target.nodes() {
+            node.execute("ALTER TABLE IF EXISTS later RENAME TO earlier")?;
+        }
+        run(&mut restore_command(port, &whole, &["--into-non-empty"])).expect(0);
+        Ok(())
+    });
+}

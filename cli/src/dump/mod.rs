@@ -206,10 +206,17 @@ fn take(
         let mut snapshots = export::take(args, destination, session, reach, &flag)?;
         let facts = facts(&mut snapshots)?;
         let mut present = |keeper: &export::Keeper| NodeSession::open(&keeper.reach, &flag);
+        let mut args = args.clone();
+        // COPY's binary form is in its client's encoding, and Citus passes it on as it is to where another is expected.
+        if !matches!(facts.locale.encoding.as_str(), "UTF8" | "SQL_ASCII") {
+            args.format = args::Format::Text;
+        }
+        let args = &args;
         let plan = plan::make(args, &mut snapshots, facts.citus.is_some(), &mut present)?;
         info!("{} tables in {} parts", plan.tables.len(), plan.jobs.len());
-        let Some(what) = schema(args, reach, session, &mut snapshots, &plan, directory, stop)?
-        else {
+        let encoding = &facts.encoding;
+        let what = schema(args, session, &mut snapshots, &plan, encoding, directory, stop)?;
+        let Some(what) = what else {
             return Ok(Taken { snapshots, plan, facts });
         };
         debug!("try {tries}: {what}");
@@ -253,22 +260,25 @@ fn facts(snapshots: &mut Snapshots) -> Result<Facts, Failure> {
 /// Has the schema written; gives what is wrong with it, if another snapshot may help.
 fn schema(
     args: &DumpArgs,
-    reach: &Reach,
     session: &mut NodeSession,
     snapshots: &mut Snapshots,
     plan: &Plan,
+    encoding: &str,
     directory: &Directory,
     stop: &Stop,
 ) -> Result<Option<String>, Failure> {
+    let coordinator = snapshots.keepers.first().ok_or(DumpError::ExportEnded)?;
+    let reach = &coordinator.reach.clone();
     let programs =
         Programs { bindir: args.bindir.as_deref(), reach, directory: directory.path(), stop };
-    let coordinator = snapshots.keepers.first().ok_or(DumpError::ExportEnded)?;
     let snapshot = coordinator.node.snapshot_id.clone();
     let sections: &[&str] = if args.selection.data_only { &[] } else { &["pre-data", "post-data"] };
     let selected = args.selection.words();
     for section in sections {
-        let end = programs
-            .section(section, &snapshot, &plan.hidden, &selected, &mut || snapshots.talk())?;
+        let end =
+            programs.section(section, &snapshot, &plan.hidden, &selected, encoding, &mut || {
+                snapshots.talk()
+            })?;
         if let SchemaEnd::Waited(said) = end {
             return Ok(Some(format!("pg_dump waited for a lock: {said}")));
         }

@@ -130,6 +130,7 @@ impl Programs<'_> {
         snapshot: &str,
         hidden: &[String],
         selected: &[String],
+        encoding: &str,
         keep_alive: &mut dyn FnMut() -> Result<(), Failure>,
     ) -> Result<SchemaEnd, Failure> {
         let mut words = vec![
@@ -138,6 +139,7 @@ impl Programs<'_> {
             format!("--snapshot={snapshot}"),
             format!("--lock-wait-timeout={LOCK_WAIT}"),
             "--no-password".to_owned(),
+            format!("--encoding={encoding}"),
         ];
         words.extend(selected.iter().cloned());
         words.extend(hidden.iter().map(|table| format!("--exclude-table={table}")));

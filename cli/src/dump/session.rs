@@ -76,7 +76,7 @@ pub struct NodeSession {
 }
 
 impl NodeSession {
-    /// Connects, and makes sure of who answers. `halt` ends every wait.
+    /// Connects, and makes sure of who answers. A database of no encoding has bytes of any, which pass as they are. `halt` ends every wait.
     pub fn open(reach: &Reach, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
         NodeSession::open_with(reach, "", halt)
     }
@@ -112,6 +112,8 @@ impl NodeSession {
             &format!(
                 "SELECT set_config('transaction_timeout', '0', false)
                   WHERE current_setting('server_version_num')::int >= 170000;
+                 SELECT set_config('client_encoding', 'SQL_ASCII', false)
+                  WHERE current_setting('server_encoding') = 'SQL_ASCII';
                  SELECT pg_backend_pid() AS pid, current_setting('{TOKEN}', true) AS token,
                         (SELECT groupid FROM pg_dist_local_group) AS groupid,
                         NOT EXISTS (SELECT FROM pg_dist_node) AS knows_nobody"

@@ -41,6 +41,11 @@ pub enum RestoreDumpError {
     /// Citus and the embedded catalog do not read each other's dumps.
     #[error("the dump is of {of}, and {node} has {found}")]
     OtherEngine { node: String, of: &'static str, found: &'static str },
+    /// The binary form has texts in an encoding that goes no further than the coordinator.
+    #[error(
+        "the dump is in COPY's binary format and in {of}, and the database on {node} is in {found}"
+    )]
+    OtherEncoding { node: String, of: String, found: String },
     /// Nobody would get the shards.
     #[error("{node} knows {found} nodes for shards, and the dump needs {needed}")]
     TooFewNodes { node: String, found: usize, needed: usize },
@@ -113,6 +118,7 @@ impl RestoreDumpError {
             | RestoreDumpError::TooOld { .. }
             | RestoreDumpError::OtherEngine { .. }
             | RestoreDumpError::TooFewNodes { .. }
+            | RestoreDumpError::OtherEncoding { .. }
             | RestoreDumpError::Filtered { .. }
             | RestoreDumpError::NoSuperuser { .. }
             | RestoreDumpError::CannotWrite { .. }
@@ -206,6 +212,9 @@ impl RestoreDumpError {
             RestoreDumpError::TooOld { .. } => "Restore it into the same release, or a newer one.",
             RestoreDumpError::OtherEngine { .. } => {
                 "Restore it into a database with the extension it is of."
+            }
+            RestoreDumpError::OtherEncoding { .. } => {
+                "Restore it into a database of its own encoding, or dump with --format text."
             }
             RestoreDumpError::TooFewNodes { .. } => {
                 "Add nodes first, on the coordinator: SELECT citus_add_node('HOST', PORT); or let more of them take \

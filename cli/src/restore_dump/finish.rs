@@ -220,14 +220,20 @@ pub fn triggers(dump: &Dump, session: &mut NodeSession) -> Result<Vec<String>, F
     Ok(findings)
 }
 
-/// Constraints that hold for new rows only, by the coordinator's catalog.
-pub fn unvalidated(session: &mut NodeSession) -> Result<Vec<String>, Failure> {
+/// Constraints of the dump's tables that hold for new rows only, by the coordinator's catalog.
+pub fn unvalidated(dump: &Dump, session: &mut NodeSession) -> Result<Vec<String>, Failure> {
     let reply = session.ask(
         "look for constraints that are not valid",
-        "SELECT coalesce(json_agg(conname ORDER BY conname), '[]') AS names
-           FROM (SELECT conname, conrelid FROM pg_constraint
-                  WHERE NOT convalidated AND connamespace <> 'pg_catalog'::regnamespace) k",
+        "SELECT n.nspname, c.relname, k.conname FROM pg_constraint k
+           JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE NOT k.convalidated ORDER BY 3",
     )?;
-    let names: String = only_row(&reply)?.get("names")?;
-    serde_json::from_str(&names).map_err(|_| reply.unexpected("names that are no list").into())
+    let mut names = Vec::new();
+    for row in rows(&reply)? {
+        let (schema, table): (String, String) = (row.get("nspname")?, row.get("relname")?);
+        if dump.tables.iter().any(|one| one.schema == schema && one.name == table) {
+            names.push(row.get("conname")?);
+        }
+    }
+    Ok(names)
 }

@@ -302,7 +302,14 @@ impl Pool<'_> {
         let at =
             |error: io::Error| Failure::from(RestoreDumpError::File { path: path.clone(), error });
         let mut reader = reader(&path, &self.dump.compression).map_err(at)?;
-        let sql = copy_sql(root.unwrap_or(&load.table), file);
+        let mut sql = copy_sql(root.unwrap_or(&load.table), file, &self.dump.encoding);
+        if self.target.citus && !load.direct && self.target.encoding != "UTF8" {
+            // Citus passes rows on in its client's encoding, and the others take that for their own.
+            let own =
+                "SELECT set_config('client_encoding', current_setting('server_encoding'), true)";
+            session.ask("take the database's encoding", own)?;
+            sql = in_ascii(&sql);
+        }
         let end = session
             .copy_from(&sql, &mut |piece| reader.by_ref().take(PIECE).read_to_end(piece).map(drop));
         let end = match end {
@@ -349,14 +356,70 @@ fn reader(path: &Path, compression: &str) -> io::Result<Box<dyn Read>> {
 }
 
 /// The COPY of a file into a table.
-fn copy_sql(table: &str, file: &DataFile) -> String {
+fn copy_sql(table: &str, file: &DataFile, encoding: &str) -> String {
     let columns = match file.columns.is_empty() {
         true => String::new(),
         false => format!(" ({})", file.columns.join(", ")),
     };
     let format = match file.is_binary() {
-        true => " WITH (FORMAT binary)",
-        false => "",
+        true => " WITH (FORMAT binary)".to_owned(),
+        false => format!(" WITH (ENCODING '{encoding}')"),
     };
     format!("COPY {table}{columns} FROM STDIN{format}")
+}
+
+/// The same statement without a letter that an encoding may write in another way. Such letters are in names, which are
+/// in double quotes then.
+fn in_ascii(sql: &str) -> String {
+    let mut parts = sql.split('"').enumerate();
+    let mut plain = String::with_capacity(sql.len());
+    // Two double quotes within a name are an empty part between two, and it goes on behind them.
+    while let Some((number, part)) = parts.next() {
+        if number % 2 == 0 {
+            plain.push_str(part);
+            continue;
+        }
+        let mut name = part.to_owned();
+        let mut rest = parts.clone();
+        while let Some((_, "")) = rest.next()
+            && let Some((_, more)) = rest.next()
+        {
+            name.push_str("\"\"");
+            name.push_str(more);
+            parts = rest.clone();
+        }
+        if name.is_ascii() {
+            plain.push_str(&format!("\"{name}\""));
+            continue;
+        }
+        plain.push_str("U&\"");
+        for letter in name.chars() {
+            match letter {
+                '\\' => plain.push_str("\\\\"),
+                letter if letter.is_ascii() => plain.push(letter),
+                letter => plain.push_str(&format!("\\+{:06X}", u32::from(letter))),
+            }
+        }
+        plain.push('"');
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_written_without_letters_of_any_encoding() {
+        for (sql, plain) in [
+            ("COPY t FROM STDIN", "COPY t FROM STDIN"),
+            (r#"COPY "a"."b ""c""" (d) X"#, r#"COPY "a"."b ""c""" (d) X"#),
+            (
+                r#"COPY "ö"."x" ("ä""\€", "e") X"#,
+                r#"COPY U&"\+0000F6"."x" (U&"\+0000E4""\\\+0020AC", "e") X"#,
+            ),
+        ] {
+            assert_eq!(in_ascii(sql), plain);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::error::RestoreDumpError;
 use super::progress;
 use crate::check;
 use crate::connection::Destination;
-use crate::dump::{Dump, Kind, NodeSession, Reach, literal};
+use crate::dump::{DataFile, Dump, Kind, NodeSession, Reach, literal};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 use crate::signals::Stop;
@@ -102,6 +102,8 @@ pub struct Target {
     pub database: String,
     /// Whether the catalog is Citus' own.
     pub citus: bool,
+    /// The database's encoding.
+    pub encoding: String,
     /// The coordinator first.
     pub nodes: Vec<Node>,
 }
@@ -160,7 +162,7 @@ pub fn find(
         &mut first,
         "ask who answers",
         "SELECT pg_is_in_recovery() AS standby, current_setting('server_version_num')::int / 10000 AS major,
-                current_setting('server_version') AS version,
+                current_setting('server_version') AS version, current_setting('server_encoding') AS encoding,
                 (SELECT extversion FROM pg_extension WHERE extname = 'citus') AS citus",
     )?;
     let who = only_row(&who)?;
@@ -187,6 +189,12 @@ pub fn find(
             let (of, found) = (name(of.is_some()), name(found.is_some()));
             return Err(RestoreDumpError::OtherEngine { node: place, of, found }.into());
         }
+    }
+    let encoding: String = who.get("encoding")?;
+    // What Citus passes on to other nodes is in its client's encoding, and taken there for the server's.
+    if cluster.citus && encoding != dump.encoding && dump.files.iter().any(DataFile::is_binary) {
+        let (of, found) = (dump.encoding.clone(), encoding);
+        return Err(RestoreDumpError::OtherEncoding { node: place, of, found }.into());
     }
     let for_shards = check::ask(
         &mut first,
@@ -235,7 +243,7 @@ pub fn find(
         Node { group: member.group, reach, search_path: args.search_path.clone() }
     });
     let nodes = nodes.collect();
-    Ok(Target { database: cluster.database.clone(), citus: cluster.citus, nodes })
+    Ok(Target { database: cluster.database.clone(), citus: cluster.citus, encoding, nodes })
 }
 
 /// The first two numbers of a version: `13.2-1` is 13 and 2.
