@@ -14,6 +14,7 @@
 //! | `snapshot.rs` | how long does a cluster snapshot take, and hold writers |
 //! | `split.rs` | how long does a clone split keep writers waiting |
 //! | `backup.rs` | what does `citus-fence backup` add to the copies, and to the time that writers are held |
+//! | `restore.rs` | what `citus-fence restore` adds to what the servers themselves need |
 //! | `dump.rs` | `citus-fence dump` beside pg_dump |
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
@@ -38,6 +39,7 @@ mod load;
 mod other_build;
 mod partitions;
 mod psql;
+mod restore;
 mod snapshot;
 mod split;
 mod throughput;
@@ -78,7 +80,7 @@ struct Options {
     /// Backups, and rounds of dumps.
     #[arg(long, default_value_t = 10)]
     copies: usize,
-    /// block, gate, partitions, snapshot, split, backup or dump; without it all.
+    /// block, gate, partitions, snapshot, split, backup, restore or dump; without it all.
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
@@ -154,6 +156,10 @@ fn main() -> Result<()> {
     if wants("backup") && builds.is_none() {
         println!("3 nodes of {} MB, {}, all on this machine", options.megabytes, engine.name());
         backup::measure(engine, options.megabytes, options.copies, &mut table)?;
+    }
+    if wants("restore") && builds.is_none() {
+        println!("3 nodes of {} MB, {}, all on this machine", options.megabytes, engine.name());
+        restore::measure(engine, options.megabytes, options.copies, &mut table)?;
     }
     if wants("dump") && builds.is_none() {
         println!("8 tables of {} MB altogether, {}", options.megabytes, engine.name());
