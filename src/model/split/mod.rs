@@ -48,6 +48,7 @@
 //! | 2 nodes, kept sessions, DDL, what is in doubt | 1 fault | 67,000 | 4 |
 //! | 2 nodes, 2 writers, a client of the clone, a standby that lags | any 2 faults | 12,000 | 1 |
 
+mod parts;
 mod properties;
 mod rules;
 mod tests;
