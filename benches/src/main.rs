@@ -74,6 +74,9 @@ struct Options {
     /// Clone splits, each on a cluster of its own.
     #[arg(long, default_value_t = 20)]
     splits: usize,
+    /// How many shards there are when one node is split once, for its plan.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    shards: Vec<u32>,
     /// Megabytes of a node that is backed up, or dumped.
     #[arg(long, default_value_t = 1024)]
     megabytes: u32,
@@ -152,6 +155,9 @@ fn main() -> Result<()> {
     if wants("split") && builds.is_none() {
         println!("two workers, one of which is split, {}", engine.name());
         split::measure(engine, options.splits, &mut table)?;
+        for shards in &options.shards {
+            split::measure_many(engine, *shards, &mut table)?;
+        }
     }
     if wants("backup") && builds.is_none() {
         println!("3 nodes of {} MB, {}, all on this machine", options.megabytes, engine.name());

@@ -368,6 +368,17 @@ impl<W: Waiter> Drive<'_, W> {
         harmless::give_back_source(self.waiter, home, &mut lines[self.map.source], self.clone)?;
         // Until then the clone's control file names the old timeline, which misleads tools that look at it.
         ask(self.waiter, &mut links.clone, "checkpoint", "CHECKPOINT", CHECKPOINT_BOUND)?;
+        let sql = statements::write(statements::DROP_SYNCHRONIZED);
+        let dropped = ask(self.waiter, &mut links.clone, "drop slots of the source", &sql, SHORT)?;
+        let slots = &dropped.last_set()?.rows;
+        let slots: Vec<&str> = slots.iter().filter_map(|row| row.first()?.as_deref()).collect();
+        if !slots.is_empty() {
+            let message = format!(
+                "logical slots that the clone had from its source are dropped: {}",
+                slots.join(", ")
+            );
+            self.say(&mut links.home, Kind::Warning, &message)?;
+        }
         if let Some(slot) = &self.clone.slot {
             let sql = statements::drop_slot(slot);
             let source = &mut links.lines[self.map.source];

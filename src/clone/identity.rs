@@ -69,17 +69,9 @@ pub fn is_reserved<W: Waiter>(
     Ok(reply.parse_single::<i32>()? == clone.nodeid)
 }
 
-/// An error unless it is: at the clone's address there may be another replica by now, which must not be promoted as it is.
-fn require_reserved<W: Waiter>(
-    waiter: &mut W,
-    session: &mut Session,
-    clone: &Replica,
-) -> Result<(), CloneError> {
-    if is_reserved(waiter, session, clone)? {
-        return Ok(());
-    }
-    let node = session.node().to_string();
-    Err(CloneError::NotReserved { node, nodeid: clone.nodeid })
+/// At the clone's address there may be another replica by now, which must not be promoted as it is.
+fn not_reserved(session: &Session, clone: &Replica) -> CloneError {
+    CloneError::NotReserved { node: session.node().to_string(), nodeid: clone.nodeid }
 }
 
 /// Ends the clone's recovery.
@@ -88,11 +80,16 @@ pub fn promote<W: Waiter>(
     session: &mut Session,
     clone: &Replica,
 ) -> Result<(), CloneError> {
-    require_reserved(waiter, session, clone)?;
     // To ask and look: to wait for it, the function sleeps in steps of a tenth of a second.
-    let ask_for =
-        query("SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) ELSE true END AS asked");
-    ask(waiter, session, "promote", &ask_for, SHORT)?;
+    let ask_for = query(&format!(
+        "SELECT CASE WHEN citus_fence.reserved_for() IS DISTINCT FROM {} THEN 'another' \
+                     WHEN pg_is_in_recovery() THEN pg_promote(false)::text ELSE 'promoted' END AS asked",
+        clone.nodeid
+    ));
+    let reply = ask(waiter, session, "promote", &ask_for, SHORT)?;
+    if reply.single_value()? == "another" {
+        return Err(not_reserved(session, clone));
+    }
     let by = Deadline::after(waiter, PROMOTION_BOUND);
     let look = query("SELECT pg_is_in_recovery()");
     loop {
@@ -119,10 +116,16 @@ pub fn become_itself<W: Waiter>(
     is_citus: bool,
     was_coordinator: bool,
 ) -> Result<Vec<String>, CloneError> {
-    require_reserved(waiter, session, clone)?;
-    let enter =
-        query(&format!("SELECT citus_fence.enter_reserved_node({})::text", literal(&clone.token)));
-    ask(waiter, session, "enter the clone", &enter, SHORT)?;
+    let enter = query(&format!(
+        "SELECT coalesce(CASE WHEN citus_fence.reserved_for() = {} \
+                              THEN citus_fence.enter_reserved_node({})::text END, 'another')",
+        clone.nodeid,
+        literal(&clone.token)
+    ));
+    let entered = ask(waiter, session, "enter the clone", &enter, SHORT)?;
+    if entered.single_value()? == "another" {
+        return Err(not_reserved(session, clone));
+    }
     let mut left = Vec::new();
     let inherited =
         ask(waiter, session, "look at what is prepared", &query(statements::INHERITED), SHORT)?;
@@ -146,11 +149,6 @@ pub fn become_itself<W: Waiter>(
     let identity = statements::identity(&clone.token, plan.group, is_citus, was_coordinator);
     if !has_identity {
         ask(waiter, session, "make the clone's identity", &identity, IDENTITY_BOUND)?;
-    }
-    let sql = query(statements::DROP_SYNCHRONIZED);
-    let dropped = ask(waiter, session, "drop slots of the source", &sql, SHORT)?;
-    for slot in dropped.last_set()?.rows.iter().filter_map(|row| row.first()?.as_ref()) {
-        left.push(format!("logical slot {slot}, which is dropped"));
     }
     // Its gate stays closed until the registry says that there is no way back any more, and its settings come back when
     // writers go on: they are not to wait for that, too.

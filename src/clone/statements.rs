@@ -161,17 +161,25 @@ pub fn lock_tables<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<St
 
 /// Refuses, once committed, whatever would still write to these tables, also where a session says that it only applies
 /// what others have done.
+///
+/// That is written for all at once: ALTER TABLE for each, while writers wait, takes as long again.  The relations are read
+/// anew for their triggers anyhow.
 pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    names
+    let mut seal: String = names
         .into_iter()
         .map(|name| {
             format!(
                 "CREATE TRIGGER citus_fence_moved BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
-                 FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();\
-                 ALTER TABLE {name} ENABLE ALWAYS TRIGGER citus_fence_moved;"
+                 FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();"
             )
         })
-        .collect()
+        .collect();
+    seal.push_str(
+        "UPDATE pg_catalog.pg_trigger SET tgenabled = 'A' \
+          WHERE tgname = 'citus_fence_moved' AND tgenabled <> 'A' \
+            AND tgfoid = 'citus_fence.shard_has_moved()'::regprocedure",
+    );
+    seal
 }
 
 /// The new metadata: the clone is a node, and what moves has a new placement there.

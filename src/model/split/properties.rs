@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::Exploration;
 use super::world::{Hold, Kind, Place, Role, TwoPhase, World, Writer};
-use crate::clone::state::Step;
+use crate::clone::state::{Step, Way};
 
 /// What holds in every state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,11 @@ impl Claim {
                     let mut all = world.writers.iter().zip(model.size.writers);
                     world.faults < model.size.faults
                         || !all.any(|(writer, kind)| {
-                            matches!((writer, kind), (Writer::Failed, Kind::At(_)))
+                            let has_lock = match kind {
+                                Kind::At(_) | Kind::Kept(_) | Kind::InDoubt(_) | Kind::Ddl => true,
+                                Kind::Lockless(_) | Kind::AtClone => false,
+                            };
+                            *writer == Writer::Failed && has_lock
                         })
                 },
             ),
@@ -59,14 +63,21 @@ impl Claim {
 /// A clone that was promoted is where the shard will be: there is no way back from there. What a client of the clone
 /// wrote while it took itself for its source is in a shard that is not the clone's.
 fn nothing_lost(model: &Exploration, world: &World) -> bool {
-    let gone_over = world.clone != Role::Standby;
+    // A registry that has forgotten the last steps leads back, unless a node remembers them.
+    let leads_forward = matches!(world.step.way(), Way::Forward | Way::Done)
+        || world.holds.contains(&Hold::Committed);
+    let gone_over = world.clone != Role::Standby && leads_forward;
     world.writers.iter().zip(model.size.writers).enumerate().all(|(index, (writer, kind))| {
         let Writer::Acknowledged(_) = writer else { return true };
         let bit = 1 << index;
         match kind {
             Kind::AtClone => world.clone == Role::Itself,
-            Kind::At(_) | Kind::Lockless(_) if gone_over => world.at_clone & bit != 0,
-            Kind::At(_) | Kind::Lockless(_) => world.at_source & bit != 0,
+            _ if gone_over => world.at_clone & bit != 0,
+            // Whoever finishes it finds it.
+            Kind::InDoubt(_) => true,
+            Kind::At(_) | Kind::Lockless(_) | Kind::Kept(_) | Kind::Ddl => {
+                world.at_source & bit != 0
+            }
         }
     })
 }

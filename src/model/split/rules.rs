@@ -21,6 +21,16 @@ pub enum Rule {
     WrittenFirst,
     /// No node takes the new metadata before the clone is itself. Out: once it is promoted.
     IdentityFirst,
+    /// What has moved has a new placement id. Out: a session that has used the shard goes on by its old connection.
+    NewPlacementIds,
+    /// Nodes, and with them DDL, are locked on the coordinator until the switch. Out: DDL goes on.
+    NodesLocked,
+    /// The table's lock at the source waits for what is prepared there. Out: for what is in flight alone.
+    PreparedDrained,
+    /// Who goes back looks first whether a node has the new metadata already. Out: the registry is believed.
+    LooksAhead,
+    /// A clone that is promoted is not opened by the way back. Out: it gets everything back that it had.
+    PromotedStaysClosed,
 }
 
 /// Which rules are in force.

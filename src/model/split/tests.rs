@@ -9,7 +9,8 @@ use super::world::{Kind, SOURCE, Size};
 use crate::model::search::{Found, search};
 
 /// Coordinator and source, nobody writes, and nothing goes wrong.
-const SMALL: Size = Size { nodes: 2, writers: &[], two_phase: false, retries: 0, faults: 0 };
+const SMALL: Size =
+    Size { nodes: 2, writers: &[], two_phase: false, retries: 0, faults: 0, lags: false };
 /// The same, and somebody writes at the source.
 const WRITER: Size = Size { writers: &[Kind::At(SOURCE)], ..SMALL };
 const LOCKLESS: Size = Size { writers: &[Kind::Lockless(0)], ..SMALL };
@@ -69,6 +70,20 @@ fn a_split_beside_a_two_phase_commit_of_the_source() {
 }
 
 #[test]
+fn a_split_beside_kept_sessions_ddl_and_what_is_in_doubt() {
+    const KINDS: &[Kind] = &[Kind::Kept(1), Kind::Ddl, Kind::InDoubt(0), Kind::Kept(0)];
+    let sights = [Sight::Done, Sight::WrittenThere];
+    holds("kept, DDL, in doubt", Size { writers: KINDS, faults: 1, ..SMALL }, &sights);
+}
+
+#[test]
+fn a_split_at_a_coordinator_that_has_forgotten_its_last_steps() {
+    const KINDS: &[Kind] = &[Kind::At(1), Kind::Lockless(0), Kind::AtClone];
+    let size = Size { writers: KINDS, faults: 2, lags: true, ..SMALL };
+    holds("a lagging standby takes over", size, &[Sight::Done, Sight::Resumed]);
+}
+
+#[test]
 fn what_each_rule_is_there_for() {
     // The seal alone keeps what it lets through from being lost, and refuses the rest.
     breaks(Rule::EveryNode, WRITER, Claim::NobodyRefused);
@@ -84,4 +99,18 @@ fn what_each_rule_is_there_for() {
     breaks(Rule::Harmless, TWO_PHASE, Claim::NothingUndone);
     breaks(Rule::WrittenFirst, Size { faults: 1, ..SMALL }, Claim::ComesToRest);
     breaks(Rule::IdentityFirst, CLIENT_OF_THE_CLONE, Claim::NothingLost);
+    const KEPT: Size = Size { writers: &[Kind::Kept(SOURCE)], ..SMALL };
+    breaks(Rule::NewPlacementIds, KEPT, Claim::NobodyRefused);
+    let rules = Rules::without_both(Rule::NewPlacementIds, Rule::SealStays);
+    breaks_under("without NewPlacementIds and SealStays", rules, KEPT, Claim::NothingLost);
+    breaks(Rule::NodesLocked, Size { writers: &[Kind::Ddl], ..SMALL }, Claim::NothingLost);
+    const IN_DOUBT: Size = Size { writers: &[Kind::InDoubt(0)], ..SMALL };
+    breaks(Rule::PreparedDrained, IN_DOUBT, Claim::NothingLost);
+    const LAGS: Size = Size { lags: true, faults: 1, ..SMALL };
+    breaks(Rule::LooksAhead, Size { writers: &[Kind::At(SOURCE)], ..LAGS }, Claim::NothingLost);
+    breaks(
+        Rule::PromotedStaysClosed,
+        Size { writers: &[Kind::AtClone], ..LAGS },
+        Claim::NothingLost,
+    );
 }

@@ -1,5 +1,6 @@
 //! The cluster while a split goes on, and every step that anybody in it can take.
 
+pub use super::parts::{Driver, Hold, Kind, Place, Role, TwoPhase, Writer};
 use super::rules::{Rule, Rules};
 use crate::clone::state::{Step, Way};
 
@@ -22,95 +23,8 @@ pub struct Size {
     pub retries: u8,
     /// How much goes wrong.
     pub faults: u8,
-}
-
-/// Who writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// At that node, under a lock on the shard's metadata there.
-    At(usize),
-    /// At that node, without one.
-    Lockless(usize),
-    /// A client of the clone, which takes its word for what it is.
-    AtClone,
-}
-
-/// How far one is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Writer {
-    /// Has not begun.
-    Idle,
-    /// Knows where to write.
-    Planned(Place),
-    /// Has written there.
-    Written(Place),
-    /// Was told that it is committed.
-    Acknowledged(Place),
-    /// Was told that it is not.
-    Failed,
-}
-
-/// Where the shard is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// Where it was.
-    Source,
-    /// Where it goes.
-    Clone,
-}
-
-/// What the split holds somewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Hold {
-    /// Nothing.
-    None,
-    /// A lock, by an open transaction.
-    Open,
-    /// The same, by a prepared one.
-    Prepared,
-    /// It is committed: on a node the new metadata, of the seal that whoever comes is refused.
-    Committed,
-}
-
-impl Hold {
-    fn is_locked(self) -> bool {
-        matches!(self, Self::Open | Self::Prepared)
-    }
-}
-
-/// What the clone is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// Streams from its source.
-    Standby,
-    /// A server of its own that takes itself for its source.
-    Promoted,
-    /// A worker of its own.
-    Itself,
-}
-
-/// A two-phase commit of the source, whose other half is on another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TwoPhase {
-    /// Has not begun, or is not part of it.
-    Idle,
-    /// Prepared there; whether decided, its record tells.
-    Prepared,
-    /// Over there.
-    Committed,
-    /// Undone there.
-    RolledBack,
-}
-
-/// Who drives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Driver {
-    /// From the start.
-    Drives,
-    /// Is gone; whatever it held open is let go.
-    Gone,
-    /// By the registry: back, or forward.
-    Settles,
+    /// Whether a standby of the coordinator that takes over may not know of its last steps.
+    pub lags: bool,
 }
 
 /// All of it.
@@ -178,6 +92,8 @@ pub enum Action {
     DriverDies,
     /// It comes back.
     Resume,
+    /// A standby of the coordinator takes over that has not heard of the last steps.
+    Forget,
 }
 
 impl World {
@@ -218,6 +134,7 @@ impl World {
             Action::CloneCrash,
             Action::DriverDies,
             Action::Resume,
+            Action::Forget,
         ]);
         all.retain(|action| self.after(size, rules, *action).is_some());
         all
@@ -227,7 +144,7 @@ impl World {
     pub fn after(&self, size: &Size, rules: Rules, action: Action) -> Option<Self> {
         let mut next = self.clone();
         let done = match action {
-            Action::Write(writer) => next.write(size.writers[writer], writer),
+            Action::Write(writer) => next.write(rules, size.writers[writer], writer),
             Action::TwoPhase => size.two_phase && next.go_on_in_two_phases(),
             Action::Replay => next.replay(),
             Action::Recover => next.recover(),
@@ -238,6 +155,7 @@ impl World {
             Action::CloneCrash => next.spend_fault() && next.crash_clone(size),
             Action::DriverDies => next.spend_fault() && next.lose_driver(),
             Action::Resume => next.resume(),
+            Action::Forget => size.lags && next.spend_fault() && next.forget(),
         };
         (done && next != *self).then_some(next)
     }
@@ -250,13 +168,28 @@ impl World {
 
     // Writers.
 
-    fn write(&mut self, kind: Kind, writer: usize) -> bool {
+    fn write(&mut self, rules: Rules, kind: Kind, writer: usize) -> bool {
         let bit = 1 << writer;
         let next = match (self.writers[writer], kind) {
-            (Writer::Idle, Kind::At(node)) if self.holds[node].is_locked() => return false,
-            (Writer::Idle, Kind::At(node) | Kind::Lockless(node)) => {
-                Writer::Planned(self.place_seen_at(node))
+            (Writer::Idle, Kind::At(node) | Kind::Kept(node) | Kind::InDoubt(node))
+                if self.holds[node].is_locked() =>
+            {
+                return false;
             }
+            (Writer::Idle, Kind::Ddl)
+                if rules.has(Rule::NodesLocked) && self.holds[COORDINATOR].is_locked() =>
+            {
+                return false;
+            }
+            // It has its connection from before, and finds it again.
+            (Writer::Idle, Kind::Kept(_)) if !rules.has(Rule::NewPlacementIds) => {
+                Writer::Planned(Place::Source)
+            }
+            (
+                Writer::Idle,
+                Kind::At(node) | Kind::Lockless(node) | Kind::Kept(node) | Kind::InDoubt(node),
+            ) => Writer::Planned(self.place_seen_at(node)),
+            (Writer::Idle, Kind::Ddl) => Writer::Planned(self.place_seen_at(COORDINATOR)),
             // What it is told is its word for it: it is the source, and the shard is here.
             (Writer::Idle, Kind::AtClone) => {
                 if self.clone == Role::Standby || !self.gate_open {
@@ -264,14 +197,31 @@ impl World {
                 }
                 Writer::Planned(Place::Clone)
             }
+            // It is not for the shard's table.
+            (Writer::Planned(Place::Source), Kind::Ddl) => Writer::Written(Place::Source),
             (Writer::Planned(Place::Source), _) if self.seal.is_locked() => return false,
             (Writer::Planned(Place::Source), _) if self.seal == Hold::Committed || self.dropped => {
                 Writer::Failed
             }
             (Writer::Planned(Place::Clone), _) if !self.gate_open => return false,
             (Writer::Planned(place), _) => Writer::Written(place),
+            // Prepared there, and decided: that it is not committed yet, nobody waits for.
+            (Writer::Written(Place::Source), Kind::InDoubt(_)) => {
+                Writer::Acknowledged(Place::Source)
+            }
+            (Writer::Acknowledged(Place::Source), Kind::InDoubt(_))
+                if self.at_source & bit == 0 =>
+            {
+                self.at_source |= bit;
+                return true;
+            }
             (Writer::Written(place), _) => {
                 match place {
+                    // What all nodes get the new one gets as soon as it is one of them.
+                    Place::Clone if kind == Kind::Ddl => {
+                        self.at_source |= bit;
+                        self.at_clone |= bit;
+                    }
                     Place::Source => self.at_source |= bit,
                     Place::Clone => self.at_clone |= bit,
                 }
@@ -289,9 +239,25 @@ impl World {
     }
 
     /// Whether somebody at a node is between planning and the end under its lock.
-    fn is_used(&self, size: &Size, node: usize) -> bool {
+    fn is_used(&self, size: &Size, rules: Rules, node: usize) -> bool {
         self.writers.iter().zip(size.writers).any(|(writer, kind)| {
-            *kind == Kind::At(node) && matches!(writer, Writer::Planned(_) | Writer::Written(_))
+            let is_under_it = match *kind {
+                Kind::At(own) | Kind::Kept(own) | Kind::InDoubt(own) => own == node,
+                Kind::Ddl => node == COORDINATOR && rules.has(Rule::NodesLocked),
+                Kind::Lockless(_) | Kind::AtClone => false,
+            };
+            is_under_it && matches!(writer, Writer::Planned(_) | Writer::Written(_))
+        })
+    }
+
+    /// Whether something holds the table at the source: in flight, or prepared.
+    fn table_is_used(&self, size: &Size, rules: Rules) -> bool {
+        self.writers.iter().zip(size.writers).enumerate().any(|(index, (writer, kind))| {
+            let is_prepared = matches!(kind, Kind::InDoubt(_))
+                && *writer == Writer::Acknowledged(Place::Source)
+                && self.at_source & (1 << index) == 0;
+            let is_for_it = *kind != Kind::Ddl && *writer == Writer::Written(Place::Source);
+            is_for_it || is_prepared && rules.has(Rule::PreparedDrained)
         })
     }
 
@@ -331,7 +297,7 @@ impl World {
             Driver::Gone => false,
             Driver::Drives if self.step < Step::Promoting => self.start(size, rules, node),
             Driver::Settles if self.step.way() == Way::Start => self.rest(),
-            Driver::Settles if self.step.way() == Way::Back => self.back(size, node),
+            Driver::Settles if self.step.way() == Way::Back => self.back(size, rules, node),
             Driver::Drives | Driver::Settles => self.forward(size, rules, node),
         }
     }
@@ -360,14 +326,14 @@ impl World {
             }
             Step::Near if first => self.step = Step::Prepared,
             Step::Prepared if on(node) && self.holds[node] == Hold::None => {
-                if self.is_used(size, node) {
+                if self.is_used(size, rules, node) {
                     return false;
                 }
                 self.holds[node] = Hold::Open;
             }
             // Behind what is in flight there.
             Step::Prepared if first && rules.has(Rule::Seal) && self.seal == Hold::None => {
-                let in_flight = self.writers.contains(&Writer::Written(Place::Source));
+                let in_flight = self.table_is_used(size, rules);
                 let all = (0..size.nodes).all(|node| !on(node) || self.holds[node].is_locked());
                 if in_flight || !all {
                     return false;
@@ -439,7 +405,13 @@ impl World {
     }
 
     /// What was done is undone.
-    fn back(&mut self, size: &Size, node: usize) -> bool {
+    fn back(&mut self, size: &Size, rules: Rules, node: usize) -> bool {
+        let committed = (0..size.nodes).any(|node| self.holds[node] == Hold::Committed);
+        if committed && rules.has(Rule::LooksAhead) {
+            // Its gate is opened when there is nothing left to do there.
+            self.step = if self.gate_open { Step::Committing } else { Step::Promoting };
+            return true;
+        }
         if self.holds[node] != Hold::None {
             self.holds[node] = Hold::None;
             return true;
@@ -448,8 +420,10 @@ impl World {
             return false;
         }
         self.seal = Hold::None;
-        self.gate_open = true;
-        self.harmless = false;
+        if self.clone == Role::Standby || !rules.has(Rule::PromotedStaysClosed) {
+            self.gate_open = true;
+            self.harmless = false;
+        }
         self.rest()
     }
 
@@ -486,7 +460,13 @@ impl World {
     /// Open transactions are gone there; whoever has lost one of the driver's knows, and gives up or settles.
     fn crash(&mut self, size: &Size, node: usize) -> bool {
         for (writer, kind) in self.writers.iter_mut().zip(size.writers) {
-            let is_here = *kind == Kind::At(node) || *kind == Kind::Lockless(node);
+            let is_here = match *kind {
+                Kind::At(own) | Kind::Lockless(own) | Kind::Kept(own) | Kind::InDoubt(own) => {
+                    own == node
+                }
+                Kind::Ddl => node == COORDINATOR,
+                Kind::AtClone => false,
+            };
             let is_open = matches!(writer, Writer::Planned(_) | Writer::Written(_));
             let wrote_here = node == SOURCE && *writer == Writer::Written(Place::Source);
             if is_here && is_open || wrote_here {
@@ -544,15 +524,30 @@ impl World {
         gone
     }
 
+    /// What it has forgotten is what was written down last; it knows of what is prepared.
+    fn forget(&mut self) -> bool {
+        if !matches!(self.step, Step::Promoting | Step::Promoted | Step::Committing) {
+            return false;
+        }
+        // What it has committed itself it would have to have forgotten, too.
+        if self.holds[COORDINATOR] == Hold::Committed {
+            return false;
+        }
+        self.step = Step::CaughtUp;
+        self.lose_driver();
+        true
+    }
+
     /// Whether nothing of a split is left anywhere but what it was for.
     pub fn rests(&self, size: &Size) -> bool {
         let all = |hold: Hold| (0..size.nodes).all(|node| self.holds[node] == hold);
         match self.step {
             Step::Registered => {
-                self.clone == Role::Standby
+                // A clone that was promoted, and of which the registry has forgotten it, stays closed.
+                (self.clone == Role::Standby || size.lags)
+                    && self.gate_open == (self.clone == Role::Standby)
                     && all(Hold::None)
                     && self.seal == Hold::None
-                    && self.gate_open
             }
             Step::Cleaned => {
                 self.clone == Role::Itself && all(Hold::Committed) && !self.seal.is_locked()

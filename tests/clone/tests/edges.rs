@@ -180,6 +180,28 @@ fn tables_of_every_kind_are_split() -> Result<()> {
     let left = everywhere(&cluster, "SELECT count(*) FROM parents")?;
     assert_eq!(left, "100");
     assert_eq!(everywhere(&cluster, &format!("SELECT count(*) FROM {child}"))?, "100");
+    // Whatever else comes to an orphan is refused, also from a session that says that it only applies.
+    let of_source = before.iter().filter(|placement| placement.node == SOURCE);
+    let still: Vec<i64> = cluster
+        .placements("parents")?
+        .into_iter()
+        .filter(|placement| placement.node == SOURCE)
+        .map(|placement| placement.shardid)
+        .collect();
+    let mut refused = 0;
+    for orphan in of_source.filter(|placement| !still.contains(&placement.shardid)) {
+        for role in ["origin", "replica"] {
+            let write = format!(
+                "SET citus.enable_manual_changes_to_shards = on; SET session_replication_role = {role};
+                 INSERT INTO {} (key) VALUES (1)",
+                orphan.table
+            );
+            let error = cluster.node(SOURCE).execute(&write).expect_err("a write to an orphan");
+            assert!(error.to_string().contains("40001"), "{role}: {error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "nothing has moved");
     // A row of an orphan is in the way of what its new place allows, until the orphan is dropped.
     cluster.coordinator().execute("DELETE FROM kept")?;
     cluster.coordinator().execute("CALL citus_cleanup_orphaned_resources()")?;

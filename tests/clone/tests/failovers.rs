@@ -2,8 +2,8 @@
 //! which keeps nobody else waiting, and whose new address can be written down.
 
 use clone_tests::kind::Kind;
-use clone_tests::matrix::{is_as_before, is_done};
-use clone_tests::stand::NO_WAY_BACK;
+use clone_tests::matrix::{is_as_before, is_done, step as step_of};
+use clone_tests::stand::{NO_WAY_BACK, STEPS};
 use clone_tests::{
     Bed, Engine, How, Load, OTHER, PATIENCE, Result, SOURCE, Stand, on_each_engine, ours_exists,
     wait_until,
@@ -64,9 +64,8 @@ fn the_split_goes_on_at_the_coordinators_standby() {
     });
 }
 
-/// The source fails over when the clone is promoted, and comes back at another address.
-#[test]
-fn a_source_that_fails_over_after_the_promotion_is_taken_in() -> Result<()> {
+/// The source fails over when the split is about to come to `step`, and comes back at another address.
+fn source_fails_over(step: &'static str) -> Result<()> {
     // The embedded catalog has no citus_update_node().
     if !Engine::available().contains(&Engine::Citus) {
         return Ok(());
@@ -79,7 +78,7 @@ fn a_source_that_fails_over_after_the_promotion_is_taken_in() -> Result<()> {
     let load = Load::start(&bed.cluster, &bed.tables, &[0, OTHER], &KINDS, false)?;
     let id = How::Ours.register(&bed.cluster, &replica)?;
     load.wait_for_each(TURNS, PATIENCE)?;
-    let mut stand = Stand::before(&bed.cluster, "promoted")?;
+    let mut stand = Stand::before(&bed.cluster, step)?;
     let call = How::Ours.split(&bed.cluster, id);
     stand.wait(&call)?;
     let old_port = bed.cluster.catalog_port(SOURCE);
@@ -93,12 +92,32 @@ fn a_source_that_fails_over_after_the_promotion_is_taken_in() -> Result<()> {
     wait_until("the source's new address", PATIENCE, || {
         bed.cluster.coordinator().execute(&update).ok()
     })?;
-    wait_until("the split", PATIENCE, || is_done(&bed, id).ok()?.then_some(()))?;
-    bed.cluster.adopt(replica);
+    let is_past_return = step == "promoted";
+    wait_until("an end", PATIENCE, || {
+        let _ = bed.cluster.recover_prepared();
+        if is_past_return {
+            return is_done(&bed, id).ok()?.then_some(());
+        }
+        let prepared =
+            "SELECT count(*) FROM pg_prepared_xacts WHERE gid LIKE 'citus_fence_clone_%'";
+        let nodes = bed.cluster.nodes().iter();
+        let free =
+            nodes.map(|node| node.query_value(prepared).ok()).all(|n| n.as_deref() == Some("0"));
+        let back = step_of(&bed, id).ok()?.as_deref() == Some(STEPS[0]);
+        (free && back).then_some(())
+    })?;
+    if is_past_return {
+        bed.cluster.adopt(replica);
+    }
     load.wait_for_each(TURNS, PATIENCE)?;
     let book = load.stop();
     bed.recover()?;
     let audit = bed.audit(&book)?;
-    assert!(audit.is_clean(), "{audit}");
+    assert!(audit.is_clean(), "{step}: {audit}");
     Ok(())
+}
+
+#[test]
+fn a_source_that_fails_over_is_taken_in_and_the_split_taken_back_or_finished() -> Result<()> {
+    ["caught_up", "promoted"].iter().try_for_each(|step| source_fails_over(step))
 }
