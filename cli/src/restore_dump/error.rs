@@ -166,17 +166,27 @@ impl RestoreDumpError {
         }
     }
 
-    /// Whether something was not found, which a function may have looked for by the search_path.
+    /// Whether a function has not found something, which it may have looked for by the search_path.
     fn is_not_found(&self) -> bool {
         // undefined_function, undefined_table, undefined_object, invalid_schema_name
         let codes = ["42883", "42P01", "42704", "3F000"];
         match self {
-            RestoreDumpError::Script { said, .. } => said.contains("does not exist"),
-            RestoreDumpError::Table { error, .. } => match error.sqlstate() {
-                // What Citus says of another node's error.
-                Some("XX000") => error.to_string().contains("does not exist"),
-                state => state.is_some_and(|state| codes.contains(&state)),
-            },
+            RestoreDumpError::Script { said, .. } => {
+                let within =
+                    said.split_once("CONTEXT:").is_some_and(|(_, it)| it.contains("function"));
+                within && said.contains("does not exist")
+            }
+            RestoreDumpError::Table { error, .. } => {
+                let context = error.server_error().and_then(|error| error.context.as_deref());
+                match error.sqlstate() {
+                    // What Citus says of another node's error, without where it was.
+                    Some("XX000") => error.to_string().contains("does not exist"),
+                    Some(state) => {
+                        codes.contains(&state) && context.is_some_and(|it| it.contains("function"))
+                    }
+                    None => false,
+                }
+            }
             _ => false,
         }
     }
