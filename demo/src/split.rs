@@ -36,11 +36,14 @@ pub struct Split {
     pub is_whole: bool,
 }
 
+/// What a writer did: each statement with its number, when it was sent and when answered; or why it stopped.
+type Written = std::result::Result<Vec<(i64, Instant, Instant)>, String>;
+
 /// A writer at work.
 struct Writer {
     node: usize,
     moving: bool,
-    thread: JoinHandle<std::result::Result<Vec<(i64, Instant, Instant)>, String>>,
+    thread: JoinHandle<Written>,
 }
 
 /// Splits the first worker; `subtitle` says what on.
@@ -183,14 +186,14 @@ fn start(
     Ok(writers)
 }
 
-/// One statement after the other until it is over; each with its number, when it was sent and when answered.
+/// One statement after the other until it is over.
 fn write(
     client: &mut Client,
     keys: &[i64],
     first: i64,
     over: &AtomicBool,
     sql: &dyn Fn(i64, i64) -> String,
-) -> std::result::Result<Vec<(i64, Instant, Instant)>, String> {
+) -> Written {
     let mut beats = Vec::new();
     for (op, key) in (first..).zip(keys.iter().cycle()) {
         if over.load(Ordering::Relaxed) {
