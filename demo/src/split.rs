@@ -36,7 +36,7 @@ pub struct Split {
     pub is_whole: bool,
 }
 
-/// What a writer has written: the number of each statement, when it began and when it was acknowledged.
+/// What a writer did: each statement with its number, when it was sent and when answered; or why it stopped.
 type Written = std::result::Result<Vec<(i64, Instant, Instant)>, String>;
 
 /// A writer at work.
@@ -186,7 +186,7 @@ fn start(
     Ok(writers)
 }
 
-/// One statement after the other until it is over; each with its number, when it was sent and when answered.
+/// One statement after the other until it is over.
 fn write(
     client: &mut Client,
     keys: &[i64],

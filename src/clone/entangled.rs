@@ -3,7 +3,11 @@
 //! The server looks for deadlocks once in each wait, and whoever looks when the circle is closed is the victim.  An attempt
 //! takes many locks, one after the other, so its own look may come before a writer closes the circle, and the writer's
 //! after: the user's transaction would die of it.  So a split looks again and again, and lets go.
+//!
+//! On Citus a writer may wait for it on one node and be waited for on another: no node sees that, and Citus' own search over
+//! all of them would pick a writer.  So it is looked for across the nodes, too.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use remote::{Command, Deadline, Interest, Session, SessionState, WaitEnd, Waiter, run_all};
@@ -23,15 +27,21 @@ pub struct Entangled<'a, W: Waiter> {
     lookers: &'a mut [Session],
     /// The split's processes that wait, by node.
     own: Vec<Vec<i32>>,
+    is_citus: bool,
     next: Duration,
     found: Option<usize>,
 }
 
 impl<'a, W: Waiter> Entangled<'a, W> {
     /// Looks for the first time in a moment: most waits are over by then.
-    pub fn new(waiter: &'a mut W, lookers: &'a mut [Session], own: Vec<Vec<i32>>) -> Self {
+    pub fn new(
+        waiter: &'a mut W,
+        lookers: &'a mut [Session],
+        own: Vec<Vec<i32>>,
+        is_citus: bool,
+    ) -> Self {
         let next = waiter.now() + LOOK_EVERY;
-        Self { waiter, lookers, own, next, found: None }
+        Self { waiter, lookers, own, is_citus, next, found: None }
     }
 
     /// The node where a writer waits for the split, and the split for it.
@@ -53,7 +63,37 @@ impl<'a, W: Waiter> Entangled<'a, W> {
             let reply = reply.as_ref().ok();
             reply.and_then(|reply| reply.single_value().ok()).is_some_and(|count| count != "0")
         });
+        if self.found.is_none() && self.is_citus {
+            self.found = self.look_across();
+        }
         self.next = self.waiter.now() + LOOK_EVERY;
+    }
+
+    /// The node where somebody blocks the split who waits for it, wherever that is.
+    fn look_across(&mut self) -> Option<usize> {
+        let by = Deadline::after(self.waiter, LOOK_BOUND);
+        let sql: Vec<String> =
+            self.own.iter().map(|own| statements::entangled_elsewhere(own)).collect();
+        let mut sessions: Vec<&mut Session> = self.lookers.iter_mut().collect();
+        let command = |index: usize| Command::new("look for a deadlock", sql[index].as_str());
+        let replies = run_all(self.waiter, &mut sessions, command, by);
+        if sessions.iter().any(|session| session.state() == SessionState::Busy) {
+            cancel(&mut sessions);
+        }
+        let (mut blocks, mut waits) = (Vec::new(), HashSet::new());
+        for (node, reply) in replies.iter().enumerate() {
+            let Some(set) = reply.as_ref().ok().and_then(|reply| reply.last_set().ok()) else {
+                continue;
+            };
+            for row in 0..set.rows.len() {
+                let Some(whose) = set.value(row, "global_pid").map(str::to_owned) else { continue };
+                match set.value(row, "way") {
+                    Some("b") => blocks.push((node, whose)),
+                    _ => drop(waits.insert(whose)),
+                }
+            }
+        }
+        blocks.into_iter().find(|(_, whose)| waits.contains(whose)).map(|(node, _)| node)
     }
 }
 

@@ -337,7 +337,7 @@ impl Attempts<'_> {
             Whom::Others => lines.iter_mut().skip(1).collect(),
             Whom::Tables => vec![seal, drain],
         };
-        let mut watch = Entangled::new(waiter, lookers, own);
+        let mut watch = Entangled::new(waiter, lookers, own, self.map.roster.is_citus());
         let replies = run_all(&mut watch, &mut sessions, command, by);
         let Some(node) = watch.found() else { return Ok(replies) };
         let what = format!(

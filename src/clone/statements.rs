@@ -291,6 +291,28 @@ pub fn entangled(own: &[i32]) -> String {
     ))
 }
 
+/// For whose sessions these processes wait here, over whomever (`b`), and whose wait for them (`w`): by the number that a
+/// session has on all nodes.
+pub fn entangled_elsewhere(own: &[i32]) -> String {
+    let own = numbers(own.iter().map(|pid| i64::from(*pid)));
+    query(&format!(
+        "WITH RECURSIVE waiting (pid, behind) AS MATERIALIZED ( \
+             SELECT pid, pg_blocking_pids(pid) FROM pg_stat_activity \
+              WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()), \
+         b (pid) AS ( \
+             SELECT unnest(behind) FROM waiting WHERE pid = ANY ({own}) \
+             UNION SELECT unnest(w.behind) FROM b JOIN waiting w ON w.pid = b.pid), \
+         w (pid) AS ( \
+             SELECT pid FROM waiting WHERE behind && {own}::int[] \
+             UNION SELECT o.pid FROM w JOIN waiting o ON w.pid = ANY (o.behind)) \
+         SELECT 'b' AS way, t.global_pid FROM get_all_active_transactions() t JOIN b ON b.pid = t.process_id \
+          WHERE t.global_pid > 0 AND b.pid <> ALL ({own}) \
+         UNION \
+         SELECT 'w', t.global_pid FROM get_all_active_transactions() t JOIN w ON w.pid = t.process_id \
+          WHERE t.global_pid > 0 AND w.pid <> ALL ({own})"
+    ))
+}
+
 /// With it on (Citus 13.2 and later, by default) a statement on a shard of its own node locks the shard's table while it
 /// is planned, and *then* waits for the shard's metadata lock: the seal would wait for it, and it for us, and no search for
 /// deadlocks sees that.  So it is off at the source while writers are held.
