@@ -47,7 +47,8 @@ pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
         false => Ok(()),
         true => Err(refused(
             format!("something answers at {host}:{port} already"),
-            "Stop it, or give the restored node another address: whatever answers there would be taken for it.",
+            "Stop it, or give the restored node another address: whatever answers there would be taken for it. If it is this \
+             node, restored already, go on with: citus-fence restore finish",
         )),
     }
 }
@@ -151,6 +152,7 @@ pub fn settle(
         private: None,
         started: false,
         in_time: false,
+        superuser: None,
         tablespaces: Vec::new(),
         found: Vec::new(),
     };

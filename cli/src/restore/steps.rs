@@ -208,7 +208,8 @@ impl Work<'_> {
                 progress.write(data)?;
             }
             let mut notes = rewrite::Notes::of(progress, data);
-            rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
+            let user = rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
+            progress.superuser = Some(user);
             server.shut_down()
         })?;
         for name in ["standby.signal", "recovery.signal"] {
