@@ -18,7 +18,7 @@ use super::fault::Fault;
 use super::first;
 use super::place;
 use super::plan::{self, Address, Place, Plan};
-use super::programs::Programs;
+use super::programs::{Programs, shell_word};
 use super::stage::{Progress, Stage};
 use super::steps::Work;
 use crate::backup::copies::{self, Job};
@@ -281,15 +281,6 @@ fn restored(programs: &Programs, place: &Place, progress: &Progress) -> Restored
     }
 }
 
-/// A word as a shell takes it for one.
-fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:,+@%=".contains(c);
-    match !text.is_empty() && text.chars().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 /// For people.
 fn lines(report: &Report) -> String {
     let mut text = match &report.waits_at {
@@ -343,19 +334,4 @@ fn lines(report: &Report) -> String {
         ));
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shell_word;
-
-    #[test]
-    fn what_is_told_to_be_run_can_be_pasted() {
-        assert_eq!(shell_word("/data/a"), "/data/a");
-        for odd in ["my shop", "it's", "$(x)", "", "a;b", "\"q\""] {
-            let script = format!("printf %s {}", shell_word(odd));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output();
-            assert_eq!(String::from_utf8_lossy(&output.expect("a shell").stdout), odd);
-        }
-    }
 }

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
-use super::programs::Programs;
+use super::programs::{Programs, shell_word};
 use super::stage::{self, Progress, Stage};
 use super::{bounds, first, guard, running};
 use crate::failure::Failure;
@@ -224,7 +224,10 @@ fn unmapped(place: &Place, target: &Path, what: &str) -> Fault {
     let (group, target) = (place.group(), target.display());
     place.refused(
         format!("{what} leads to {target}, which may be production's"),
-        format!("Say where it is to be: --tablespace {group}:{target}=/new/place"),
+        format!(
+            "Say where it is to be: --tablespace {}",
+            shell_word(&format!("{group}:{target}=/new/place"))
+        ),
     )
 }
 
