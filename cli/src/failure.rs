@@ -403,8 +403,8 @@ fn remote_hint(error: &RemoteError) -> Option<&'static str> {
             Some("Are host and port right? --connect-timeout allows more time.")
         }
         RemoteError::Refused { .. } => Some(
-            "Passwords are taken from .pgpass, PGPASSWORD or the connection string, and never asked \
-             for; pg_hba.conf of the server says who may connect.",
+            "-U names the user. Passwords are taken from .pgpass, PGPASSWORD or the connection string, \
+             and never asked for; pg_hba.conf of the server says who may connect.",
         ),
         RemoteError::Timeout { .. } => Some(
             "The server is overloaded, frozen or out of reach; the question was cancelled as far as \

@@ -34,6 +34,13 @@ fn what_is_no_place_or_no_copy_is_refused() {
         let words = ["restore", "all", &dir.display().to_string(), "--to", &one];
         run(&mut as_servers_user(&words)).expect(2).complains_of(&["node 1", "--without 1"]);
 
+        // Where the sockets of first starts would be, there is no place for them: that is found before anything is copied.
+        for place in ["/nonexistent", &format!("/tmp/{}", "x".repeat(120))] {
+            run(restore_all(&dir, &places, &["--no-verify"]).env("TMPDIR", place))
+                .expect(2)
+                .complains_of(&["TMPDIR"]);
+            assert!(!places.nodes()[0].data_dir().exists());
+        }
         // Somebody answers at an address.
         let squatter =
             std::net::TcpListener::bind((HOST, places.nodes()[1].port())).expect("a port");

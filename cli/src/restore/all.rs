@@ -15,9 +15,10 @@ use serde::Serialize;
 
 use super::args::{HereArgs, PromoteArgs, WhatArgs};
 use super::fault::Fault;
+use super::first;
 use super::place;
 use super::plan::{self, Address, Place, Plan};
-use super::programs::Programs;
+use super::programs::{Programs, shell_word};
 use super::stage::{Progress, Stage};
 use super::steps::Work;
 use crate::backup::copies::{self, Job};
@@ -35,6 +36,8 @@ pub struct Report {
     pub database: String,
     /// Where the coordinator is to be.
     pub coordinator: Option<Address>,
+    /// A superuser of the copies.
+    pub superuser: Option<String>,
     /// The restore point at which all nodes wait for each other.
     pub waits_at: Option<String>,
     /// How many nodes are on other hosts.
@@ -103,6 +106,7 @@ fn on_this_host(
     if nix::unistd::geteuid().is_root() {
         return Err(Fault::Root.into());
     }
+    first::require_private_directory()?;
     let plan = plan::make(args, here)?;
     let programs = Programs::find(args.bindir.as_deref());
     let work = Work { plan: &plan, programs: &programs, args, users: users(args), stop };
@@ -153,6 +157,7 @@ fn on_this_host(
         restore_id: plan.restore_id.clone(),
         database: plan.backup.database.clone(),
         coordinator: plan.addresses.iter().find(|one| one.group == 0).cloned(),
+        superuser: nodes.iter().find_map(|(_, progress)| progress.superuser.clone()),
         waits_at: plan.point.as_ref().filter(|_| waits).map(|point| point.name.clone()),
         elsewhere: plan.addresses.len() - plan.places.len(),
         nodes: nodes
@@ -251,9 +256,13 @@ fn on_all<I: Send, T: Send>(
 
 fn restored(programs: &Programs, place: &Place, progress: &Progress) -> Restored {
     let data = place.to.data.display().to_string();
-    let pg_ctl = programs.path("pg_ctl");
+    let pg_ctl = programs.path("pg_ctl").display().to_string();
+    // pg_ctl hands these words to a shell once more.
     let config = match &place.to.config {
-        Some(file) => format!(" -o '-c config_file={}'", file.display()),
+        Some(file) => {
+            let setting = format!("config_file={}", file.display());
+            format!(" -o {}", shell_word(&format!("-c {}", shell_word(&setting))))
+        }
         None => String::new(),
     };
     Restored {
@@ -261,7 +270,12 @@ fn restored(programs: &Programs, place: &Place, progress: &Progress) -> Restored
         host: place.to.host.clone(),
         port: place.to.port,
         ready: false,
-        start: format!("{} -D '{data}'{config} -l '{data}/start.log' start", pg_ctl.display()),
+        start: format!(
+            "{} -D {}{config} -l {} start",
+            shell_word(&pg_ctl),
+            shell_word(&data),
+            shell_word(&format!("{data}/start.log"))
+        ),
         data,
         found: progress.found.clone(),
     }
@@ -312,8 +326,11 @@ fn lines(report: &Report) -> String {
             _ => "then, once, when those of all hosts have been started",
         };
         text.push_str(&format!(
-            "{when}: citus-fence restore finish -h {} -p {} -d {}\n",
-            coordinator.host, coordinator.port, report.database
+            "{when}: citus-fence restore finish -h {} -p {} -U {} -d {}\n",
+            shell_word(&coordinator.host),
+            coordinator.port,
+            shell_word(report.superuser.as_deref().unwrap_or("postgres")),
+            shell_word(&report.database)
         ));
     }
     text

@@ -111,7 +111,9 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     output.result(&report, |report| {
         format!(
             "restore {} is finished: {} two-phase commits finished, in database {}\n{}\
-             archiving, replication to standbys and cron jobs are still off: see docs/command.md\n",
+             archiving, synchronous standbys, subscriptions and cron jobs are still off, so that none reaches production;\n\
+             on again, where wanted: ALTER SYSTEM (archive_mode, synchronous_standby_names, \
+             max_logical_replication_workers), ALTER SUBSCRIPTION, cron.alter_job()\n",
             report.restore_id,
             report.recovered,
             report.databases.join(", "),

@@ -49,7 +49,13 @@ const OPTIONS: &str = "-c session_replication_role=replica -c default_transactio
 pub fn private_directory() -> Result<PathBuf, Fault> {
     let parent = std::env::temp_dir();
     let made = tempfile::Builder::new().prefix("citus-fence-").tempdir_in(&parent);
-    let path = made.at("make a directory in", &parent)?.keep();
+    let path = made.map(tempfile::TempDir::keep).map_err(|error| Fault::WrongUse {
+        what: format!(
+            "no directory for the first starts can be made in {} ({}): TMPDIR names another place",
+            parent.display(),
+            error.kind()
+        ),
+    })?;
     if path.as_os_str().len() + "/.s.PGSQL.5432".len() > LONGEST_SOCKET {
         // It is empty.
         let _ = fs::remove_dir(&path);
@@ -57,6 +63,12 @@ pub fn private_directory() -> Result<PathBuf, Fault> {
         return Err(Fault::WrongUse { what });
     }
     Ok(path)
+}
+
+/// Finds out that one can be made, before anything is done that takes long.
+pub fn require_private_directory() -> Result<(), Fault> {
+    let path = private_directory()?;
+    fs::remove_dir(&path).at("remove", &path)
 }
 
 /// A server that runs, or is on its way to.

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
-use super::programs::Programs;
+use super::programs::{Programs, shell_word};
 use super::stage::{self, Progress, Stage};
 use super::{bounds, first, guard, running};
 use crate::failure::Failure;
@@ -47,7 +47,8 @@ pub fn nothing_answers(address: &Address) -> Result<(), Fault> {
         false => Ok(()),
         true => Err(refused(
             format!("something answers at {host}:{port} already"),
-            "Stop it, or give the restored node another address: whatever answers there would be taken for it.",
+            "Stop it, or give the restored node another address: whatever answers there would be taken for it. If it is this \
+             node, restored already, go on with: citus-fence restore finish",
         )),
     }
 }
@@ -151,6 +152,7 @@ pub fn settle(
         private: None,
         started: false,
         in_time: false,
+        superuser: None,
         tablespaces: Vec::new(),
         found: Vec::new(),
     };
@@ -222,7 +224,10 @@ fn unmapped(place: &Place, target: &Path, what: &str) -> Fault {
     let (group, target) = (place.group(), target.display());
     place.refused(
         format!("{what} leads to {target}, which may be production's"),
-        format!("Say where it is to be: --tablespace {group}:{target}=/new/place"),
+        format!(
+            "Say where it is to be: --tablespace {}",
+            shell_word(&format!("{group}:{target}=/new/place"))
+        ),
     )
 }
 

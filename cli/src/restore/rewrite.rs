@@ -38,14 +38,14 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// Rewrites all databases.
+/// Rewrites all databases. Gives the superuser that it was done as.
 pub fn all(
     plan: &Plan,
     place: &Place,
     server: &FirstStart<'_>,
     users: &[String],
     notes: &mut Notes<'_>,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let (mut main, user) = server.connect_as_superuser(users, &plan.backup.database)?;
     check(plan, place, &mut main)?;
     let names = main
@@ -76,7 +76,7 @@ pub fn all(
     for row in rows(&settings)? {
         notes.add(format!("a role or database has the setting {}", row.get::<String>("s")?))?;
     }
-    Ok(())
+    Ok(user)
 }
 
 /// Whether this copy is the node it is taken for, and ends where it has to.

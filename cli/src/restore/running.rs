@@ -1,5 +1,6 @@
 //! Whether a server runs on a data directory, and ending one that an interrupted first start has left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -23,14 +24,13 @@ pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Res
     let data = &place.to.data;
     let file = PidFile::read(data);
     if let Some(private) = private {
-        // It may not have come to write its postmaster.pid: then its command line tells.
-        let is_ours = |pid: i32| {
-            let written = file.as_ref().filter(|file| file.pid == pid);
-            written.is_some_and(|file| file.socket_directory == private)
-                || was_started_with(pid, private)
-        };
-        for pid in processes_in(data).into_iter().filter(|pid| is_ours(*pid)) {
-            end(place, pid, stop)?;
+        // It may not have come to write its postmaster.pid, nor to its directory: then its command line tells.
+        let written = file.as_ref().filter(|file| file.socket_directory == private);
+        let in_directory = processes_in(data);
+        let own = written.map(|file| file.pid).filter(|pid| in_directory.contains(pid));
+        let ours: BTreeSet<i32> = started_with(private).into_iter().chain(own).collect();
+        for pid in ours {
+            end(place, private, pid, stop)?;
         }
     }
     let running = processes_in(data);
@@ -51,11 +51,16 @@ pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Res
     .into())
 }
 
-/// Whether a process was started with the configuration in that directory.
-fn was_started_with(pid: i32, private: &Path) -> bool {
-    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+/// The processes that were started with the configuration in that directory, wherever they work by now.
+fn started_with(private: &Path) -> Vec<i32> {
     let config_file = format!("config_file={}", private.join("postgresql.conf").display());
-    words.split(|byte| *byte == 0).any(|word| word == config_file.as_bytes())
+    let is_one = |pid: &i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == config_file.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_one).collect()
 }
 
 /// What a postmaster writes of itself.
@@ -73,7 +78,7 @@ impl PidFile {
     }
 }
 
-/// The processes that work in a directory, as all of a server do from their first moment.
+/// The processes that work in a directory, as all of a server do once it has read its configuration.
 fn processes_in(data: &Path) -> Vec<i32> {
     let (Ok(data), Ok(entries)) = (fs::canonicalize(data), fs::read_dir("/proc")) else {
         return Vec::new();
@@ -91,12 +96,12 @@ fn processes_in(data: &Path) -> Vec<i32> {
 }
 
 /// Shuts it down, and makes it end where that takes too long: its WAL brings the next start to the same state.
-fn end(place: &Place, pid: i32, stop: &Stop) -> Result<(), Failure> {
+fn end(place: &Place, private: &Path, pid: i32, stop: &Stop) -> Result<(), Failure> {
     let data = &place.to.data;
     let gone = |patience: Duration| {
         let began = Instant::now();
         while began.elapsed() < patience && stop.signal().is_none() {
-            if processes_in(data).is_empty() {
+            if processes_in(data).is_empty() && started_with(private).is_empty() {
                 return true;
             }
             thread::sleep(LOOK);

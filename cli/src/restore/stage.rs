@@ -50,6 +50,9 @@ pub struct Progress {
     /// It was found to end under the block, when its recovery had just ended: afterwards nobody can tell any more.
     #[serde(default)]
     pub in_time: bool,
+    /// A superuser of it.
+    #[serde(default)]
+    pub superuser: Option<String>,
     /// Where its tablespaces are being copied to: nothing else is ever thrown away.
     #[serde(default)]
     pub tablespaces: Vec<PathBuf>,
@@ -91,6 +94,7 @@ mod tests {
             private: None,
             started: false,
             in_time: false,
+            superuser: None,
             tablespaces: Vec::new(),
             found: vec!["y".into()],
         };

@@ -10,7 +10,7 @@ use super::fault::{At, Fault};
 use super::first::{FirstStart, private_directory};
 use super::place;
 use super::plan::{Place, Plan};
-use super::programs::Programs;
+use super::programs::{Programs, shell_word};
 use super::stage::{Progress, Stage};
 use super::{bounds, guard, rewrite, running};
 use crate::durable;
@@ -208,7 +208,8 @@ impl Work<'_> {
                 progress.write(data)?;
             }
             let mut notes = rewrite::Notes::of(progress, data);
-            rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
+            let user = rewrite::all(self.plan, place, &server, &self.users, &mut notes)?;
+            progress.superuser = Some(user);
             server.shut_down()
         })?;
         for name in ["standby.signal", "recovery.signal"] {
@@ -262,11 +263,17 @@ impl Work<'_> {
                 });
                 return Ok(vec![format!(
                     "node {group}: {} has no postgresql.conf{kept}: make one, with pg_hba.conf, and run the same \
-                     command again with --to {group}={}:{},{},CONFIG_FILE",
+                     command again with --to {}",
                     data.display(),
-                    place.to.host,
-                    place.to.port,
-                    data.display()
+                    shell_word(&format!(
+                        "{group}={}:{},{},CONFIG_FILE",
+                        match place.to.host.contains(':') {
+                            true => format!("[{}]", place.to.host),
+                            false => place.to.host.clone(),
+                        },
+                        place.to.port,
+                        data.display()
+                    ))
                 )]);
             }
         };
