@@ -25,7 +25,10 @@ fn few_locks_however_many_shards() {
         let most = |name: &str| {
             format!(
                 "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-                  WHERE l.locktype = 'relation' AND l.relation >= 16384 AND a.application_name = '{name}' GROUP BY pid) x"
+                  WHERE l.locktype = 'relation' AND l.relation >= 16384 AND a.application_name = '{name}'
+                    -- The embedded catalog's own tables have such numbers, too.
+                    AND l.relation NOT IN (SELECT oid FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace)
+                  GROUP BY pid) x"
             )
         };
         let (looks, locks) = std::thread::scope(|scope| {
