@@ -21,6 +21,11 @@ fn backup(cluster: &Cluster, name: &str, lease: &str) -> Result<Running> {
     let mut backup: Command =
         command(&["backup", "-h", HOST, "-p", &port, "-U", SUPERUSER, "-d", "postgres"]);
     backup.args(["--bindir", &bindir, "--max-rate", "32k", "--lease", lease]).arg(dir);
+    // What an earlier one has left, on a node that was frozen, is not taken for this one.
+    for node in 0..cluster.nodes().len() {
+        let none = "SELECT count(*) = 0 FROM pg_stat_progress_basebackup";
+        wait_for_sql(&mut cluster.connect(node)?, none, PATIENCE)?;
+    }
     let running = start(&mut backup);
     for node in 0..cluster.nodes().len() {
         let copying = "SELECT count(*) > 0 FROM pg_stat_progress_basebackup";
