@@ -24,4 +24,5 @@ Examples:
   citus-fence check -h coordinator -d shop --fix
 
 It looks at one database, and ends with 3 where something was found. For sequences it reads the tables that they feed, which
-takes a superuser or pg_read_all_data on every node; what the user may not look at is said to be not checked.";
+takes a superuser or pg_read_all_data on every node, and on Citus it reads a setting that takes pg_read_all_settings; what the
+user may not look at is said to be not checked.";

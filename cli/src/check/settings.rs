@@ -1,7 +1,7 @@
 //! Settings without which something of Citus fails later.
 
 use super::members::{Cluster, ask};
-use super::{Report, looks};
+use super::{Finding, Report, looks};
 use crate::failure::Failure;
 
 /// What Citus names as its own, for splits of shards.
@@ -14,7 +14,20 @@ pub fn output_plugins(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<
     }
     for member in &mut cluster.members {
         let sql = "SELECT coalesce(current_setting('output_plugin_libraries', true), '*')";
-        let list = ask(&mut member.talk, "output plugins", sql)?.single_value()?.to_owned();
+        let list = match ask(&mut member.talk, "output plugins", sql) {
+            Ok(reply) => reply.single_value()?.to_owned(),
+            Err(Failure::Remote(error)) if looks::is_forbidden(&error) => {
+                let why =
+                    error.server_error().map_or(error.to_string(), |error| error.message.clone());
+                report.not_checked.push(Finding {
+                    check: "output plugins",
+                    node: member.talk.place().to_string(),
+                    what: why,
+                });
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         // Older servers have no such list.
         if list != "*" && !names(&list).any(|name| name == PLUGIN) {
             let what = format!(
