@@ -93,6 +93,13 @@ pub struct Node {
 }
 
 impl Node {
+    /// The same server's other database.
+    pub fn in_database(&self, name: &str) -> Node {
+        let mut there = self.clone();
+        there.destination.target.params.set("dbname", name);
+        there
+    }
+
     /// A session on it.
     pub fn talk<'a>(&self, stop: &'a Stop) -> Result<Talk<'a>, Failure> {
         Talk::to(&self.destination, ANSWER_TIME, stop).map_err(|failure| match failure {

@@ -10,7 +10,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use remote::{Command, Deadline, Interest, Session, SessionState, WaitEnd, Waiter, run_all};
+use remote::{
+    Command, Deadline, Interest, RemoteError, Reply, Session, SessionState, WaitEnd, Waiter,
+    run_all,
+};
 
 use super::links::cancel;
 use super::statements;
@@ -49,15 +52,21 @@ impl<'a, W: Waiter> Entangled<'a, W> {
         self.found
     }
 
-    fn look(&mut self) {
+    /// Asks every node about the processes that wait there.
+    fn ask(&mut self, question: fn(&[i32]) -> String) -> Vec<Result<Reply, RemoteError>> {
         let by = Deadline::after(self.waiter, LOOK_BOUND);
-        let sql: Vec<String> = self.own.iter().map(|own| statements::entangled(own)).collect();
+        let sql: Vec<String> = self.own.iter().map(|own| question(own)).collect();
         let mut sessions: Vec<&mut Session> = self.lookers.iter_mut().collect();
         let command = |index: usize| Command::new("look for a deadlock", sql[index].as_str());
         let replies = run_all(self.waiter, &mut sessions, command, by);
         if sessions.iter().any(|session| session.state() == SessionState::Busy) {
             cancel(&mut sessions);
         }
+        replies
+    }
+
+    fn look(&mut self) {
+        let replies = self.ask(statements::entangled);
         // Where it cannot be seen, the attempt's bound ends it.
         self.found = replies.iter().position(|reply| {
             let reply = reply.as_ref().ok();
@@ -71,15 +80,7 @@ impl<'a, W: Waiter> Entangled<'a, W> {
 
     /// The node where somebody blocks the split who waits for it, wherever that is.
     fn look_across(&mut self) -> Option<usize> {
-        let by = Deadline::after(self.waiter, LOOK_BOUND);
-        let sql: Vec<String> =
-            self.own.iter().map(|own| statements::entangled_elsewhere(own)).collect();
-        let mut sessions: Vec<&mut Session> = self.lookers.iter_mut().collect();
-        let command = |index: usize| Command::new("look for a deadlock", sql[index].as_str());
-        let replies = run_all(self.waiter, &mut sessions, command, by);
-        if sessions.iter().any(|session| session.state() == SessionState::Busy) {
-            cancel(&mut sessions);
-        }
+        let replies = self.ask(statements::entangled_elsewhere);
         let (mut blocks, mut waits) = (Vec::new(), HashSet::new());
         for (node, reply) in replies.iter().enumerate() {
             let Some(set) = reply.as_ref().ok().and_then(|reply| reply.last_set().ok()) else {

@@ -8,8 +8,8 @@
 //! Under the locks nothing slow is done: sizes and costs were asked for before, and only the list of shards is
 //! read again.
 //!
-//! Locks can form a cycle with writers.  One that a node sees is looked for all the time ([`super::entangled`]); for one over
-//! several nodes, that no one node sees, one bound is on all waits of an
+//! Locks can form a cycle with writers.  It is looked for all the time, on each node and across them
+//! ([`super::entangled`]).  For one that is not seen, as where a node does not answer, one bound is on all waits of an
 //! attempt together; it grows from attempt to attempt, and between two the writers get as long as they had to wait.
 
 use std::time::Duration;

@@ -42,11 +42,7 @@ pub fn citus_databases(
     let Some(coordinator) = nodes.iter().find(|node| node.groupid == 0) else {
         return Ok(Vec::new());
     };
-    let connect = |name: &str| {
-        let mut there = coordinator.clone();
-        there.destination.target.params.set("dbname", name);
-        there.talk(stop)
-    };
+    let connect = |name: &str| coordinator.in_database(name).talk(stop);
     let mut names = Vec::new();
     for (name, found) in databases::with_citus(&mut coordinator.talk(stop)?, connect)? {
         match found {
@@ -67,13 +63,8 @@ pub fn require_no_other_coordinator(
     output: &Output,
 ) -> Result<(), Failure> {
     for node in nodes.iter().filter(|node| node.groupid != 0 && node.is_active) {
-        let there = |name: &str| {
-            let mut there = node.clone();
-            there.destination.target.params.set("dbname", name);
-            there
-        };
-        let mut talk = node.talk(stop)?;
-        for (name, found) in databases::with_citus(&mut talk, |name| there(name).talk(stop))? {
+        let connect = |name: &str| node.in_database(name).talk(stop);
+        for (name, found) in databases::with_citus(&mut node.talk(stop)?, connect)? {
             match found {
                 Ok(found) if found.is_coordinator && found.has_workers => {
                     return Err(Failure::Unfit {
