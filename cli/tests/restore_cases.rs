@@ -23,7 +23,6 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use common::backup::{
     Listeners, as_servers_user, backup, finish, manifest, restore_all, write_manifest,
@@ -107,7 +106,12 @@ fn every_two_phase_commit_ends_as_its_node_had_decided() {
         let mut command = common::command(&["restore", "finish", "-v", "--wait", "5min"]);
         command.args(["-h", HOST, "-p", &port, "-U", SUPERUSER, "-d", "postgres"]);
         let finishing = start(&mut command);
-        std::thread::sleep(Duration::from_millis(500));
+        // It has found the coordinator, and goes on to a node that is not there yet.
+        let asks =
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'citus-fence%'";
+        wait_until("it to ask the coordinator", PATIENCE, || {
+            (places.nodes()[0].query_value(asks).ok()? == "t").then_some(())
+        })?;
         places.nodes()[1].start()?;
         let finished = finishing.ended()?.expect(3);
         assert_eq!(finished.out.matches("by somebody else than Citus").count(), 3, "{finished:?}");
