@@ -11,7 +11,7 @@ use super::control;
 use super::error::BlockError;
 use super::state::{Block, Failure, Moment, Named, State};
 use super::waiters;
-use crate::pg::types::Lsn;
+use crate::pg::types::{Lsn, Words};
 use crate::pg::{elog, ident, wal};
 use crate::report::Report;
 
@@ -19,9 +19,9 @@ use crate::report::Report;
 #[search_path(pg_catalog, pg_temp)]
 fn citus_backup_block_start(
     timeout_ms: default!(Option<i32>, "300000"),
-    mode: default!(Option<&str>, "NULL"),
+    mode: default!(Option<Words>, "NULL"),
 ) -> i64 {
-    or_raise(block("citus_backup_block_start()", timeout_ms, mode))
+    or_raise(block("citus_backup_block_start()", timeout_ms, mode.as_deref()))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -195,7 +195,7 @@ fn citus_backup_block_waiters() -> TableIterator<
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity)]
 fn citus_backup_restore_point(
-    name: Option<&str>,
+    name: Option<Words>,
 ) -> TableIterator<
     'static,
     (
@@ -206,7 +206,7 @@ fn citus_backup_restore_point(
         name!(restore_lsn, Lsn),
     ),
 > {
-    let one_at_a_time = or_raise(restore_point(name));
+    let one_at_a_time = or_raise(restore_point(name.as_deref()));
     let (_, rows) = control::manifest(database());
     let rows: Vec<_> = rows
         .into_iter()

@@ -7,41 +7,42 @@ use pgrx::{default, name, pg_extern, search_path};
 use super::CloneError;
 use super::calls::{self, Named};
 use crate::pg::elog;
-use crate::pg::types::Name;
+use crate::pg::types::{Name, Words};
 use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn citus_add_clone_node(
-    replica_hostname: Option<&str>,
+    replica_hostname: Option<Words>,
     replica_port: Option<i32>,
-    primary_hostname: Option<&str>,
+    primary_hostname: Option<Words>,
     primary_port: Option<i32>,
 ) -> i32 {
     let host = given(replica_hostname, "replica_hostname");
     let port = given(replica_port, "replica_port");
-    let source =
-        Named::At(given(primary_hostname, "primary_hostname"), given(primary_port, "primary_port"));
-    or_raise(calls::add(host, port, source))
+    let primary = given(primary_hostname, "primary_hostname");
+    let source = Named::At(&primary, given(primary_port, "primary_port"));
+    or_raise(calls::add(&host, port, source))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn citus_add_clone_node_with_nodeid(
-    replica_hostname: Option<&str>,
+    replica_hostname: Option<Words>,
     replica_port: Option<i32>,
     primary_nodeid: Option<i32>,
 ) -> i32 {
     let host = given(replica_hostname, "replica_hostname");
     let port = given(replica_port, "replica_port");
     let source = Named::Numbered(given(primary_nodeid, "primary_nodeid"));
-    or_raise(calls::add(host, port, source))
+    or_raise(calls::add(&host, port, source))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn citus_remove_clone_node(nodename: Option<&str>, nodeport: Option<i32>) {
-    let named = Named::At(given(nodename, "nodename"), given(nodeport, "nodeport"));
+fn citus_remove_clone_node(nodename: Option<Words>, nodeport: Option<i32>) {
+    let host = given(nodename, "nodename");
+    let named = Named::At(&host, given(nodeport, "nodeport"));
     or_raise(calls::remove(named));
 }
 

@@ -9,15 +9,15 @@ use pgrx::name;
 use super::area::{AREA, NodeState};
 use super::error::GateError;
 use crate::pg::elog;
-use crate::pg::types::Lsn;
+use crate::pg::types::{Lsn, Words};
 use crate::report::Report;
 
 /// What users need less often.
 #[pgrx::pg_schema]
 mod citus_fence {
     use super::{
-        AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, name,
-        or_raise,
+        AREA, GateError, Lsn, NodeState, Ordering, TableIterator, TimestampWithTimeZone, Words,
+        name, or_raise,
     };
     use crate::gate::{Gate, closing, reservation};
     use crate::pg::{ident, libpq, text_sql};
@@ -25,10 +25,10 @@ mod citus_fence {
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
-    fn lock_gate(gate: Option<&str>) {
+    fn lock_gate(gate: Option<Words>) {
         let name = or_raise(gate.ok_or(GateError::NullArgument { argument: "gate" }));
         let gate =
-            or_raise(Gate::parse(name).ok_or(GateError::UnknownGate { given: name.to_owned() }));
+            or_raise(Gate::parse(&name).ok_or(GateError::UnknownGate { given: name.to_string() }));
         or_raise(closing::close(gate, || {
             // Only for a better error: whatever keeps it from being read leaves it out.
             let rows = text_sql::query(PREPARED_HOLDERS, &[]).unwrap_or_default();
@@ -56,21 +56,21 @@ mod citus_fence {
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
-    fn reserve_node(clone_id: Option<i32>, token: Option<&str>) {
+    fn reserve_node(clone_id: Option<i32>, token: Option<Words>) {
         let clone = given(clone_id, "clone_id");
-        or_raise(reservation::reserve(clone, given(token, "token")));
+        or_raise(reservation::reserve(clone, &given(token, "token")));
     }
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
-    fn enter_reserved_node(token: Option<&str>) {
-        or_raise(reservation::enter(given(token, "token")));
+    fn enter_reserved_node(token: Option<Words>) {
+        or_raise(reservation::enter(&given(token, "token")));
     }
 
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
-    fn release_node(token: Option<&str>) {
-        or_raise(reservation::release(given(token, "token")));
+    fn release_node(token: Option<Words>) {
+        or_raise(reservation::release(&given(token, "token")));
     }
 
     #[pg_extern(volatile, parallel_unsafe)]

@@ -3,10 +3,13 @@
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::{Datum, FromDatum, IntoDatum};
 use pgrx::nullable::Nullable;
-use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::elog;
+use crate::report::Report;
 
 /// A `pg_lsn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +96,67 @@ unsafe impl SqlTranslatable for Name {
         Ok(SqlMappingRef::literal("pg_catalog.name"));
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
         Ok(ReturnsRef::One(SqlMappingRef::literal("pg_catalog.name")));
+}
+
+/// A `text` that somebody gives as an argument.
+///
+/// In a database whose encoding is not UTF-8 a text may have bytes that mean nothing here, or something else on another
+/// node: that is refused with an error of its own, where pgrx's `&str` would panic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words(String);
+
+impl std::ops::Deref for Words {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromDatum for Words {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        type_oid: pg_sys::Oid,
+    ) -> Option<Self> {
+        // SAFETY: the caller's promise; a text is bytes with a length, like a bytea.
+        let bytes = unsafe { Vec::<u8>::from_polymorphic_datum(datum, is_null, type_oid) }?;
+        // SAFETY: a session has a database, and so an encoding, before it can call a function.
+        let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32;
+        match String::from_utf8(bytes) {
+            Ok(text) if is_utf8 || text.is_ascii() => Some(Self(text)),
+            Ok(_) | Err(_) => elog::raise(
+                &Report::new(
+                    PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+                    "an argument has characters that are not ASCII",
+                )
+                .detail("The encoding of this database is not UTF8: other nodes could read them differently.")
+                .hint("Use letters, digits and signs of ASCII only."),
+            ),
+        }
+    }
+}
+
+// SAFETY: the argument is a text, as ARGUMENT_SQL says, which is what FromDatum reads.
+unsafe impl<'fcx> ArgAbi<'fcx> for Words {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above; the caller asks for no null.
+        unsafe { arg.unbox_arg_using_from_datum().unwrap_or_else(|| Self(String::new())) }
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum().into() }
+    }
+}
+
+// SAFETY: the SQL type is the one that FromDatum reads.
+unsafe impl SqlTranslatable for Words {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Words);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("TEXT"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("TEXT")));
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::calls;
 use super::error::SnapshotError;
 use super::state::{Moment, State};
 use crate::pg::elog;
-use crate::pg::types::Lsn;
+use crate::pg::types::{Lsn, Words};
 use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -16,7 +16,7 @@ use crate::report::Report;
 #[allow(clippy::type_complexity)]
 fn citus_export_cluster_snapshot(
     timeout_ms: default!(Option<i32>, "60000"),
-    mode: default!(Option<&str>, "NULL"),
+    mode: default!(Option<Words>, "NULL"),
 ) -> TableIterator<
     'static,
     (
@@ -30,7 +30,7 @@ fn citus_export_cluster_snapshot(
         name!(held_mode, String),
     ),
 > {
-    let (export_id, held, rows) = or_raise(calls::export(timeout_ms, mode));
+    let (export_id, held, rows) = or_raise(calls::export(timeout_ms, mode.as_deref()));
     let rows: Vec<_> = rows
         .into_iter()
         .map(|row| {
