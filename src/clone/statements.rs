@@ -25,6 +25,16 @@ pub fn texts<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
     format!("ARRAY[{}]::text[]", values.join(","))
 }
 
+/// The first command of each session.
+pub const LASTING: &str = "SET idle_session_timeout = 0";
+
+/// The second one of a session with the clone.
+pub const OF_CLONE: &str = "SET transaction_isolation = 'read committed';\
+     SET default_transaction_isolation = 'read committed';\
+     SET statement_timeout = 0; SET lock_timeout = 0;\
+     SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+       FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'transaction_timeout'";
+
 /// SQL that waits for nobody, in one transaction with a safe `search_path`.
 pub fn query(sql: &str) -> String {
     format!(

@@ -335,3 +335,43 @@ fn unlogged_tables_stay_by_any_strategy() -> Result<()> {
     assert_eq!(everywhere(&cluster, "SELECT count(*) FROM beside")?, "100");
     Ok(())
 }
+
+/// other.
+#[test]
+fn settings_of_the_database_do_not_stop_a_split() {
+    on_each_engine(|engine: Engine| {
+        let mut bed = Bed::make(engine, false)?;
+        if !ours_exists(&bed)? {
+            return Ok(());
+        }
+        let replica = bed.replica()?;
+        let database = format!("\"{}\"", bed.cluster.database());
+        let set = |node: usize, setting: &str| {
+            bed.cluster.node(node).execute(&format!(
+                "SET citus.enable_ddl_propagation = off; ALTER DATABASE {database} SET {setting}"
+            ))
+        };
+        set(SOURCE, "idle_session_timeout = '300ms'")?;
+        for node in 0..bed.cluster.nodes().len() {
+            set(node, "default_transaction_isolation = 'serializable'")?;
+        }
+        wait_until("the replica to have that", PATIENCE, || {
+            let error = replica.server().execute("SELECT 1").err()?.to_string();
+            error.contains("serializable").then_some(())
+        })?;
+        let id = How::Ours.register(&bed.cluster, &replica)?;
+        let mut stand = Stand::before(&bed.cluster, "prepared")?;
+        let call = How::Ours.split(&bed.cluster, id);
+        stand.wait(&call)?;
+        wait_until("a session of the split to be idle for longer than that", PATIENCE, || {
+            let look = "SELECT count(*) > 2 FROM pg_stat_activity
+                 WHERE application_name LIKE 'citus_fence clone%' AND state = 'idle'
+                   AND clock_timestamp() - state_change > interval '600 ms'";
+            (bed.cluster.node(SOURCE).query_value(look).ok()? == "t").then_some(())
+        })?;
+        stand.let_go()?;
+        call.end().outcome.expect("the split");
+        bed.cluster.adopt(replica);
+        Ok(())
+    });
+}
