@@ -295,7 +295,7 @@ impl From<&Fault> for Report {
                 .hint("Set max_logical_replication_workers = 0 on the replica and restart it, or disable the subscriptions on the source."),
             Fault::Scheduler { .. } => report
                 .detail("pg_cron is preloaded there, and cron.job has active jobs.")
-                .hint("Take pg_cron out of the replica's shared_preload_libraries, or set cron.launch_active_jobs = off there."),
+                .hint("Take pg_cron out of the replica's shared_preload_libraries, or, with pg_cron 1.5 or later, set cron.launch_active_jobs = off there."),
             Fault::Managed { .. } => report
                 .detail("It would demote or rewind the replica once it is promoted.")
                 .hint("Take the replica out of the manager first; see the page on the clone split."),
