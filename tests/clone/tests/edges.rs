@@ -375,3 +375,29 @@ fn settings_of_the_database_do_not_stop_a_split() {
         Ok(())
     });
 }
+
+/// Shards of which the coordinator alone knows where they are stay where they are.
+#[test]
+fn tables_that_workers_do_not_know_stay() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE appended (key bigint)",
+            "SELECT create_distributed_table('appended', 'key', 'append')",
+            "SELECT master_create_empty_shard('appended') FROM generate_series(1, 4)",
+            "CREATE TABLE spread (key bigint)",
+            "SELECT create_distributed_table('spread', 'key', shard_count := 8)",
+            "INSERT INTO spread SELECT generate_series(1, 200)",
+            "SELECT citus_set_default_rebalance_strategy('by_shard_count')",
+        ],
+    )?;
+    let before = cluster.placements("appended")?;
+    assert!(before.iter().filter(|placement| placement.node == SOURCE).count() > 1);
+    let node = split(&mut cluster, SOURCE)?;
+    assert_eq!(cluster.placements("appended")?, before);
+    assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM spread")?, "200");
+    assert_eq!(cluster.coordinator().query_value("SELECT count(*) FROM appended")?, "0");
+    Ok(())
+}
