@@ -172,18 +172,21 @@ pub fn lock_tables<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<St
 /// Refuses, once committed, whatever would still write to these tables, also where a session says that it only applies
 /// what others have done.
 ///
+/// A database may have triggers on DDL, which would refuse this one or note it down in a table that cannot be prepared here;
+/// with the role of a replica they do not fire.
+///
+pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    let mut seal = "SET LOCAL session_replication_role = replica;".to_owned();
 /// That is written for all at once: ALTER TABLE for each, while writers wait, takes as long again.  The relations are read
 /// anew for their triggers anyhow.
-pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    let mut seal: String = names
-        .into_iter()
-        .map(|name| {
+    seal.extend(
+        names.into_iter().map(|name| {
             format!(
                 "CREATE TRIGGER citus_fence_moved BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
                  FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();"
             )
-        })
-        .collect();
+        }),
+    );
     seal.push_str(
         "UPDATE pg_catalog.pg_trigger SET tgenabled = 'A' \
           WHERE tgname = 'citus_fence_moved' AND tgenabled <> 'A' \

@@ -401,3 +401,28 @@ fn tables_that_workers_do_not_know_stay() -> Result<()> {
     assert_eq!(cluster.coordinator().query_value("SELECT count(*) FROM appended")?, "0");
     Ok(())
 }
+
+/// Triggers on DDL are the users': they neither see nor refuse what the split does to shards.
+#[test]
+fn triggers_on_ddl_do_not_stop_a_split() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE spread (key bigint)",
+            "SELECT create_distributed_table('spread', 'key', shard_count := 8)",
+            "INSERT INTO spread SELECT generate_series(1, 200)",
+        ],
+    )?;
+    cluster.node(SOURCE).execute(
+        "SET citus.enable_ddl_propagation = off;
+         CREATE FUNCTION no_triggers() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no triggers here'; END $$;
+         CREATE EVENT TRIGGER no_triggers ON ddl_command_start WHEN TAG IN ('CREATE TRIGGER')
+             EXECUTE FUNCTION no_triggers()",
+    )?;
+    let node = split(&mut cluster, SOURCE)?;
+    assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM spread")?, "200");
+    Ok(())
+}
