@@ -1,8 +1,8 @@
 //! Holding the writers back, on every node, and preparing the new metadata there.
 //!
 //! The order of the locks, for the other one deadlocks with every writer of a reference table on the coordinator,
-//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there; then nodes, DDL
-//! and moves of shards; then what moves there; then all of it on all other nodes at once; then the tables at the
+//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there, and
+//! what moves and has copies elsewhere; then nodes, DDL and moves of shards; then what moves there; then all of it on all other nodes at once; then the tables at the
 //! source, behind what is in flight there and behind what is prepared, which holds no lock of a shard any more.
 //!
 //! Under the locks nothing slow is done: sizes and costs were asked for before, and only the list of shards is
@@ -124,8 +124,9 @@ impl Attempts<'_> {
     fn hold<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<Plan, Failed> {
         let source_group = self.map.roster.nodes()[self.map.source].groupid;
         let reference = self.weighed.reference();
-        let lock_reference = statements::lock_shards(reference.iter().map(|shard| shard.id));
-        self.on_coordinator(waiter, "hold writers of reference tables", &lock_reference, by)?;
+        let first = self.weighed.first();
+        let lock_first = statements::lock_shards(first.iter().map(|shard| shard.id));
+        self.on_coordinator(waiter, "hold writers of reference tables", &lock_first, by)?;
         let lock_cluster = statements::lock_cluster(self.weighed.lock_ids());
         self.on_coordinator(waiter, "hold changes of nodes and shards", &lock_cluster, by)?;
 

@@ -97,7 +97,9 @@ pub fn inventory(group: i32, is_citus: bool) -> String {
                      WHEN t.partmethod = 'n' AND t.colocationid = 0 THEN 'local' \
                      ELSE 'distributed' END AS kind, \
                 CASE WHEN t.colocationid = 0 THEN s.logicalrelid::oid::bigint \
-                     ELSE t.colocationid END AS lock_id \
+                     ELSE t.colocationid END AS lock_id, \
+                EXISTS (SELECT FROM pg_dist_placement o \
+                         WHERE o.shardid = s.shardid AND o.groupid <> {group}) AS has_copies \
            FROM pg_dist_shard s \
            JOIN pg_dist_placement p ON p.shardid = s.shardid AND p.groupid = {group} AND p.shardstate = 1 \
            JOIN pg_dist_partition t ON t.logicalrelid = s.logicalrelid \
