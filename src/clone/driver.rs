@@ -232,6 +232,20 @@ impl<W: Waiter> Drive<'_, W> {
         self.say(&mut links.home, Kind::Warning, &message)
     }
 
+    /// What no clean-up of Citus' knows: whether a copy is wanted there is not for the split to say.
+    fn warn_of_tables_left(&mut self, links: &mut Links) -> Result<(), CloneError> {
+        let sql = statements::query_shards(true, statements::OF_COORDINATOR);
+        let what = "look for tables of the coordinator's own";
+        let reply = ask(self.waiter, &mut links.clone, what, &sql, SHORT)?;
+        let set = reply.last_set()?;
+        let Some(names) = set.value(0, "names") else { return Ok(()) };
+        let message = format!(
+            "{} tables that the coordinator alone has are on the clone as they were, in the way of tables of the same names; drop them there: {names}",
+            set.value(0, "count").unwrap_or_default()
+        );
+        self.say(&mut links.home, Kind::Warning, &message)
+    }
+
     fn source_line<'l>(&self, links: &'l mut Links) -> &'l mut Session {
         &mut links.lines[self.map.source]
     }
@@ -382,6 +396,9 @@ impl<W: Waiter> Drive<'_, W> {
                 slots.join(", ")
             );
             self.say(&mut links.home, Kind::Warning, &message)?;
+        }
+        if self.map.roster.is_citus() && source_group == crate::citus::COORDINATOR_GROUP {
+            self.warn_of_tables_left(links)?;
         }
         if let Some(slot) = &self.clone.slot {
             let sql = statements::drop_slot(slot);
