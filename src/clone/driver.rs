@@ -296,7 +296,8 @@ impl<W: Waiter> Drive<'_, W> {
             self.waiter,
             Duration::from_millis(u64::from(terms.acquire_timeout_ms)),
         );
-        let longest = Duration::from_millis(u64::from(terms.lock_timeout_ms));
+        let longest_wait = Duration::from_millis(u64::from(terms.lock_timeout_ms));
+        let (bound, longest) = hold::bounds(inventory.moving().len(), longest_wait);
         let by = Deadline::after(self.waiter, RECOVERY_BOUND);
         if finish_in_doubt(self.waiter, self.map.roster.targets(), by, elog::log).is_err() {
             return Err(CloneError::GivenUp);
@@ -307,7 +308,7 @@ impl<W: Waiter> Drive<'_, W> {
             clone: self.clone,
             group,
             weighed: inventory,
-            bound: hold::SHORTEST.min(longest),
+            bound,
             longest,
             lasted: Duration::ZERO,
         };

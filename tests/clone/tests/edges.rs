@@ -445,3 +445,25 @@ fn settings_of_the_database_do_not_stop_a_split() {
         Ok(())
     });
 }
+
+/// Who takes changes of tables from the source is told that they end there; his slot stays.
+#[test]
+fn logical_slots_of_the_source_are_named() -> Result<()> {
+    for engine in Engine::available() {
+        let mut cluster = Bed::builder(engine).setting("wal_level", "logical").build()?;
+        if !ours_exists_in(&cluster)? {
+            continue;
+        }
+        cluster
+            .node(SOURCE)
+            .query("SELECT pg_create_logical_replication_slot('changes', 'pgoutput')")?;
+        let (node, said) = split_telling(&mut cluster, SOURCE)?;
+        let warned =
+            |line: &&String| line.contains("do not see the moved shards any more: changes");
+        assert_eq!(said.iter().filter(warned).count(), 1, "{engine:?}: {said:#?}");
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+        assert_eq!(cluster.node(SOURCE).query_value(slots)?, "1");
+        assert_eq!(cluster.node(node).query_value(slots)?, "0");
+    }
+    Ok(())
+}
