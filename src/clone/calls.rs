@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
-use remote::{Deadline, NodeLabel, RemoteError, Session, Waiter, connect_all};
+use remote::{NodeLabel, RemoteError, Session, Waiter};
 
 use super::driver;
 use super::error::CloneError;
 use super::fault::Fault;
 use super::harmless;
-use super::links::{self, Map, SHORT, ask, connect};
+use super::links::{self, Map, SHORT, ask, connect, connect_clone};
 use super::reach;
 use super::registry::{self, Kind, Replica, Terms};
 use super::state::Step;
@@ -147,11 +147,10 @@ pub fn add(host: &str, port: i32, source: Named<'_>) -> Result<i32, CloneError> 
         Map::read_for(place.clone(), node.nodeid)
     })??;
     let mut at_source = connect(&mut waiter, &map.roster.targets()[map.source])?;
-    let mut at_clone = connect(&mut waiter, &map.clone)?;
+    let mut at_clone = connect_clone(&mut waiter, &map)?;
     let slot =
         driver::look_at_both(&mut waiter, &map, &mut at_source, &mut at_clone, (host, port))?;
-    let by = Deadline::after(&waiter, links::connect_timeout());
-    let mut lines = connect_all(&mut waiter, map.roster.targets(), by)
+    let mut lines = links::open(&mut waiter, map.roster.targets())
         .into_iter()
         .collect::<Result<Vec<_>, _>>()
         .map_err(CloneError::from)?;
@@ -186,7 +185,7 @@ fn require_free(host: &str, port: i32) -> Result<(), CloneError> {
             return Err(CloneError::Registered {
                 place: place.clone(),
                 by: format!("node {nodeid} of pg_dist_node"),
-                hint: "A replica that Citus' own citus_add_clone_node() has registered: SELECT pg_catalog.citus_remove_clone_node(…);".into(),
+                hint: "A replica has to be forgotten there first: one that Citus' own citus_add_clone_node() has registered by SELECT pg_catalog.citus_remove_clone_node(…); a secondary by SELECT citus_remove_node(…);".into(),
             });
         }
         let clones = select(&format!(
@@ -260,7 +259,7 @@ pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
 /// A split that was taken back could not give the clone what it had; now is the last time that anybody knows it.
 fn give_back<W: Waiter>(waiter: &mut W, clone: &Replica) -> Result<(), CloneError> {
     let map = citus::read_within(waiter, bound(), citus::OF_NODES, || Map::read(clone))??;
-    let given_back = connect(waiter, &map.clone)
+    let given_back = connect_clone(waiter, &map)
         .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
     if let Err(error @ CloneError::Promoted { .. }) = &given_back {
         let mut report = Report::from(error);
@@ -297,7 +296,7 @@ pub fn give_up(nodeid: i32) -> Result<(), CloneError> {
     }
     let map = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || Map::read(&clone))??;
     // A server that says anything at all is there, whatever it says.
-    let answers = match connect(&mut waiter, &map.clone) {
+    let answers = match connect_clone(&mut waiter, &map) {
         Ok(_) => true,
         Err(CloneError::Fence(FenceError::Remote(error))) => {
             matches!(error, RemoteError::Refused { .. }) || error.sqlstate().is_some()
@@ -571,6 +570,6 @@ fn lag_of(row: &Row) -> Result<Option<i64>, CloneError> {
     let sql = query("SELECT pg_current_wal_flush_lsn()::text");
     let reply = ask(&mut waiter, &mut source, "look how far the source is", &sql, SHORT)?;
     let lsn = reply.single_value()?.to_owned();
-    let mut clone = connect(&mut waiter, &map.clone)?;
+    let mut clone = connect_clone(&mut waiter, &map)?;
     driver::lag_behind(&mut waiter, &mut clone, &lsn)
 }

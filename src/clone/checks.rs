@@ -38,6 +38,8 @@ pub struct Facts {
     pub archive: String,
     /// Whether its replay is paused.
     pub paused: bool,
+    /// `recovery_min_apply_delay`, where it is not 0.
+    pub delay: String,
     /// Where it streams from: status, host, port.
     pub receiver: Option<(String, String, String)>,
     /// Whether that place is its source, where that could be found out.
@@ -109,6 +111,9 @@ pub fn judge(source: &Facts, clone: &Facts) -> Option<Fault> {
     }
     if clone.paused {
         return Some(Fault::Paused { place });
+    }
+    if !clone.delay.is_empty() {
+        return Some(Fault::Delayed { place, delay: clone.delay.clone() });
     }
     if let Some(fault) = judge_stream(source, clone) {
         return Some(fault);
@@ -222,6 +227,8 @@ fn question(is_citus: bool) -> String {
                 CASE WHEN current_setting('archive_mode') = 'off' THEN '' \
                      ELSE current_setting('archive_command') || coalesce(current_setting('archive_library', true), '') END AS archive, \
                 CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS paused, \
+                (SELECT concat(setting, ' ', unit) FROM pg_settings \
+                  WHERE name = 'recovery_min_apply_delay' AND setting <> '0') AS delay, \
                 r.status, r.sender_host, r.sender_port, r.slot_name, \
                 coalesce(current_setting('synchronized_standby_slots', true), '') AS synchronized_slots, \
                 current_setting('max_logical_replication_workers')::int > 0 \
@@ -313,6 +320,7 @@ fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
         max_connections: number("max_connections")?,
         archive: text("archive"),
         paused: is("paused"),
+        delay: text("delay"),
         receiver: own
             .value(0, "status")
             .map(|status| (status.to_owned(), text("sender_host"), text("sender_port"))),

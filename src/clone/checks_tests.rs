@@ -57,6 +57,7 @@ fn each_fault_is_found_and_has_words_of_its_own() {
         ("does not run what", |_, clone| clone.libraries = "Citus 13.2.1 0.2.0".into()),
         ("does not preload citus_fence", |_, clone| clone.preloaded = vec!["citus".into()]),
         ("has paused its replay", |_, clone| clone.paused = true),
+        ("delays its replay", |_, clone| clone.delay = "60000 ms".into()),
         ("does not stream from", |_, clone| clone.receiver = None),
         ("does not stream from", |_, clone| {
             clone.receiver = Some(("waiting".into(), "a".into(), "5432".into()));

@@ -32,6 +32,8 @@ use crate::report::Report;
 const NEAR_BYTES: i64 = 16 * 1024 * 1024;
 /// How often is looked how near it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How soon a clone that is near replays what its source writes.
+const NEAR_TIME: Duration = Duration::from_secs(1);
 /// How long the nodes may take to finish what is in doubt before anybody is held.
 const RECOVERY_BOUND: Duration = Duration::from_secs(5);
 /// How long a checkpoint of the promoted clone may take.
@@ -102,7 +104,7 @@ impl<W: Waiter> Drive<'_, W> {
         // Writers wait for this one.
         let lag_by = Deadline::after(self.waiter, HELD_CATCH_UP);
         if !identity::replayed(self.waiter, &mut links.clone, &target, lag_by)? {
-            return Err(self.behind(links, "while writers waited"));
+            return Err(self.behind(links, HELD_CATCH_UP.as_secs(), "while writers waited"));
         }
         let message = format!(
             "writers are held, and the clone has all they wrote, after {:.0} ms",
@@ -230,6 +232,20 @@ impl<W: Waiter> Drive<'_, W> {
         self.say(&mut links.home, Kind::Warning, &message)
     }
 
+    /// What no clean-up of Citus' knows: whether a copy is wanted there is not for the split to say.
+    fn warn_of_tables_left(&mut self, links: &mut Links) -> Result<(), CloneError> {
+        let sql = statements::query_shards(true, statements::OF_COORDINATOR);
+        let what = "look for tables of the coordinator's own";
+        let reply = ask(self.waiter, &mut links.clone, what, &sql, SHORT)?;
+        let set = reply.last_set()?;
+        let Some(names) = set.value(0, "names") else { return Ok(()) };
+        let message = format!(
+            "{} tables that the coordinator alone has are on the clone as they were, in the way of tables of the same names; drop them there: {names}",
+            set.value(0, "count").unwrap_or_default()
+        );
+        self.say(&mut links.home, Kind::Warning, &message)
+    }
+
     fn source_line<'l>(&self, links: &'l mut Links) -> &'l mut Session {
         &mut links.lines[self.map.source]
     }
@@ -239,14 +255,20 @@ impl<W: Waiter> Drive<'_, W> {
         Inventory::weigh(self.waiter, &mut links.home, self.map, strategy)
     }
 
-    /// Waits until the clone lags little.
+    /// Waits until the clone lags little, and replays what comes: however little that is, writers would wait for one
+    /// whose replay stands still.
     fn come_near(&mut self, links: &mut Links, by: Deadline) -> Result<(), CloneError> {
         loop {
             if lag(self.waiter, self.map, links)?.is_some_and(|bytes| bytes <= NEAR_BYTES) {
-                return Ok(());
+                let target = identity::target(self.waiter, self.source_line(links))?;
+                let soon = Deadline::after(self.waiter, NEAR_TIME);
+                if identity::replayed(self.waiter, &mut links.clone, &target, soon)? {
+                    return Ok(());
+                }
             }
             if by.expired(self.waiter) {
-                return Err(self.behind(links, "while writers went on"));
+                let patience = u64::from(self.clone.terms.catchup_timeout_s);
+                return Err(self.behind(links, patience, "while writers went on"));
             }
             if pause(self.waiter, LOOK_AGAIN) == Pause::Stopped {
                 return Err(CloneError::GivenUp);
@@ -254,16 +276,12 @@ impl<W: Waiter> Drive<'_, W> {
         }
     }
 
-    fn behind(&mut self, links: &mut Links, when: &str) -> CloneError {
+    fn behind(&mut self, links: &mut Links, after_s: u64, when: &str) -> CloneError {
         let lag = match lag(self.waiter, self.map, links) {
             Ok(Some(bytes)) => format!("{bytes} bytes behind, {when}"),
             Ok(None) | Err(_) => format!("behind by an unknown amount, {when}"),
         };
-        CloneError::Behind {
-            clone: self.clone.place(),
-            after_s: u64::from(self.clone.terms.catchup_timeout_s),
-            lag,
-        }
+        CloneError::Behind { clone: self.clone.place(), after_s, lag }
     }
 
     /// Holds the writers, and prepares the switch; when the attempt that did began to hold, and the journal's line.
@@ -278,7 +296,8 @@ impl<W: Waiter> Drive<'_, W> {
             self.waiter,
             Duration::from_millis(u64::from(terms.acquire_timeout_ms)),
         );
-        let longest = Duration::from_millis(u64::from(terms.lock_timeout_ms));
+        let longest_wait = Duration::from_millis(u64::from(terms.lock_timeout_ms));
+        let (bound, longest) = hold::bounds(inventory.moving().len(), longest_wait);
         let by = Deadline::after(self.waiter, RECOVERY_BOUND);
         if finish_in_doubt(self.waiter, self.map.roster.targets(), by, elog::log).is_err() {
             return Err(CloneError::GivenUp);
@@ -289,7 +308,7 @@ impl<W: Waiter> Drive<'_, W> {
             clone: self.clone,
             group,
             weighed: inventory,
-            bound: hold::SHORTEST.min(longest),
+            bound,
             longest,
             lasted: Duration::ZERO,
         };
@@ -378,6 +397,9 @@ impl<W: Waiter> Drive<'_, W> {
                 slots.join(", ")
             );
             self.say(&mut links.home, Kind::Warning, &message)?;
+        }
+        if self.map.roster.is_citus() && source_group == crate::citus::COORDINATOR_GROUP {
+            self.warn_of_tables_left(links)?;
         }
         if let Some(slot) = &self.clone.slot {
             let sql = statements::drop_slot(slot);

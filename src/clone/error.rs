@@ -329,7 +329,7 @@ impl From<&CloneError> for Report {
             CloneError::Behind { lag, .. } => {
                 Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                     .detail(format!("It lags {lag}. The cluster is as it was, and the clone streams on."))
-                    .hint("Call again when it is closer, or with a longer catchup_timeout_seconds.")
+                    .hint("Call again when it replays what its source writes; how long it may take to come near, while writers go on, is catchup_timeout_seconds.")
             }
             CloneError::Lost { what, .. } => {
                 Report::new(ERRCODE_DATA_CORRUPTED, message)

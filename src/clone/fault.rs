@@ -55,6 +55,14 @@ pub enum Fault {
         /// Where.
         place: String,
     },
+    /// It replays late on purpose.
+    #[error("{place} delays its replay")]
+    Delayed {
+        /// Where.
+        place: String,
+        /// By how much.
+        delay: String,
+    },
     /// Commits of the source wait for it.
     #[error("{place} is a synchronous standby of {source_place}")]
     Synchronous {
@@ -255,6 +263,9 @@ impl From<&Fault> for Report {
             Fault::Paused { .. } => report
                 .detail("A promotion ends the pause, and replays all that was received.")
                 .hint("On the replica: SELECT pg_wal_replay_resume();"),
+            Fault::Delayed { delay, .. } => report
+                .detail(format!("Its recovery_min_apply_delay is {delay}: writers would wait for that."))
+                .hint("On the replica: ALTER SYSTEM SET recovery_min_apply_delay = 0; SELECT pg_reload_conf();"),
             Fault::Synchronous { .. } => report
                 .detail("Commits there would wait for it for ever once it is promoted.")
                 .hint("Take it out of synchronous_standby_names of the source, and reload."),
@@ -284,7 +295,7 @@ impl From<&Fault> for Report {
                 .hint("Set max_logical_replication_workers = 0 on the replica and restart it, or disable the subscriptions on the source."),
             Fault::Scheduler { .. } => report
                 .detail("pg_cron is preloaded there, and cron.job has active jobs.")
-                .hint("Take pg_cron out of the replica's shared_preload_libraries, or set cron.launch_active_jobs = off there."),
+                .hint("Take pg_cron out of the replica's shared_preload_libraries, or, with pg_cron 1.5 or later, set cron.launch_active_jobs = off there."),
             Fault::Managed { .. } => report
                 .detail("It would demote or rewind the replica once it is promoted.")
                 .hint("Take the replica out of the manager first; see the page on the clone split."),

@@ -11,7 +11,7 @@ use remote::{Deadline, Pause, RemoteError, Session, Waiter, pause};
 use serde_json::{Map as Settings, Value};
 
 use super::error::CloneError;
-use super::links::{Map, SHORT, ask, connect};
+use super::links::{Map, SHORT, ask, connect_clone};
 use super::registry::{self, Replica};
 use super::statements::{FAST_PATH, HARMLESS, query};
 use crate::pg::quote::{identifier, literal};
@@ -216,7 +216,7 @@ fn reload<W: Waiter>(waiter: &mut W, map: &Map, session: &mut Session) -> Result
     let by = Deadline::after(waiter, RELOAD_BOUND);
     loop {
         // Forked by the postmaster, which reads the settings before any process that it starts afterwards has them.
-        let mut fresh = connect(waiter, &map.clone)?;
+        let mut fresh = connect_clone(waiter, map)?;
         let reply = ask(waiter, &mut fresh, "look at the settings", &sql, SHORT)?;
         let set = reply.last_set()?;
         let is_set = |row| {

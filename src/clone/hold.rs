@@ -1,8 +1,8 @@
 //! Holding the writers back, on every node, and preparing the new metadata there.
 //!
 //! The order of the locks, for the other one deadlocks with every writer of a reference table on the coordinator,
-//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there; then nodes, DDL
-//! and moves of shards; then what moves there; then all of it on all other nodes at once; then the tables at the
+//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there, and
+//! what moves and has copies elsewhere; then nodes, DDL and moves of shards; then what moves there; then all of it on all other nodes at once; then the tables at the
 //! source, behind what is in flight there and behind what is prepared, which holds no lock of a shard any more.
 //!
 //! Under the locks nothing slow is done: sizes and costs were asked for before, and only the list of shards is
@@ -36,7 +36,9 @@ use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
 
 /// The first attempt's bound.
-pub const SHORTEST: Duration = Duration::from_millis(1_000);
+const SHORTEST: Duration = Duration::from_millis(1_000);
+/// What the split's own work may take for each shard that moves: a lock and a trigger at the source, a row on every node.
+const PER_SHARD: Duration = Duration::from_millis(1);
 /// Bound on what waits for nobody: rows that go in, prepared transactions.
 const WRITE_BOUND: Duration = Duration::from_secs(10);
 /// Bound on looking who is in the way.
@@ -45,6 +47,14 @@ const LOOK_BOUND: Duration = Duration::from_millis(500);
 const ROLLBACK_BOUND: Duration = Duration::from_secs(5);
 /// Bound on recovering what is in doubt.
 const RECOVERY_BOUND: Duration = Duration::from_secs(2);
+
+/// Bounds of the first attempt and of the longest, where so many shards move and writers may be waited for so long.
+///
+/// What the split itself has to do comes on top, or one of a very large node would never get its hold.
+pub fn bounds(moving: usize, longest_wait: Duration) -> (Duration, Duration) {
+    let own = PER_SHARD * u32::try_from(moving).unwrap_or(u32::MAX);
+    (SHORTEST.min(longest_wait) + own, longest_wait + own)
+}
 
 /// Where something is locked.
 enum Whom {
@@ -124,8 +134,9 @@ impl Attempts<'_> {
     fn hold<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<Plan, Failed> {
         let source_group = self.map.roster.nodes()[self.map.source].groupid;
         let reference = self.weighed.reference();
-        let lock_reference = statements::lock_shards(reference.iter().map(|shard| shard.id));
-        self.on_coordinator(waiter, "hold writers of reference tables", &lock_reference, by)?;
+        let first = self.weighed.first();
+        let lock_first = statements::lock_shards(first.iter().map(|shard| shard.id));
+        self.on_coordinator(waiter, "hold writers of reference tables", &lock_first, by)?;
         let lock_cluster = statements::lock_cluster(self.weighed.lock_ids());
         self.on_coordinator(waiter, "hold changes of nodes and shards", &lock_cluster, by)?;
 
@@ -478,4 +489,20 @@ pub fn roll_back_prepared<W: Waiter>(
         }
     }
     first_error.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bounds;
+    use std::time::Duration;
+
+    #[test]
+    fn a_split_s_own_work_is_not_taken_from_the_wait_for_writers() {
+        let [second, five] = [1, 5].map(Duration::from_secs);
+        assert_eq!(bounds(0, five), (second, five));
+        assert_eq!(bounds(10_000, five), (second * 11, five + second * 10));
+        // A short wait stays one.
+        let short = Duration::from_millis(100);
+        assert_eq!(bounds(50, short), (short + short / 2, short + short / 2));
+    }
 }

@@ -146,7 +146,7 @@ pub fn become_itself<W: Waiter>(
         let sql = format!("ROLLBACK PREPARED {}", literal(gid));
         ask(waiter, session, "roll back what the clone inherited", &sql, SHORT)?;
     }
-    let identity = statements::identity(&clone.token, plan.group, is_citus, was_coordinator);
+    let identity = statements::identity(&clone.token, plan, is_citus, was_coordinator);
     if !has_identity {
         ask(waiter, session, "make the clone's identity", &identity, IDENTITY_BOUND)?;
     }

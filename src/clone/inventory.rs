@@ -34,6 +34,8 @@ pub struct Placed {
     pub kind: Kind,
     /// What Citus' own moves lock.
     pub lock_id: i64,
+    /// Whether other nodes have copies of it.
+    pub has_copies: bool,
 }
 
 /// Reads the answer to [`statements::inventory`].
@@ -54,6 +56,7 @@ pub fn read(reply: &Reply) -> Result<Vec<Placed>, RemoteError> {
                         _ => return None,
                     },
                     lock_id: number("lock_id")?,
+                    has_copies: text("has_copies")? == "t",
                 })
             };
             one().ok_or_else(|| reply.unexpected("a shard of an unknown kind"))
@@ -113,6 +116,15 @@ impl Inventory {
     /// Shards of reference tables.
     pub fn reference(&self) -> Vec<&Placed> {
         self.placed.iter().filter(|shard| shard.kind == Kind::Reference).collect()
+    }
+
+    /// What is held first on the coordinator, by the number of the shard: whoever writes to more than one copy locks the list of
+    /// nodes there *after* the shard.
+    pub fn first(&self) -> Vec<&Placed> {
+        let is_first = |shard: &&Placed| {
+            shard.kind == Kind::Reference || (shard.has_copies && self.moving.contains(&shard.id))
+        };
+        self.placed.iter().filter(is_first).collect()
     }
 
     /// What Citus' own moves lock, of all that could move.

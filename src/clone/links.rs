@@ -119,9 +119,8 @@ impl Links {
         targets.extend(nodes.iter().cloned());
         targets.extend(nodes.iter().cloned());
         targets.extend([nodes[map.source].clone(), nodes[map.source].clone(), map.clone.clone()]);
-        let by = Deadline::after(waiter, connect_timeout());
         let sessions: Result<Vec<Session>, RemoteError> =
-            connect_all(waiter, &targets, by).into_iter().collect();
+            open(waiter, &targets).into_iter().collect();
         let mut sessions = sessions?.into_iter();
         let count = nodes.len();
         let mut next = || sessions.next().ok_or(CloneError::ClientGone);
@@ -130,6 +129,7 @@ impl Links {
         let lookers = (0..count).map(|_| next()).collect::<Result<_, _>>()?;
         let mut links =
             Self { home, lines, lookers, seal: next()?, drain: next()?, clone: next()? };
+        settle_down(waiter, &mut links.clone)?;
         links.know_each_other(waiter, map)?;
         Ok(links)
     }
@@ -155,12 +155,11 @@ pub fn roll_back_everywhere<W: Waiter>(
     map: &Map,
     clone: &Replica,
 ) -> Result<(), CloneError> {
-    let by = Deadline::after(waiter, connect_timeout());
     let mut first_error = None;
-    let mut open = Vec::new();
-    for session in connect_all(waiter, map.roster.targets(), by) {
+    let mut there = Vec::new();
+    for session in open(waiter, map.roster.targets()) {
         match session {
-            Ok(session) => open.push(session),
+            Ok(session) => there.push(session),
             Err(error) => {
                 first_error.get_or_insert(error);
             }
@@ -168,7 +167,7 @@ pub fn roll_back_everywhere<W: Waiter>(
     }
     // The registry may have come with a standby of the coordinator that had not heard of the last steps.
     let sql = statements::has_switched(clone);
-    let mut sessions: Vec<&mut Session> = open.iter_mut().collect();
+    let mut sessions: Vec<&mut Session> = there.iter_mut().collect();
     let by = Deadline::after(waiter, SHORT);
     let command = |_| Command::new("look for the new metadata", sql.as_str());
     for reply in run_all(waiter, &mut sessions, command, by) {
@@ -177,7 +176,7 @@ pub fn roll_back_everywhere<W: Waiter>(
             return Err(CloneError::Ahead { node: reply.node.to_string(), nodeid: clone.nodeid });
         }
     }
-    let rolled_back = super::hold::roll_back_prepared(waiter, &mut open, clone);
+    let rolled_back = super::hold::roll_back_prepared(waiter, &mut there, clone);
     match first_error.or(rolled_back.err()) {
         None => Ok(()),
         Some(error) => Err(error.into()),
@@ -188,15 +187,14 @@ pub fn roll_back_everywhere<W: Waiter>(
 /// writers of the others waiting, nor the change of its address from being written down.
 pub fn commit_where_possible<W: Waiter>(waiter: &mut W, map: &Map, clone: &Replica) {
     // The clone first, or its writers are refused for a moment longer.
-    if let Ok(mut session) = connect(waiter, &map.clone) {
+    if let Ok(mut session) = connect_clone(waiter, map) {
         let _ = super::harmless::open_gate(waiter, &mut session, clone);
     }
-    let by = Deadline::after(waiter, connect_timeout());
-    let sessions = connect_all(waiter, map.roster.targets(), by);
-    let mut open: Vec<Session> = sessions.into_iter().filter_map(Result::ok).collect();
+    let mut there: Vec<Session> =
+        open(waiter, map.roster.targets()).into_iter().filter_map(Result::ok).collect();
     let sql = format!("COMMIT PREPARED {}", literal(&clone.switch_gid()));
     let by = Deadline::after(waiter, SHORT);
-    let mut sessions: Vec<&mut Session> = open.iter_mut().collect();
+    let mut sessions: Vec<&mut Session> = there.iter_mut().collect();
     // What fails here is found by whoever goes on.
     let _ = run_all(waiter, &mut sessions, |_| Command::new("commit the switch", sql.as_str()), by);
 }
@@ -215,9 +213,40 @@ pub fn connect_home<W: Waiter>(waiter: &mut W) -> Result<Session, CloneError> {
 
 /// A session with that place.
 pub fn connect<W: Waiter>(waiter: &mut W, target: &Target) -> Result<Session, CloneError> {
+    Ok(open(waiter, std::slice::from_ref(target)).pop().ok_or(CatalogError::Missing)??)
+}
+
+/// A session with the clone.
+pub fn connect_clone<W: Waiter>(waiter: &mut W, map: &Map) -> Result<Session, CloneError> {
+    let mut session = connect(waiter, &map.clone)?;
+    settle_down(waiter, &mut session)?;
+    Ok(session)
+}
+
+/// Sessions with all of them at once.  They last as long as the split, whatever the database or the role says of sessions at
+/// which nothing happens.
+pub fn open<W: Waiter>(waiter: &mut W, targets: &[Target]) -> Vec<Result<Session, RemoteError>> {
     let by = Deadline::after(waiter, connect_timeout());
-    let mut sessions = connect_all(waiter, std::slice::from_ref(target), by);
-    Ok(sessions.pop().ok_or(CatalogError::Missing)??)
+    let mut sessions = connect_all(waiter, targets, by);
+    let mut there: Vec<&mut Session> =
+        sessions.iter_mut().filter_map(|session| session.as_mut().ok()).collect();
+    let by = Deadline::after(waiter, SHORT);
+    let command = |_| Command::new("set the session up", statements::LASTING);
+    let mut replies = run_all(waiter, &mut there, command, by).into_iter();
+    let set_up = |session: Result<Session, RemoteError>| {
+        let session = session?;
+        match replies.next() {
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => Ok(session),
+        }
+    };
+    sessions.into_iter().map(set_up).collect()
+}
+
+/// What is asked of the clone in no transaction of ours takes its terms from the session: a standby refuses whatever is to be
+/// serializable, and a checkpoint takes its time.  No pooler stands between that could give them to somebody else.
+fn settle_down<W: Waiter>(waiter: &mut W, session: &mut Session) -> Result<(), RemoteError> {
+    ask(waiter, session, "set the session up", statements::OF_CLONE, SHORT).map(drop)
 }
 
 /// Runs a command within `bound`.  Afterwards the session is at nothing any more: what has not ended is

@@ -35,7 +35,8 @@ pub fn ask_ways<W: Waiter>(
     let clone_name = format!("{}:{}", place.0, place.1);
     let roles = roles(waiter, &mut lines[map.source])?;
     // The password or the pooler of one node is not known for a place that is no node yet: the switch brings them.
-    let is_known_there = has_of_its_own(waiter, map, &mut lines[map.source])?;
+    let is_known_there =
+        has_of_its_own(waiter, map, &mut lines[map.source])? || refuses_citus(waiter, clone)?;
     for role in &roles {
         if let Some(to) = find_closed(waiter, clone, role.as_deref(), &nodes)? {
             return Ok(Some(unreachable(clone_name, to, role.clone())));
@@ -82,6 +83,14 @@ fn has_of_its_own<W: Waiter>(
     ));
     let reply = ask(waiter, session, "look how the source is reached", &sql, SHORT)?;
     Ok(reply.single_value()? == "t")
+}
+
+/// Whether the clone, while it is a standby, refuses whatever Citus would ask it to see whether it is there.
+fn refuses_citus<W: Waiter>(waiter: &mut W, clone: &mut Session) -> Result<bool, CloneError> {
+    let sql = query(
+        "SELECT reset_val = 'serializable' FROM pg_settings WHERE name = 'default_transaction_isolation'",
+    );
+    Ok(ask(waiter, clone, "look at its settings", &sql, SHORT)?.single_value()? == "t")
 }
 
 /// The first of these places to which that session's server finds no way.

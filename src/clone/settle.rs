@@ -7,7 +7,7 @@ use remote::{Deadline, Pause, Waiter, pause};
 
 use super::driver::Drive;
 use super::error::CloneError;
-use super::links::{self, Map, connect};
+use super::links::{self, Map, connect, connect_clone};
 use super::registry::{self, Kind, Replica, entry};
 use super::state::{Step, Way};
 use super::{harmless, identity, worker};
@@ -41,7 +41,7 @@ pub fn settle<W: Waiter>(
                 Err(CloneError::Ahead { .. }) if clone.plan.is_some() => {
                     let mut home = worker::connect_home(waiter)?;
                     let (nodeid, from) = (clone.nodeid, clone.step);
-                    let mut session = connect(waiter, &map.clone)?;
+                    let mut session = connect_clone(waiter, &map)?;
                     // Its gate is opened when there is nothing left to do there.
                     let to = match identity::is_reserved(waiter, &mut session, clone)? {
                         true => Step::Promoting,
@@ -57,7 +57,7 @@ pub fn settle<W: Waiter>(
                 let map = &map;
                 if clone.step < Step::Committing {
                     let mut home = worker::connect_home(waiter)?;
-                    let mut session = connect(waiter, &map.clone)?;
+                    let mut session = connect_clone(waiter, map)?;
                     let since = Instant::now();
                     Drive {
                         waiter: &mut *waiter,
@@ -139,7 +139,7 @@ fn give_back<W: Waiter>(waiter: &mut W, map: &Map, clone: &Replica) -> Result<()
     const AGAIN: Duration = Duration::from_millis(500);
     let by = Deadline::after(waiter, BOUND);
     loop {
-        let error = match connect(waiter, &map.clone)
+        let error = match connect_clone(waiter, map)
             .and_then(|mut session| harmless::give_back(waiter, &mut session, clone))
         {
             Err(error @ CloneError::Fence(_)) if !by.expired(waiter) => error,

@@ -29,8 +29,9 @@ pub struct Shard {
     pub name: String,
     /// What becomes of it.
     pub kind: Kind,
-    /// Whether it, or a sequence of its table, would be empty on a promoted clone.
-    pub unlogged: bool,
+    /// Whether it has to stay on the source: it, or a sequence of its table, would be empty on a promoted clone; or the
+    /// coordinator alone knows where it is, as for tables that are distributed by append or range.
+    pub stays: bool,
 }
 
 /// What becomes of a shard.
@@ -68,7 +69,7 @@ impl Listing {
                 Some(colocation),
                 min,
                 Some(name),
-                Some(unlogged),
+                Some(stays),
             ] = row.as_slice()
             else {
                 return Err(PlanError::Corrupt { table: "pg_dist_shard" });
@@ -99,7 +100,7 @@ impl Listing {
                 table: Oid::from(table.parse::<u32>().map_err(corrupt)?),
                 name: name.clone(),
                 kind,
-                unlogged: unlogged == "t",
+                stays: stays == "t",
             });
         }
         Ok(listing)
@@ -148,7 +149,8 @@ fn listing_sql() -> String {
                              OPERATOR(pg_catalog.<) 64
                     THEN pg_catalog.format('%I.%I', n.nspname, pg_catalog.concat(c.relname, '_', s.shardid))
                     ELSE {longer} END,
-               c.relpersistence OPERATOR(pg_catalog.=) 'u'
+               p.partmethod OPERATOR(pg_catalog.<>) ALL ('{{h,n}}'::\"char\"[])
+               OR c.relpersistence OPERATOR(pg_catalog.=) 'u'
                OR EXISTS (SELECT FROM loses l WHERE l.oid OPERATOR(pg_catalog.=) c.oid)
           FROM pg_catalog.pg_dist_placement h
           JOIN pg_catalog.pg_dist_shard s ON s.shardid OPERATOR(pg_catalog.=) h.shardid
@@ -195,14 +197,14 @@ impl Asked {
         (0..listing.units.len())
             .map(|unit| {
                 let mut shards = listing.unit(unit);
-                let unlogged =
-                    shards.any(|shard| shard.unlogged || self.unlogged.contains(&shard.shardid));
+                let stays =
+                    shards.any(|shard| shard.stays || self.unlogged.contains(&shard.shardid));
                 let (may_stay, may_move) = self.allowed[unit];
                 Unit {
                     shards: listing.unit(unit).map(|shard| shard.shardid).collect(),
                     cost: self.costs[unit],
-                    may_move: may_move && !unlogged,
-                    may_stay: may_stay || unlogged,
+                    may_move: may_move && !stays,
+                    may_stay: may_stay || stays,
                 }
             })
             .collect()

@@ -25,6 +25,16 @@ pub fn texts<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
     format!("ARRAY[{}]::text[]", values.join(","))
 }
 
+/// The first command of each session.
+pub const LASTING: &str = "SET idle_session_timeout = 0";
+
+/// The second one of a session with the clone.
+pub const OF_CLONE: &str = "SET transaction_isolation = 'read committed';\
+     SET default_transaction_isolation = 'read committed';\
+     SET statement_timeout = 0; SET lock_timeout = 0;\
+     SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+       FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'transaction_timeout'";
+
 /// SQL that waits for nobody, in one transaction with a safe `search_path`.
 pub fn query(sql: &str) -> String {
     format!(
@@ -87,7 +97,9 @@ pub fn inventory(group: i32, is_citus: bool) -> String {
                      WHEN t.partmethod = 'n' AND t.colocationid = 0 THEN 'local' \
                      ELSE 'distributed' END AS kind, \
                 CASE WHEN t.colocationid = 0 THEN s.logicalrelid::oid::bigint \
-                     ELSE t.colocationid END AS lock_id \
+                     ELSE t.colocationid END AS lock_id, \
+                EXISTS (SELECT FROM pg_dist_placement o \
+                         WHERE o.shardid = s.shardid AND o.groupid <> {group}) AS has_copies \
            FROM pg_dist_shard s \
            JOIN pg_dist_placement p ON p.shardid = s.shardid AND p.groupid = {group} AND p.shardstate = 1 \
            JOIN pg_dist_partition t ON t.logicalrelid = s.logicalrelid \
@@ -162,18 +174,21 @@ pub fn lock_tables<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<St
 /// Refuses, once committed, whatever would still write to these tables, also where a session says that it only applies
 /// what others have done.
 ///
+/// A database may have triggers on DDL, which would refuse this one or note it down in a table that cannot be prepared here;
+/// with the role of a replica they do not fire.
+///
 /// That is written for all at once: ALTER TABLE for each, while writers wait, takes as long again.  The relations are read
 /// anew for their triggers anyhow.
 pub fn seal<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    let mut seal: String = names
-        .into_iter()
-        .map(|name| {
+    let mut seal = "SET LOCAL session_replication_role = replica;".to_owned();
+    seal.extend(
+        names.into_iter().map(|name| {
             format!(
                 "CREATE TRIGGER citus_fence_moved BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
                  FOR EACH STATEMENT EXECUTE FUNCTION citus_fence.shard_has_moved();"
             )
-        })
-        .collect();
+        }),
+    );
     seal.push_str(
         "UPDATE pg_catalog.pg_trigger SET tgenabled = 'A' \
           WHERE tgname = 'citus_fence_moved' AND tgenabled <> 'A' \
@@ -334,8 +349,13 @@ pub const HARMLESS: &[(&str, &str)] = &[
 /// The identity of its own, in one transaction; nothing where it has that already.
 ///
 /// `citus_fence.enter_reserved_node()` comes first: its gate lets nobody else through.
-pub fn identity(token: &str, group: i32, is_citus: bool, was_coordinator: bool) -> String {
-    let citus = if is_citus { "SET LOCAL citus.enable_ddl_propagation = off;" } else { "" };
+pub fn identity(token: &str, plan: &Plan, is_citus: bool, was_coordinator: bool) -> String {
+    let group = plan.group;
+    let citus = if is_citus {
+        "SET LOCAL citus.enable_ddl_propagation = off; SET LOCAL citus.enable_manual_changes_to_shards = on;"
+    } else {
+        ""
+    };
     let server_id = if is_citus {
         "UPDATE pg_dist_node_metadata SET metadata = jsonb_set(metadata, '{server_id}', to_jsonb(gen_random_uuid()::text));"
     } else {
@@ -351,6 +371,23 @@ pub fn identity(token: &str, group: i32, is_citus: bool, was_coordinator: bool) 
         (false, true) => "DELETE FROM citus_fence.clone;",
         (_, false) => "",
     };
+    // Reference tables may point to tables that are on the coordinator alone: their copies here do not any more, as on any
+    // worker, or no row could come that points to a new one until the clean-up has been.
+    let free = if is_citus && was_coordinator {
+        format!(
+            "FOR pointing IN \
+                 WITH own AS (SELECT to_regclass(name)::oid AS shard FROM unnest({}) AS name) \
+                 SELECT conrelid::regclass AS shard, conname FROM pg_constraint \
+                  WHERE contype = 'f' AND confrelid IN (SELECT shard FROM own) \
+                    AND conrelid NOT IN (SELECT shard FROM own WHERE shard IS NOT NULL) \
+             LOOP \
+                 EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pointing.shard, pointing.conname); \
+             END LOOP;",
+            texts(&plan.staying_names)
+        )
+    } else {
+        String::new()
+    };
     format!(
         "BEGIN READ WRITE; {AS_OWNER}{citus}\
          SET LOCAL statement_timeout = '60s';\
@@ -358,11 +395,13 @@ pub fn identity(token: &str, group: i32, is_citus: bool, was_coordinator: bool) 
          DO $do$ \
          DECLARE \
              sequence record; \
+             pointing record; \
          BEGIN \
              IF (SELECT groupid FROM pg_dist_local_group) = {group} THEN \
                  RETURN; \
              END IF; \
              UPDATE pg_dist_local_group SET groupid = {group}; \
+             {free} \
              FOR sequence IN \
                  SELECT n.nspname, c.relname, s.seqtypid \
                    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -417,6 +456,20 @@ pub fn clean_up(plan: &Plan, source_group: i32) -> String {
         record(&plan.staying_names, group)
     )
 }
+
+/// Tables that the coordinator alone had, on its clone: of users, neither Citus' nor an extension's, nor shards.
+pub const OF_COORDINATOR: &str = "SELECT count(*) AS count, \
+        string_agg(quote_ident(nspname) || '.' || quote_ident(relname), ', ' ORDER BY nspname, relname) \
+            FILTER (WHERE place <= 10) AS names \
+   FROM (SELECT n.nspname, c.relname, row_number() OVER (ORDER BY n.nspname, c.relname) AS place \
+           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+          WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't' \
+            AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+            AND NOT c.relispartition \
+            AND NOT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid = c.oid) \
+            AND NOT EXISTS (SELECT FROM pg_depend d \
+                             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+            AND NOT relation_is_a_known_shard(c.oid)) t";
 
 /// Who takes changes of the source's tables from its WAL: such do not see any more what has moved.
 pub const LOGICAL_SLOTS: &str = "SELECT string_agg(slot_name::text, ', ' ORDER BY slot_name) AS names FROM pg_replication_slots \

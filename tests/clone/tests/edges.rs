@@ -85,10 +85,17 @@ fn a_replica_that_somebody_else_promotes_stays_closed() {
 
 /// Splits a node; the number of the new one.
 fn split(cluster: &mut Cluster, source: usize) -> Result<usize> {
+    split_telling(cluster, source).map(|(node, _)| node)
+}
+
+/// The same, and what it said.
+fn split_telling(cluster: &mut Cluster, source: usize) -> Result<(usize, Vec<String>)> {
     let replica = replica_of(cluster, source)?;
     let id = How::Ours.register(cluster, &replica)?;
-    How::Ours.split(cluster, id).end().outcome.expect("the split");
-    Ok(cluster.adopt(replica))
+    let called = How::Ours.split(cluster, id).end();
+    called.outcome.expect("the split");
+    let said = called.notices.into_iter().map(|notice| notice.message).collect();
+    Ok((cluster.adopt(replica), said))
 }
 
 /// A cluster of Citus on which nothing is dropped before it is asked for.
@@ -235,6 +242,8 @@ fn the_coordinator_is_split() -> Result<()> {
             "SELECT create_reference_table('lists')",
             "CREATE TABLE own (id int PRIMARY KEY)",
             "SELECT citus_add_local_table_to_metadata('own')",
+            "CREATE TABLE pointing (id int PRIMARY KEY, own int REFERENCES own)",
+            "SELECT create_reference_table('pointing')",
             "CREATE TABLE plain (id serial)",
             "CREATE TABLE spread (key bigint, id bigserial)",
             "SELECT create_distributed_table('spread', 'key', shard_count := 12)",
@@ -243,12 +252,21 @@ fn the_coordinator_is_split() -> Result<()> {
             "INSERT INTO plain DEFAULT VALUES",
         ],
     )?;
-    let node = split(&mut cluster, 0)?;
+    let (node, said) = split_telling(&mut cluster, 0)?;
+    // What no clean-up of Citus' knows.
+    let left: Vec<_> = said.iter().filter(|line| line.contains("the coordinator alone")).collect();
+    assert!(
+        left.len() == 1 && left[0].contains("1 tables") && left[0].contains(": public.plain"),
+        "{said:#?}"
+    );
     assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
     assert_eq!(everywhere(&cluster, "SELECT count(*) FROM spread")?, "200");
     assert_eq!(everywhere(&cluster, "SELECT count(*) FROM own")?, "1");
     cluster.node(node).execute("INSERT INTO own VALUES (2)")?;
     cluster.node(node).execute("INSERT INTO lists VALUES (1)")?;
+    // The orphan of the table that it points to has no such row.
+    cluster.coordinator().execute("INSERT INTO pointing VALUES (1, 2)")?;
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM pointing")?, "1");
     cluster.node(node).execute("INSERT INTO spread SELECT generate_series(1, 50)")?;
     cluster.coordinator().execute("INSERT INTO spread SELECT generate_series(1, 50)")?;
     assert_eq!(everywhere(&cluster, "SELECT count(*) FROM own")?, "2");
@@ -333,5 +351,119 @@ fn unlogged_tables_stay_by_any_strategy() -> Result<()> {
     assert!(moved("free")? > 0);
     assert_eq!(everywhere(&cluster, "SELECT count(*) FROM loose")?, "100");
     assert_eq!(everywhere(&cluster, "SELECT count(*) FROM beside")?, "100");
+    Ok(())
+}
+
+/// Shards of which the coordinator alone knows where they are stay where they are.
+#[test]
+fn tables_that_workers_do_not_know_stay() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE appended (key bigint)",
+            "SELECT create_distributed_table('appended', 'key', 'append')",
+            "SELECT master_create_empty_shard('appended') FROM generate_series(1, 4)",
+            "CREATE TABLE spread (key bigint)",
+            "SELECT create_distributed_table('spread', 'key', shard_count := 8)",
+            "INSERT INTO spread SELECT generate_series(1, 200)",
+            "SELECT citus_set_default_rebalance_strategy('by_shard_count')",
+        ],
+    )?;
+    let before = cluster.placements("appended")?;
+    assert!(before.iter().filter(|placement| placement.node == SOURCE).count() > 1);
+    let node = split(&mut cluster, SOURCE)?;
+    assert_eq!(cluster.placements("appended")?, before);
+    assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM spread")?, "200");
+    assert_eq!(cluster.coordinator().query_value("SELECT count(*) FROM appended")?, "0");
+    Ok(())
+}
+
+/// Triggers on DDL are the users': they neither see nor refuse what the split does to shards.
+#[test]
+fn triggers_on_ddl_do_not_stop_a_split() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE spread (key bigint)",
+            "SELECT create_distributed_table('spread', 'key', shard_count := 8)",
+            "INSERT INTO spread SELECT generate_series(1, 200)",
+        ],
+    )?;
+    cluster.node(SOURCE).execute(
+        "SET citus.enable_ddl_propagation = off;
+         CREATE FUNCTION no_triggers() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no triggers here'; END $$;
+         CREATE EVENT TRIGGER no_triggers ON ddl_command_start WHEN TAG IN ('CREATE TRIGGER')
+             EXECUTE FUNCTION no_triggers()",
+    )?;
+    let node = split(&mut cluster, SOURCE)?;
+    assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
+    assert_eq!(everywhere(&cluster, "SELECT count(*) FROM spread")?, "200");
+    Ok(())
+}
+
+/// Whatever the database says of sessions: a standby refuses what is to be serializable, and a split's sessions wait for each
+/// other.
+#[test]
+fn settings_of_the_database_do_not_stop_a_split() {
+    on_each_engine(|engine: Engine| {
+        let mut bed = Bed::make(engine, false)?;
+        if !ours_exists(&bed)? {
+            return Ok(());
+        }
+        let replica = bed.replica()?;
+        let database = format!("\"{}\"", bed.cluster.database());
+        let set = |node: usize, setting: &str| {
+            bed.cluster.node(node).execute(&format!(
+                "SET citus.enable_ddl_propagation = off; ALTER DATABASE {database} SET {setting}"
+            ))
+        };
+        set(SOURCE, "idle_session_timeout = '300ms'")?;
+        for node in 0..bed.cluster.nodes().len() {
+            set(node, "default_transaction_isolation = 'serializable'")?;
+        }
+        wait_until("the replica to have that", PATIENCE, || {
+            let error = replica.server().execute("SELECT 1").err()?.to_string();
+            error.contains("serializable").then_some(())
+        })?;
+        let id = How::Ours.register(&bed.cluster, &replica)?;
+        let mut stand = Stand::before(&bed.cluster, "prepared")?;
+        let call = How::Ours.split(&bed.cluster, id);
+        stand.wait(&call)?;
+        wait_until("a session of the split to be idle for longer than that", PATIENCE, || {
+            let look = "SELECT count(*) > 2 FROM pg_stat_activity
+                 WHERE application_name LIKE 'citus_fence clone%' AND state = 'idle'
+                   AND clock_timestamp() - state_change > interval '600 ms'";
+            (bed.cluster.node(SOURCE).query_value(look).ok()? == "t").then_some(())
+        })?;
+        stand.let_go()?;
+        call.end().outcome.expect("the split");
+        bed.cluster.adopt(replica);
+        Ok(())
+    });
+}
+
+/// Who takes changes of tables from the source is told that they end there; his slot stays.
+#[test]
+fn logical_slots_of_the_source_are_named() -> Result<()> {
+    for engine in Engine::available() {
+        let mut cluster = Bed::builder(engine).setting("wal_level", "logical").build()?;
+        if !ours_exists_in(&cluster)? {
+            continue;
+        }
+        cluster
+            .node(SOURCE)
+            .query("SELECT pg_create_logical_replication_slot('changes', 'pgoutput')")?;
+        let (node, said) = split_telling(&mut cluster, SOURCE)?;
+        let warned =
+            |line: &&String| line.contains("do not see the moved shards any more: changes");
+        assert_eq!(said.iter().filter(warned).count(), 1, "{engine:?}: {said:#?}");
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+        assert_eq!(cluster.node(SOURCE).query_value(slots)?, "1");
+        assert_eq!(cluster.node(node).query_value(slots)?, "0");
+    }
     Ok(())
 }

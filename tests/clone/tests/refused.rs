@@ -65,6 +65,13 @@ fn all() -> Vec<Wrong> {
             mend: |_, replica| replica.server().execute("SELECT pg_wal_replay_resume()"),
         },
         Wrong {
+            about: "delays its replay",
+            make: |_, replica| {
+                set(replica.server(), "recovery_min_apply_delay", "1min").map(|()| None)
+            },
+            mend: |_, replica| reset(replica.server(), "recovery_min_apply_delay"),
+        },
+        Wrong {
             about: "is a synchronous standby",
             make: |cluster, replica| {
                 let name = format!("\"{}\"", replica.server().name());
@@ -365,6 +372,20 @@ fn a_clone_that_lags_keeps_nobody_waiting() {
         pause(false)?;
         as_before()?;
 
+        // A little behind, but it stands still: nobody waits for that.
+        let mut stand = Stand::before(cluster, "near")?;
+        let call = clone_tests::Call::make(
+            &cluster.coordinator().connect_params(),
+            format!("SELECT public.citus_promote_clone_and_rebalance({id}, NULL, 2)"),
+        );
+        stand.wait(&call)?;
+        pause(true)?;
+        stand.let_go()?;
+        let error = call.end().outcome.expect_err("a clone that stands still");
+        assert!(error.contains("while writers went on"), "{error}");
+        pause(false)?;
+        as_before()?;
+
         // Close, and then it stops.
         let mut stand = Stand::before(cluster, "caught_up")?;
         let call = How::Ours.split(cluster, id);
@@ -372,7 +393,7 @@ fn a_clone_that_lags_keeps_nobody_waiting() {
         pause(true)?;
         stand.let_go()?;
         let error = call.end().outcome.expect_err("a clone that stops");
-        assert!(error.contains("while writers waited"), "{error}");
+        assert!(error.contains("within 10 s") && error.contains("while writers waited"), "{error}");
         pause(false)?;
         as_before()?;
         How::Ours.split(cluster, id).end().outcome.expect("the split");
