@@ -164,11 +164,11 @@ impl Who {
     }
 }
 
-/// Version of the extension in this database, if it is there, inside a transaction.
-pub fn own_extension_version() -> Option<String> {
+/// Version of an extension in this database, if it is there, inside a transaction.
+pub fn extension_version(name: &str) -> Option<String> {
     let relation = lock::catalog_relation(c"pg_extension")?;
     let rows = small_table::rows(relation, &[c"extname", c"extversion"]).into_iter();
-    rows.filter(|row| row[0].as_deref() == Some("citus_fence")).find_map(|mut row| row[1].take())
+    rows.filter(|row| row[0].as_deref() == Some(name)).find_map(|mut row| row[1].take())
 }
 
 /// Whether a function of that definition, as `pg_get_functiondef` writes it, is this extension's.  Only a superuser

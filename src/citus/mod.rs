@@ -110,6 +110,17 @@ pub fn is_citus() -> bool {
     lock::extension(c"citus").is_some()
 }
 
+/// Whether a session in which a change of the nodes was prepared is of no more use, inside a transaction: so it is with
+/// Citus 11 (seen with 11.3.1).
+pub fn spends_preparing_sessions() -> bool {
+    identity::extension_version("citus").is_some_and(|version| major(&version) < Some(12))
+}
+
+/// The first number of a version; before all others where there is none.
+fn major(version: &str) -> Option<u32> {
+    version.split(['.', '-']).next()?.parse().ok()
+}
+
 /// An error unless this node is the coordinator, which is found out within `bound`.
 pub fn require_coordinator<W: Waiter>(waiter: &mut W, bound: Duration) -> Result<(), CatalogError> {
     fence_relations()?;

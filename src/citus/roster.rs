@@ -3,7 +3,7 @@
 use remote::{Session, Target};
 use serde::{Deserialize, Serialize};
 
-use super::identity::own_extension_version;
+use super::identity::extension_version;
 use super::{Access, COORDINATOR_GROUP, CatalogError, Dialer, Node, is_citus, nodes, this_node};
 
 /// All primaries, the coordinator, which is this server, first.  There are passwords in it.
@@ -28,7 +28,7 @@ impl Roster {
         targets.insert(0, access.loopback()?);
         let own = nodes.first().filter(|node| node.nodeid != 0);
         let registered = own.map(|node| access.target(node.label())).transpose()?;
-        let extension = own_extension_version();
+        let extension = extension_version("citus_fence");
         Ok(Self { nodes, targets, registered, extension, is_citus: is_citus() })
     }
 

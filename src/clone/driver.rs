@@ -90,6 +90,7 @@ impl<W: Waiter> Drive<'_, W> {
         let inventory = self.weigh(links)?;
         self.advance(&mut links.home, Step::Prepared, "")?;
         let (plan, held_at, line) = self.hold(links, &inventory, group)?;
+        links.renew_lines(self.waiter, self.map)?;
         // The plan is written down before anything goes forward by it.
         let text = serde_json::to_string(&plan).unwrap_or_default();
         let note = format!(

@@ -108,6 +108,9 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
     fn recover(&mut self, waiter: &mut W) -> Result<(), Failed> {
         let by = Deadline::after(waiter, RECOVERY_BOUND);
         finish_in_doubt(waiter, self.map.roster.targets(), by, elog::log)?;
+        // The attempt may have come as far as to prepare something.
+        let renewed = self.links.renew_lines(waiter, self.map);
+        renewed.map_err(|error| FenceError::Local((&error).into()))?;
         match pause(waiter, self.lasted) {
             Pause::Over => Ok(()),
             Pause::Stopped => Err(Failed::Stopped),

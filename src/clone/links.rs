@@ -12,7 +12,7 @@ use super::registry::Replica;
 use super::{SESSION_NAME, statements};
 use crate::citus::identity::{self, Who};
 use crate::citus::myself::{self, Unproved};
-use crate::citus::{Access, CatalogError, Dialer, Roster, own_role};
+use crate::citus::{Access, CatalogError, Dialer, Roster, own_role, spends_preparing_sessions};
 use crate::fence::FenceError;
 use crate::guc;
 use crate::pg::fd::ReservedDescriptors;
@@ -32,6 +32,8 @@ pub struct Map {
     pub source: usize,
     /// Where the clone is reached.
     pub clone: Target,
+    /// Whether what has prepared the switch takes other sessions from then on.
+    spends_lines: bool,
     _descriptors: ReservedDescriptors,
 }
 
@@ -51,11 +53,13 @@ impl Map {
             .position(|node| node.nodeid == source)
             .ok_or_else(|| CloneError::NoSuchSource { what: source.to_string() })?;
         let clone = Access::read(dialer()).replica(place, source)?;
-        // Two per node, and home, seal, drain and clone.
-        let count = 2 * roster.nodes().len() + 4;
+        let spends_lines = spends_preparing_sessions();
+        // Two per node, three where others take the place of some, and home, seal, drain and clone.
+        let per_node = if spends_lines { 3 } else { 2 };
+        let count = per_node * roster.nodes().len() + 4;
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
-        Ok(Self { roster, inactive, source: index, clone, _descriptors: descriptors })
+        Ok(Self { roster, inactive, source: index, clone, spends_lines, _descriptors: descriptors })
     }
 
     /// What messages call a node.
@@ -132,6 +136,17 @@ impl Links {
         settle_down(waiter, &mut links.clone)?;
         links.know_each_other(waiter, map)?;
         Ok(links)
+    }
+
+    /// Has other sessions take the place of those in which the switch was prepared, where those are spent by it.
+    pub fn renew_lines<W: Waiter>(&mut self, waiter: &mut W, map: &Map) -> Result<(), CloneError> {
+        if !map.spends_lines {
+            return Ok(());
+        }
+        let fresh: Result<Vec<Session>, RemoteError> =
+            open(waiter, map.roster.targets()).into_iter().collect();
+        self.lines = fresh?;
+        self.know_each_other(waiter, map)
     }
 
     /// Every node has to be the one that the catalog says, and to run what this one runs.

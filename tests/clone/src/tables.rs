@@ -114,11 +114,19 @@ fn create_what_only_citus_has(cluster: &Cluster) -> Result<()> {
     .map(str::to_owned)
     .into();
     statements.push(format!("INSERT INTO seeds SELECT generate_series(0, {})", SEEDS - 1));
+    // Before Citus 12 a schema is no tenant: there its table is distributed by itself.
+    let setting =
+        "SELECT count(*) FROM pg_settings WHERE name = 'citus.enable_schema_based_sharding'";
+    let has_tenants = cluster.coordinator().query_value(setting)? != "0";
     for tenant in 1..=TENANTS {
-        statements.push(format!(
-            "SET citus.enable_schema_based_sharding = on; CREATE SCHEMA tenant_{tenant}"
-        ));
+        let sharding =
+            if has_tenants { "SET citus.enable_schema_based_sharding = on; " } else { "" };
+        statements.push(format!("{sharding}CREATE SCHEMA tenant_{tenant}"));
         statements.push(format!("CREATE TABLE tenant_{tenant}.notes (op bigint PRIMARY KEY)"));
+        if !has_tenants {
+            statements
+                .push(format!("SELECT create_distributed_table('tenant_{tenant}.notes', 'op')"));
+        }
     }
     statements.iter().try_for_each(|statement| cluster.coordinator().execute(statement))
 }

@@ -78,7 +78,9 @@ fn bytes_that_are_no_text_hide_nobody() {
             rows.first().map(|row| row.get::<_, String>(0))
         })?;
         assert!(shown.contains("INSERT INTO own") && shown.contains("\\351"), "{shown}");
-        for call in ["citus_backup_restore_point(E'caf\\351')", "citus_backup_block_start(9, E'\\377')"] {
+        for call in
+            ["citus_backup_restore_point(E'caf\\351')", "citus_backup_block_start(9, E'\\377')"]
+        {
             let error = client.batch_execute(&format!("SELECT {call}")).expect_err(call);
             let code = error.code().map(|code| code.code().to_owned());
             assert_eq!(code.as_deref(), Some("22021"), "{call}: {}", words(&error));
