@@ -13,10 +13,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
-use super::programs::{Programs, shell_word};
+use super::programs::Programs;
 use super::stage::{self, Progress, Stage};
 use super::{bounds, first, guard, running};
 use crate::failure::Failure;
+use crate::programs::shell_word;
 use crate::signals::Stop;
 
 /// How long an address may take to answer.
