@@ -100,7 +100,8 @@ fn what_a_user_may_not_look_at_is_no_finding() {
         let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
         assert_eq!(json["not_checked"][0]["check"], "sequences", "{json}");
         // Who may look at a table and is shown a part of its rows does not know the largest number in it.
-        let grants = "GRANT pg_read_all_data TO visitor; ALTER TABLE numbered ENABLE ROW LEVEL SECURITY";
+        let grants =
+            "GRANT pg_read_all_data TO visitor; ALTER TABLE numbered ENABLE ROW LEVEL SECURITY";
         match engine {
             Engine::Citus => {
                 for statement in grants.split(';') {
