@@ -120,6 +120,30 @@ fn an_alter_that_waits_for_the_dump_is_let_through_and_comes_with_it() {
     });
 }
 
+/// pg_dump finds a table in the snapshot, and nothing any more to lock. A dump of a moment after that is whole.
+#[test]
+fn a_table_that_is_dropped_before_pg_dump_has_its_lock_is_not_in_it() {
+    on_each_engine(|engine| {
+        let cluster = create(engine)?;
+        let coordinator = cluster.coordinator();
+        coordinator.execute("CREATE TABLE passing AS SELECT 1 AS id")?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        let gate = Gate::new();
+        let words = ["--bindir", gate.bindir()];
+        let mut running = start(&mut dump_command(coordinator.port(), &dir, &words));
+        gate.wait(&mut running)?;
+        coordinator.execute("DROP TABLE passing")?;
+        gate.open();
+        running.ended()?.expect(0);
+        let tables = &manifest(&dir)["tables"];
+        let has =
+            |name: &str| tables.as_array().expect("tables").iter().any(|one| one["name"] == name);
+        assert!(has("t") && !has("passing"), "{tables}");
+        Ok(())
+    });
+}
+
 #[test]
 fn what_is_made_meanwhile_is_in_all_of_it_or_in_none() {
     on_each_engine(|engine| {
