@@ -142,8 +142,8 @@ fn on_this_host(
     let waits = matches!(to, UpTo::ThePoint) && plan.point.is_some();
     if !waits {
         on_all(nodes.iter_mut(), |(place, progress)| work.bring_up(place, progress))?;
-        for (place, progress) in &mut nodes {
-            let hindrances = work.configure(place, progress)?;
+        let each = on_all(nodes.iter_mut(), |(place, progress)| work.configure(place, progress))?;
+        for ((place, _), hindrances) in nodes.iter().zip(each) {
             if !hindrances.is_empty() {
                 not_ready.insert(place.group());
             }

@@ -70,11 +70,14 @@ impl Programs {
                 failed(format!("{error}; --bindir names the directory"), String::new())
             })?;
         let began = Instant::now();
+        // Most of them take some milliseconds, and there are several for each node.
+        let mut pause = Duration::from_millis(1);
         // What these print fits into a pipe, so nobody has to read meanwhile.
         let ended = loop {
             match child.try_wait() {
                 Ok(None) if stop.signal().is_none() && began.elapsed() < SHORT => {
-                    thread::sleep(LOOK)
+                    thread::sleep(pause);
+                    pause = LOOK.min(pause * 2);
                 }
                 other => break other.ok().flatten(),
             }
