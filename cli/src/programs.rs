@@ -51,6 +51,15 @@ fn by_pg_config(name: &str) -> Option<PathBuf> {
     Some(Path::new(folder.trim()).join(name)).filter(|path| path.is_file())
 }
 
+/// A word as a shell takes it for one.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:,+@%=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +75,15 @@ mod tests {
         assert_eq!(kind(folder.path()), Err(ErrorKind::PermissionDenied));
         assert_eq!(kind(&folder.path().join("none")), Err(ErrorKind::NotFound));
         assert_eq!(kind(Path::new("no-such-command-anywhere")), Err(ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn what_is_told_to_be_run_can_be_pasted() {
+        assert_eq!(shell_word("/data/a"), "/data/a");
+        for odd in ["my shop", "it's", "$(x)", "", "a;b", "\"q\""] {
+            let script = format!("printf %s {}", shell_word(odd));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output();
+            assert_eq!(String::from_utf8_lossy(&output.expect("a shell").stdout), odd);
+        }
     }
 }

@@ -88,34 +88,92 @@ fn shards_that_move_or_are_split_meanwhile_are_whole_or_named() -> Result<()> {
 
 /// pg_dump waits behind it, and it for this program's lock, which is held until pg_dump is done: no detector sees that.
 #[test]
-fn an_alter_that_waits_for_the_dump_is_let_through_and_comes_with_it() {
+fn ddl_that_waits_for_the_dump_is_let_through_and_comes_with_it() {
     on_each_engine(|engine| {
         let cluster = create(engine)?;
+        let is_citus = engine == Engine::Citus;
+        if is_citus {
+            for table in ["emptied", "dropped"] {
+                let ddl = format!("CREATE TABLE {table} (id bigint, v text)");
+                cluster.create_distributed(&ddl, table, "id", 4)?;
+                let fill =
+                    format!("INSERT INTO {table} SELECT n, 'v' FROM generate_series(1, 40) n");
+                cluster.coordinator().execute(&fill)?;
+            }
+        }
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("dump");
         let gate = Gate::new();
         let words = ["-v", "--bindir", gate.bindir()];
         let mut running = start(&mut dump_command(cluster.coordinator().port(), &dir, &words));
         gate.wait(&mut running)?;
-        let params = cluster.coordinator().connect_params();
-        let alter = thread::spawn(move || {
-            let mut client = params.connect().expect("a session");
-            client.batch_execute("ALTER TABLE t ADD COLUMN extra int DEFAULT 7")
-        });
+        let statements: &[&str] = &[
+            "ALTER TABLE t ADD COLUMN extra int DEFAULT 7",
+            // The embedded catalog does nothing of these on the shards.
+            "TRUNCATE emptied",
+            "DROP TABLE dropped",
+        ][..if is_citus { 3 } else { 1 }];
+        let waiting: Vec<_> = statements
+            .iter()
+            .map(|statement| {
+                let (params, statement) = (cluster.coordinator().connect_params(), *statement);
+                thread::spawn(move || {
+                    let mut client = params.connect().expect("a session");
+                    client.batch_execute(statement)
+                })
+            })
+            .collect();
         let mut observer = cluster.connect(0)?;
-        let waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE t %' AND wait_event_type = 'Lock'";
-        wait_for_sql(&mut observer, waits, PATIENCE)?;
+        let waits = format!(
+            "SELECT count(*) = {} FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                AND query IN ('{}')",
+            statements.len(),
+            statements.join("', '")
+        );
+        wait_for_sql(&mut observer, &waits, PATIENCE)?;
         gate.open();
         let ended = running.ended()?.expect(0).complains_of(&["pg_dump waited for a lock"]);
-        alter.join().expect("a thread").expect("it has come through");
+        for statement in waiting {
+            statement.join().expect("a thread").expect("it has come through");
+        }
         let schema = std::fs::read_to_string(dir.join("schema/pre-data.sql")).expect("the schema");
         assert!(schema.contains("extra integer DEFAULT 7"), "{ended:?}");
         if engine == Engine::Citus {
             let manifest = manifest(&dir);
-            for file in manifest["files"].as_array().expect("files") {
-                assert_eq!(file["columns"], serde_json::json!(["id", "v", "extra"]));
-            }
+            let files = manifest["files"].as_array().expect("files");
+            let of = |table: &'static str| files.iter().filter(move |file| file["table"] == table);
+            assert!(of("t").all(|file| file["columns"] == serde_json::json!(["id", "v", "extra"])));
+            let rows = |table| of(table).filter_map(|file| file["rows"].as_u64()).sum::<u64>();
+            assert_eq!(
+                (rows("t"), of("t").count(), rows("emptied"), of("emptied").count()),
+                (40, 4, 0, 4)
+            );
+            assert_eq!(of("dropped").count(), 0);
         }
+        Ok(())
+    });
+}
+
+/// pg_dump finds a table in the snapshot, and nothing any more to lock. A dump of a moment after that is whole.
+#[test]
+fn a_table_that_is_dropped_before_pg_dump_has_its_lock_is_not_in_it() {
+    on_each_engine(|engine| {
+        let cluster = create(engine)?;
+        let coordinator = cluster.coordinator();
+        coordinator.execute("CREATE TABLE passing AS SELECT 1 AS id")?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        let gate = Gate::new();
+        let words = ["--bindir", gate.bindir()];
+        let mut running = start(&mut dump_command(coordinator.port(), &dir, &words));
+        gate.wait(&mut running)?;
+        coordinator.execute("DROP TABLE passing")?;
+        gate.open();
+        running.ended()?.expect(0);
+        let tables = &manifest(&dir)["tables"];
+        let has =
+            |name: &str| tables.as_array().expect("tables").iter().any(|one| one["name"] == name);
+        assert!(has("t") && !has("passing"), "{tables}");
         Ok(())
     });
 }

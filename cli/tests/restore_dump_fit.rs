@@ -267,3 +267,47 @@ fn time_outs_of_roles_end_nothing_on_any_node() {
         Ok(())
     });
 }
+
+/// `pg_sequences` shows who may not read a sequence one that was never used, and so it does one that is set and waits to
+/// be used.
+#[test]
+fn no_sequence_is_taken_for_one_that_was_never_used() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        everywhere(&source, "CREATE ROLE dumper LOGIN")?;
+        let coordinator = source.coordinator();
+        for statement in [
+            "CREATE TABLE l (id int)",
+            "CREATE SEQUENCE used; SELECT setval('used', 41)",
+            "CREATE SEQUENCE set; ALTER SEQUENCE set RESTART WITH 5000",
+            "CREATE SEQUENCE fresh START 7",
+            "GRANT SELECT ON l, set, fresh TO dumper",
+            "GRANT EXECUTE ON FUNCTION citus_export_cluster_snapshot, citus_release_cluster_snapshot TO dumper",
+        ] {
+            coordinator.execute(statement)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (shy, dir) = (folder.path().join("shy"), folder.path().join("dump"));
+        let dump = |more: &[&str]| as_user("dumper", &dump_command(coordinator.port(), &shy, more));
+        run(&mut dump(&[]))
+            .expect(1)
+            .complains_of(&["permission denied for sequence used", "GRANT"]);
+        assert!(!shy.exists());
+        // Who does not ask for it need not be able to read it.
+        run(&mut dump(&["-t", "l", "-t", "set"])).expect(0);
+        let sequences = &common::manifest(&shy)["sequences"];
+        assert_eq!(sequences[0]["name"], "set", "{sequences}");
+        run(&mut dump_command(coordinator.port(), &dir, &["--roles"])).expect(0);
+        let manifest = common::manifest(&dir);
+        let all = manifest["sequences"].as_array().expect("a list");
+        assert!(all.iter().all(|sequence| sequence["schema"] != "citus_fence"), "{all:?}");
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        run(&mut restore_command(target.coordinator().port(), &dir, &["--roles"])).expect(0);
+        for (name, next) in [("used", "42"), ("set", "5000"), ("fresh", "7")] {
+            let sql = format!("SELECT nextval('{name}')");
+            assert_eq!(target.coordinator().query_value(&sql)?, next, "{name}");
+        }
+        Ok(())
+    });
+}

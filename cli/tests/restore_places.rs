@@ -319,6 +319,11 @@ fn a_tablespace_goes_where_it_is_told_to() {
         run(&mut restore_all(&dir, &places, &[]))
             .expect(1)
             .complains_of(&["node 1", "--tablespace 1:"]);
+        let data = places.nodes()[1].data_dir().display().to_string();
+        let shared = format!("1:{}={data}", old.display());
+        run(&mut restore_all(&dir, &places, &["--tablespace", &shared]))
+            .expect(2)
+            .complains_of(&["the tablespace", "the data directory of node 1"]);
         let new = outside.path().join("new");
         let mapping = format!("1:{}={}", old.display(), new.display());
         run(&mut restore_all(&dir, &places, &["--tablespace", &mapping])).expect(0);

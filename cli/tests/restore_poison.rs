@@ -203,3 +203,35 @@ fn a_read_only_cluster_comes_back_and_its_copies_take_writes() {
         Ok(())
     });
 }
+
+/// It publishes the tables of Citus, too, and then PostgreSQL lets nobody change rows of one without a key.
+#[test]
+fn a_publication_of_all_tables_is_in_no_restores_way() {
+    on_each_engine(|engine| {
+        let builder = Cluster::builder(engine).workers(1).fsync(false);
+        let cluster = builder.setting("wal_level", "logical").build()?;
+        for node in cluster.nodes() {
+            node.execute(
+                "SET citus.enable_ddl_propagation = off; CREATE PUBLICATION everything FOR ALL TABLES",
+            )?;
+        }
+        let known_by =
+            "SELECT relreplident FROM pg_class WHERE oid = 'pg_dist_node_metadata'::regclass";
+        let was = cluster.coordinator().query_value(known_by)?;
+        // The control.
+        let change = "UPDATE pg_dist_node_metadata SET metadata = metadata";
+        let refused = cluster.coordinator().execute(change).expect_err("it is published");
+        assert!(refused.to_string().contains("replica identity"), "{refused}");
+        let dir = backup(&cluster, "published")?;
+        let places = cluster.places()?;
+        run(&mut restore_all(&dir, &places, &[])).expect(0);
+        places.configure()?;
+        places.start()?;
+        let restored = places.into_cluster();
+        finish(restored.coordinator().port(), &[]).expect(0);
+        for node in restored.nodes() {
+            assert_eq!(node.query_value(known_by)?, was, "it is as it was");
+        }
+        Ok(())
+    });
+}

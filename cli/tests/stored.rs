@@ -5,10 +5,10 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::backup::backup;
+use common::backup::{backup, restore_all};
 use common::{Ended, command, dump_command, run};
 use fence_tests::{Bank, Cluster, on_each_engine};
-use test_cluster::Installation;
+use test_cluster::{Installation, give_tree_to_server_user};
 
 fn list(dir: &Path, more: &[&str]) -> Ended {
     run(command(&["list"]).arg(dir).args(more))
@@ -95,6 +95,63 @@ fn a_backup_and_a_dump_are_listed_and_no_changed_bit_goes_unseen() {
         verify(&dir).expect(0);
         fs::remove_file(&file).expect("a lost file");
         verify(&dir).expect(1);
+        Ok(())
+    });
+}
+
+/// A copy's tablespaces lie beside it. What is checked are those of the directory that is named, wherever it is, and never
+/// those of another one that it was made from.
+#[test]
+fn a_backup_that_was_moved_or_copied_is_read_where_it_is() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let outside = tempfile::tempdir().expect("a folder");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(outside.path(), mode).expect("its mode");
+        let location = outside.path().join("elsewhere");
+        fs::create_dir(&location).expect("a directory");
+        give_tree_to_server_user(&location)?;
+        let worker = cluster.worker(1);
+        worker.psql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}';", location.display()))?;
+        worker.execute("CREATE TABLE far TABLESPACE elsewhere AS SELECT generate_series(1, 9)")?;
+        let made = backup(&cluster, "moved")?;
+        let moved = made.with_file_name("moved");
+        fs::rename(&made, &moved).expect("another name");
+        verify(&moved).expect(0);
+
+        let copied = moved.with_file_name("copied");
+        let copy = || {
+            let all = [moved.as_os_str(), copied.as_os_str()];
+            let status = std::process::Command::new("cp").arg("-a").args(all).status();
+            assert!(status.expect("cp").success());
+        };
+        copy();
+        verify(&copied).expect(0);
+        let places = cluster.places()?;
+        let new = outside.path().join("new");
+        let mapping = format!("1:{}={}", location.display(), new.display());
+        let restore = |dir: &Path| run(&mut restore_all(dir, &places, &["--tablespace", &mapping]));
+        with_a_flipped_bit(&largest(&copied.join("nodes/1/tablespaces")), || {
+            verify(&copied).expect(1).complains_of(&["group 1", "checksum"]);
+            restore(&copied).expect(1).complains_of(&["group 1", "checksum"]);
+            // The one that it was copied from is whole.
+            verify(&moved).expect(0);
+        });
+
+        // As other programs make such links.
+        let links = copied.join("nodes/1/data/pg_tblspc");
+        let link = fs::read_dir(&links).expect("links").next().expect("a link").expect("it").path();
+        let leads_to = fs::canonicalize(moved.join("nodes/1/tablespaces")).expect("a directory");
+        fs::remove_file(&link).expect("no link");
+        let oid = link.file_name().expect("a number");
+        std::os::unix::fs::symlink(leads_to.join(oid), &link).expect("a link");
+        let words = ["moved or copied", "ln -sfn ../../tablespaces/"];
+        verify(&copied).expect(1).complains_of(&words);
+        let refused = restore(&copied).expect(1).complains_of(&words);
+        let command = refused.err.split("again: ").nth(1).expect("a command").trim();
+        let shell = std::process::Command::new("sh").args(["-c", command]).status();
+        assert!(shell.expect("a shell").success(), "{command}");
+        verify(&copied).expect(0);
         Ok(())
     });
 }

@@ -12,6 +12,7 @@ pub mod args;
 pub mod copies;
 pub mod describe;
 mod exec;
+pub mod links;
 mod reached;
 pub mod source;
 
@@ -91,6 +92,12 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     };
 
     if let Tool::BaseBackup(_) = tool {
+        for source in &sources {
+            let place = source.place(&folder);
+            let one = |oid| (oid, copies::tablespace_folder(&place, oid));
+            let tablespaces: Vec<_> = source.tablespaces.iter().map(|each| one(each.oid)).collect();
+            links::make_relative(&place.join("data"), &tablespaces)?;
+        }
         let place = |source: &Source| (source.node.called(), source.place(&folder).join("data"));
         verify(args.bindir.as_deref(), sources.iter().map(place).collect(), stop)?;
     }

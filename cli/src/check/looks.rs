@@ -123,11 +123,9 @@ fn prepared(cluster: &mut Cluster<'_>, age: Age, report: &mut Report) -> Result<
 /// Every placement exists on its node, and no other.
 fn placements(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Failure> {
     let name = match cluster.citus {
-        // Which shortens names that would be too long.
+        // Which shortens names that would be too long, and leaves out this one schema.
         true => {
-            "CASE WHEN strpos(shard_name(s.logicalrelid, s.shardid), '.') > 0
-                      THEN shard_name(s.logicalrelid, s.shardid)
-                      ELSE 'public.' || shard_name(s.logicalrelid, s.shardid) END"
+            "CASE n.nspname WHEN 'public' THEN 'public.' ELSE '' END || shard_name(s.logicalrelid, s.shardid)"
         }
         false => "format('%I.%I', n.nspname, c.relname || '_' || s.shardid)",
     };

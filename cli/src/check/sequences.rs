@@ -149,8 +149,8 @@ impl Forbidden {
             check: "sequences",
             node: talk.place().to_string(),
             what: format!(
-                "{sequence}{others}: {why}: this needs SELECT on the sequences and on the tables that they feed, with \
-                 --fix UPDATE on the sequences, on every node; or a superuser"
+                "{sequence}{others}: {why}: this needs SELECT on the sequences and on the tables that they feed, BYPASSRLS \
+                 where these show a part of their rows, with --fix UPDATE on the sequences, on every node; or a superuser"
             ),
         })
     }

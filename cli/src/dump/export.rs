@@ -34,6 +34,9 @@ const LEASE: Duration = Duration::from_secs(60);
 /// lost is to be told of before the workers find that out one by one.
 const TALK_EVERY: Duration = Duration::from_secs(2);
 
+/// How often the tables are locked until none was dropped meanwhile.
+const LOCK_TRIES: u32 = 10;
+
 /// A node, and the session that keeps its snapshot.
 pub struct Keeper {
     pub node: Node,
@@ -141,34 +144,45 @@ pub fn take(
     Ok(Snapshots { keepers, locker, leavings, talked: Instant::now() })
 }
 
-/// Locks every table that Citus knows, on the coordinator alone.
+/// Locks every table that Citus knows, on the coordinator alone. One that is dropped before its lock is to be had, as by a
+/// DROP that had waited for a former try of the same dump, is no longer among them.
 fn lock_tables(args: &DumpArgs, locker: &mut NodeSession) -> Result<(), Failure> {
-    let reply = locker.ask(
-        "list distributed tables",
-        "SELECT format('%I.%I', n.nspname, c.relname) AS name
-           FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid::oid
-           JOIN pg_namespace n ON n.oid = c.relnamespace
-          WHERE c.relkind IN ('r', 'p') ORDER BY 1",
-    )?;
-    let mut names = Vec::new();
-    for row in rows(&reply)? {
-        names.push(format!("ONLY {}", row.get::<String>("name")?));
-    }
-    if names.is_empty() {
-        return Ok(());
-    }
     let wait = args.lock_wait;
-    let sql = format!(
-        "BEGIN; SET LOCAL lock_timeout = {}; LOCK TABLE {} IN ACCESS SHARE MODE",
-        wait.as_millis(),
-        names.join(", ")
-    );
-    locker.ask_within(
-        "lock the distributed tables",
-        &sql,
-        wait.saturating_add(Duration::from_secs(60)),
-    )?;
-    Ok(())
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let reply = locker.ask(
+            "list distributed tables",
+            "SELECT format('%I.%I', n.nspname, c.relname) AS name
+               FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid::oid
+               JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind IN ('r', 'p') ORDER BY 1",
+        )?;
+        let mut names = Vec::new();
+        for row in rows(&reply)? {
+            names.push(format!("ONLY {}", row.get::<String>("name")?));
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; LOCK TABLE {} IN ACCESS SHARE MODE",
+            wait.as_millis(),
+            names.join(", ")
+        );
+        let time = wait.saturating_add(Duration::from_secs(60));
+        match locker.ask_within("lock the distributed tables", &sql, time) {
+            Ok(_) => return Ok(()),
+            // undefined_table, invalid_schema_name
+            Err(error)
+                if matches!(error.sqlstate(), Some("42P01" | "3F000")) && tries < LOCK_TRIES =>
+            {
+                debug!("{error}: again");
+                locker.ask("give up", "ROLLBACK")?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// How a node is reached: as the coordinator's user, at the address that Citus has, or that was given.

@@ -220,8 +220,16 @@ pub struct Sequence {
     pub schema: String,
     pub name: String,
     pub data_type: String,
-    /// None where it has never been used.
+    /// None where it has never been used, nor set.
     pub last_value: Option<i64>,
+    /// Whether that was given; otherwise it is the next.
+    #[serde(default = "yes")]
+    pub is_called: bool,
+}
+
+/// What manifests said that did not say it.
+fn yes() -> bool {
+    true
 }
 
 /// A file of the schema.

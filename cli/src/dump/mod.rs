@@ -278,9 +278,18 @@ fn schema(
         let end =
             programs.section(section, &snapshot, &plan.hidden, &selected, encoding, &mut || {
                 snapshots.talk()
-            })?;
-        if let SchemaEnd::Waited(said) = end {
-            return Ok(Some(format!("pg_dump waited for a lock: {said}")));
+            });
+        match end {
+            Ok(SchemaEnd::Done) => {}
+            Ok(SchemaEnd::Waited(said)) => {
+                return Ok(Some(format!("pg_dump waited for a lock: {said}")));
+            }
+            // What the snapshot shows, and is no more when pg_dump comes to lock it, is an error of its.
+            Err(failure @ Failure::Dump(DumpError::Program { .. })) => {
+                debug!("{failure}");
+                return changed(session, snapshots)?.map_or(Err(failure), |what| Ok(Some(what)));
+            }
+            Err(failure) => return Err(failure),
         }
     }
     if args.roles
@@ -288,6 +297,14 @@ fn schema(
     {
         return Ok(Some(format!("pg_dumpall waited for a lock: {said}")));
     }
+    changed(session, snapshots)
+}
+
+/// What of the schema is no longer as the snapshot shows it.
+fn changed(
+    session: &mut NodeSession,
+    snapshots: &mut Snapshots,
+) -> Result<Option<String>, Failure> {
     let coordinator = snapshots.keepers.first_mut().ok_or(DumpError::ExportEnded)?;
     let then = schema::digest(&coordinator.ask("sum up the snapshot's catalogs", schema::DIGEST)?)?;
     let now = schema::digest(&session.ask("sum up the present catalogs", schema::DIGEST)?)?;

@@ -18,14 +18,16 @@ use super::fault::Fault;
 use super::first;
 use super::place;
 use super::plan::{self, Address, Place, Plan};
-use super::programs::{Programs, shell_word};
+use super::programs::Programs;
 use super::stage::{Progress, Stage};
 use super::steps::Work;
 use crate::backup::copies::{self, Job};
+use crate::backup::links;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::nodes::called;
 use crate::output::Output;
+use crate::programs::shell_word;
 use crate::signals::Stop;
 
 /// What was done.
@@ -140,8 +142,8 @@ fn on_this_host(
     let waits = matches!(to, UpTo::ThePoint) && plan.point.is_some();
     if !waits {
         on_all(nodes.iter_mut(), |(place, progress)| work.bring_up(place, progress))?;
-        for (place, progress) in &mut nodes {
-            let hindrances = work.configure(place, progress)?;
+        let each = on_all(nodes.iter_mut(), |(place, progress)| work.configure(place, progress))?;
+        for ((place, _), hindrances) in nodes.iter().zip(each) {
             if !hindrances.is_empty() {
                 not_ready.insert(place.group());
             }
@@ -185,6 +187,7 @@ fn verify<'a>(
     for (place, former) in nodes {
         let is_there = former.as_ref().is_some_and(|former| former.stage > Stage::Copying);
         if let (Some(copy), false) = (&place.node.data, is_there) {
+            links::require(&plan.dir, &place.node)?;
             let name = called(&place.node.name, place.node.port, place.group());
             let mut command = copies::verify(&program, &plan.dir.join(copy));
             jobs.push(Job::start(name, "pg_verifybackup", &mut command)?);

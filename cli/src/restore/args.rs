@@ -67,7 +67,7 @@ pub struct WhatArgs {
     /// what a tool has left in the copy's postgresql.auto.conf]
     #[arg(long, value_name = "COMMAND")]
     pub restore_command: Option<String>,
-    /// Where a tablespace goes, or a link that the copy has; with GROUP: for that node alone
+    /// Where a tablespace goes, or a link that the copy has; with GROUP: for that node alone. A = in OLD is written \=
     #[arg(long, value_name = "[GROUP:]OLD=NEW", value_parser = mapping)]
     pub tablespace: Vec<Mapping>,
     /// A library that recovery needs for WAL of its own kind; never citus, citus_fence, pg_cron or pglogical
@@ -154,7 +154,12 @@ fn to(text: &str) -> Result<Target, String> {
     let (host, port) = address.rsplit_once(':').ok_or("it lacks HOST:PORT")?;
     let port = port.parse::<u16>().ok().filter(|port| *port > 0);
     let port = port.ok_or("a port is a number from 1 to 65535")?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    // Of ::1 nobody knows whether the 1 is its end or a port.
+    if bracketed.is_none() && host.contains([':', '[', ']']) {
+        return Err("an IPv6 address stands in brackets: GROUP=[ADDRESS]:PORT".into());
+    }
+    let host = bracketed.unwrap_or(host);
     if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("it lacks the host, as the other nodes are to reach it".into());
     }
@@ -172,17 +177,34 @@ fn to(text: &str) -> Result<Target, String> {
 }
 
 fn mapping(text: &str) -> Result<Mapping, String> {
-    let (old, new) =
-        text.split_once('=').ok_or("it lacks the = between the old and the new place")?;
-    let (group, old) = match old.split_once(':') {
-        Some((group, old)) => (Some(group.parse().map_err(|_| format!("no group: {group}"))?), old),
-        None => (None, old),
+    let has_group = |(group, _): &(&str, &str)| group.chars().all(|c| c.is_ascii_digit());
+    let (group, rest) = match text.split_once(':').filter(has_group) {
+        Some((group, rest)) => {
+            (Some(group.parse().map_err(|_| format!("no group: {group}"))?), rest)
+        }
+        None => (None, text),
     };
-    let (old, new) = (PathBuf::from(old), PathBuf::from(new));
+    // As pg_basebackup has it: a \= is no end of the old place.
+    let mut old = String::new();
+    let mut letters = rest.chars();
+    loop {
+        match letters.next() {
+            None => return Err("it lacks the = between the old and the new place".into()),
+            Some('=') => break,
+            Some('\\') if letters.as_str().starts_with(['=', '\\']) => old.extend(letters.next()),
+            Some(letter) => old.push(letter),
+        }
+    }
+    let (old, new) = (PathBuf::from(old), PathBuf::from(letters.as_str()));
     if !old.is_absolute() || !new.is_absolute() {
-        return Err("both places are absolute paths".into());
+        return Err("both places are absolute paths; a = in the old one is written \\=".into());
     }
     Ok(Mapping { group, old, new })
+}
+
+/// An old place as [`mapping`] takes it.
+pub fn escaped(old: &std::path::Path) -> String {
+    old.display().to_string().replace('\\', r"\\").replace('=', r"\=")
 }
 
 /// The libraries that would act on their own, or on production.
@@ -240,6 +262,9 @@ mod tests {
         assert_eq!(place.data, Some(PathBuf::from("/data")));
         assert_eq!(place.config, Some(PathBuf::from("/etc/pg.conf")));
         assert_eq!(to("1=h:1").expect("an address").data, None);
+        for bare in ["1=::1,/d", "1=::1:5433,/d", "1=[::1:5433,/d", "1=::1]:5433,/d"] {
+            assert!(to(bare).is_err_and(|error| error.contains("brackets")), "{bare}");
+        }
         for bad in ["", "1", "x=h:1,/d", "-1=h:1,/d", "1=h,/d", "1=h:0,/d", "1=:1,/d", "1=h:1,d"] {
             assert!(to(bad).is_err(), "{bad}");
         }
@@ -249,6 +274,10 @@ mod tests {
     fn mappings_are_of_all_nodes_or_of_one() {
         assert_eq!(mapping("/a=/b").expect("a mapping").group, None);
         assert_eq!(mapping("2:/a=/b").expect("a mapping").group, Some(2));
+        let odd = mapping(r"2:/a:b\=c\\d=/n=w").expect("a mapping");
+        assert_eq!((odd.old.as_path(), odd.new.as_path()), (r"/a:b=c\d".as_ref(), "/n=w".as_ref()));
+        assert_eq!(escaped(&odd.old), r"/a:b\=c\\d");
+        assert_eq!(mapping("/a:b=/c").expect("a mapping").old, PathBuf::from("/a:b"));
         assert!(mapping("a=/b").is_err() && mapping("/a").is_err() && mapping("x:/a=/b").is_err());
     }
 

@@ -322,8 +322,10 @@ fn from_every_node(cluster: &mut Cluster<'_>, restore_id: &str) -> Result<(), Fa
             seen += 1;
             let who: String = row.maybe("result")?.unwrap_or_default();
             let wanted = identity(*group, restore_id);
-            if !row.is_true("success")? || who != wanted {
-                let place = member.talk.place();
+            let place = member.talk.place();
+            if !row.is_true("success")? {
+                wrong.push(format!("{place} does not get an answer at {address}: {who}"));
+            } else if who != wanted {
                 wrong.push(format!("from {place}, at {address} answers: {who}, and not {wanted}"));
             }
         }
@@ -344,7 +346,9 @@ fn refuse(wrong: Vec<String>) -> Result<(), Failure> {
         false => Err(Failure::Unfit {
             what: format!("nothing has been decided: {}", wrong.join("; ")),
             todo: "Start each restored node at its own address of --to, with its own configuration, as a primary and \
-                   with citus preloaded; then run the same command again."
+                   with citus preloaded; each has to let the others in as they come: pg_hba.conf, pg_dist_authinfo, and \
+                   certificates for these addresses where citus.node_conninfo asks for them. Then run the same command \
+                   again."
                 .into(),
         }),
     }

@@ -11,12 +11,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::args::escaped;
 use super::fault::{At, Fault};
 use super::plan::{Address, Place, Plan};
-use super::programs::{Programs, shell_word};
+use super::programs::Programs;
 use super::stage::{self, Progress, Stage};
 use super::{bounds, first, guard, running};
 use crate::failure::Failure;
+use crate::programs::shell_word;
 use crate::signals::Stop;
 
 /// How long an address may take to answer.
@@ -221,12 +223,12 @@ fn tablespaces(plan: &Plan, place: &Place) -> Result<Vec<(u32, PathBuf, PathBuf)
 }
 
 fn unmapped(place: &Place, target: &Path, what: &str) -> Fault {
-    let (group, target) = (place.group(), target.display());
+    let group = place.group();
     place.refused(
-        format!("{what} leads to {target}, which may be production's"),
+        format!("{what} leads to {}, which may be production's", target.display()),
         format!(
             "Say where it is to be: --tablespace {}",
-            shell_word(&format!("{group}:{target}=/new/place"))
+            shell_word(&format!("{group}:{}=/new/place", escaped(target)))
         ),
     )
 }

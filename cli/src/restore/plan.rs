@@ -141,11 +141,38 @@ pub fn make(args: &WhatArgs, here: Option<&[i32]>) -> Result<Plan, Fault> {
         });
     }
     places.sort_by_key(Place::group);
+    apart(&places)?;
     let name = args.point.as_ref().or(backup.point.as_ref());
     let restore_id = restore_id(&bytes, &args.to, name.map(String::as_str));
     let point = name
         .map(|name| Point { name: name.clone(), is_known: backup.point.as_ref() == Some(name) });
     Ok(Plan { dir, backup, restore_id, places, addresses, lost, point })
+}
+
+/// Refuses a place that two tablespaces would share, or a tablespace and a data directory: their files have the same names,
+/// and nodes have their tablespaces at the same places where each has a machine of its own.
+fn apart(places: &[Place]) -> Result<(), Fault> {
+    let mut taken: Vec<(&Path, String)> = Vec::new();
+    for place in places {
+        for tablespace in &place.node.tablespaces {
+            let is_its = |mapping: &&Mapping| mapping.old == tablespace.location;
+            let Some(mapping) = place.mappings.iter().find(is_its) else { continue };
+            let new = mapping.new.as_path();
+            let (group, old) = (place.group(), tablespace.location.display());
+            let what = format!("the tablespace {old} of node {group}");
+            let data = places.iter().find(|other| new.starts_with(&other.to.data));
+            let other = data
+                .map(|other| format!("the data directory of node {}", other.group()))
+                .or_else(|| taken.iter().find(|(at, _)| *at == new).map(|(_, what)| what.clone()));
+            if let Some(other) = other {
+                let todo = "--tablespace GROUP:OLD=NEW says it for one node alone";
+                let what = format!("{} is for {what} and for {other}: {todo}", new.display());
+                return Err(Fault::WrongUse { what });
+            }
+            taken.push((new, what));
+        }
+    }
+    Ok(())
 }
 
 /// A target whose files are to be on this host.
@@ -223,5 +250,33 @@ mod tests {
         assert_ne!(id, restore_id(b"n", &[to(0, 1), to(1, 2)], None));
         assert_ne!(id, restore_id(b"m", &[to(0, 1), to(1, 2)], Some("p")));
         assert_eq!(id.len(), 32);
+    }
+
+    #[test]
+    fn no_two_tablespaces_and_no_data_directory_share_a_place() {
+        let place = |group: i32, new: &str| {
+            Place {
+            to: To { group, host: "h".into(), port: 1, data: format!("/d{group}").into(), config: None },
+            node: serde_json::from_value(serde_json::json!({
+                "nodeid": group, "groupid": group, "name": "n", "port": 1, "system_identifier": "1", "timeline": 1,
+                "forks": [], "wal_lsn": "0/1", "postgresql": "15", "bytes": 0, "data": null, "config": null,
+                "tablespaces": [{"oid": 7, "location": "/ts", "copy": null}], "tool": "x"
+            }))
+            .expect("a node"),
+            mappings: vec![Mapping { group: None, old: "/ts".into(), new: new.into() }],
+            restore_command: None,
+        }
+        };
+        assert!(apart(&[place(1, "/n/1"), place(2, "/n/2")]).is_ok());
+        // One below the other is another place.
+        assert!(apart(&[place(1, "/n"), place(2, "/n/2")]).is_ok());
+        for (one, other, words) in [
+            ("/n", "/n", "of node 2 and for the tablespace /ts of node 1"),
+            ("/d1", "/n", "of node 1 and for the data directory of node 1"),
+            ("/n", "/d1/below", "of node 2 and for the data directory of node 1"),
+        ] {
+            let refused = apart(&[place(1, one), place(2, other)]).expect_err("it is shared");
+            assert!(refused.to_string().contains(words), "{refused}");
+        }
     }
 }

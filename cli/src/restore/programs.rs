@@ -70,11 +70,14 @@ impl Programs {
                 failed(format!("{error}; --bindir names the directory"), String::new())
             })?;
         let began = Instant::now();
+        // Most of them take some milliseconds, and there are several for each node.
+        let mut pause = Duration::from_millis(1);
         // What these print fits into a pipe, so nobody has to read meanwhile.
         let ended = loop {
             match child.try_wait() {
                 Ok(None) if stop.signal().is_none() && began.elapsed() < SHORT => {
-                    thread::sleep(LOOK)
+                    thread::sleep(pause);
+                    pause = LOOK.min(pause * 2);
                 }
                 other => break other.ok().flatten(),
             }
@@ -175,29 +178,5 @@ impl Control {
     pub fn is_in_archive_recovery(&self) -> Result<bool, Fault> {
         let state = self.get("Database cluster state")?;
         Ok(["in archive recovery", "shut down in recovery"].contains(&state))
-    }
-}
-
-/// A word as a shell takes it for one.
-pub fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:,+@%=".contains(c);
-    match !text.is_empty() && text.chars().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shell_word;
-
-    #[test]
-    fn what_is_told_to_be_run_can_be_pasted() {
-        assert_eq!(shell_word("/data/a"), "/data/a");
-        for odd in ["my shop", "it's", "$(x)", "", "a;b", "\"q\""] {
-            let script = format!("printf %s {}", shell_word(odd));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output();
-            assert_eq!(String::from_utf8_lossy(&output.expect("a shell").stdout), odd);
-        }
     }
 }

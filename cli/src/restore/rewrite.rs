@@ -158,10 +158,12 @@ fn addresses(
         "t" => "DELETE FROM citus_fence.cluster_read_only;",
         _ => "",
     };
+    let (lend, take_back) = identities(database)?;
     database.ask(
         "rewrite addresses",
         &format!(
             "BEGIN;
+             {lend}
              DELETE FROM pg_dist_node n
               WHERE n.noderole::text <> 'primary' OR to_jsonb(n) ->> 'nodeisclone' = 'true';
              UPDATE pg_dist_node SET nodename = 'lost-' || groupid || '.invalid', nodeport = 1;
@@ -174,6 +176,7 @@ fn addresses(
              SELECT '{{}}'::jsonb WHERE NOT EXISTS (SELECT FROM pg_dist_node_metadata);
              UPDATE pg_dist_node_metadata SET metadata = metadata || jsonb_build_object(
                  'server_id', gen_random_uuid()::text, 'restore_id', {}::text, 'restore_group', {}::int);
+             {take_back}
              COMMIT",
             new.join(", "),
             quoted(&plan.restore_id),
@@ -191,6 +194,27 @@ fn addresses(
         ))?;
     }
     Ok(())
+}
+
+/// What a publication of all tables takes to let rows of the catalog be changed: it publishes the tables of Citus, too,
+/// and `pg_dist_node_metadata` has no key. Citus itself writes past that. Statements for before and after.
+fn identities(database: &mut Talk<'_>) -> Result<(String, String), Failure> {
+    let reply = database.ask(
+        "look for tables without a replica identity",
+        "SELECT c.oid::regclass::text AS name, CASE relreplident WHEN 'd' THEN 'DEFAULT' ELSE 'NOTHING' END AS identity
+           FROM unnest(ARRAY[to_regclass('pg_dist_node'), to_regclass('pg_dist_poolinfo'),
+                to_regclass('pg_dist_node_metadata'), to_regclass('citus_fence.cluster_read_only')]) AS o
+           JOIN pg_class c ON c.oid = o
+          WHERE relreplident = 'n' OR relreplident = 'd'
+            AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)",
+    )?;
+    let (mut lend, mut take_back) = (String::new(), String::new());
+    for row in rows(&reply)? {
+        let (name, identity): (String, String) = (row.get("name")?, row.get("identity")?);
+        lend.push_str(&format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"));
+        take_back.push_str(&format!("ALTER TABLE {name} REPLICA IDENTITY {identity};"));
+    }
+    Ok((lend, take_back))
 }
 
 /// pg_cron's jobs name nodes of their own.

@@ -10,11 +10,12 @@ use super::fault::{At, Fault};
 use super::first::{FirstStart, private_directory};
 use super::place;
 use super::plan::{Place, Plan};
-use super::programs::{Programs, shell_word};
+use super::programs::Programs;
 use super::stage::{Progress, Stage};
 use super::{bounds, guard, rewrite, running};
 use crate::durable;
 use crate::failure::Failure;
+use crate::programs::shell_word;
 use crate::signals::Stop;
 
 /// All that a node's steps need.

@@ -31,10 +31,11 @@ pub fn sequences(
                 continue;
             };
             let sql = format!(
-                "SELECT setval(c.oid::regclass, {value}, true)
+                "SELECT setval(c.oid::regclass, {value}, {})
                    FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
                   WHERE n.nspname = {} AND c.relname = {} AND {value} BETWEEN s.seqmin AND s.seqmax
                     AND ({group} = 0 OR s.seqtypid = 'int8'::regtype)",
+                sequence.is_called,
                 literal(&sequence.schema),
                 literal(&sequence.name),
                 group = node.group

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use crate::backup::copies::{self, Job};
+use crate::backup::links;
 use crate::dump;
 use crate::failure::Failure;
 use crate::manifest::{Backup, Node};
@@ -45,6 +46,7 @@ pub fn backup(args: &VerifyArgs, backup: &Backup, stop: &Stop) -> Result<Verifie
             verified.elsewhere += 1;
             continue;
         };
+        links::require(&args.dir, node)?;
         let whole = copy(&program, node, &args.dir.join(data), stop)?;
         verified.parts += usize::from(whole.is_ok());
         let name = || called(&node.name, node.port, node.groupid);

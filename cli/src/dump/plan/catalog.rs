@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::super::error::DumpError;
 use super::super::export::Keeper;
+use super::super::job::{literal, quote};
 use super::super::manifest::{Colocation, Columnar, Function, Kind, Name, Sequence, Table, Tenant};
 use super::super::session::NodeSession;
 use super::{BLOCK, Plan};
@@ -15,6 +16,9 @@ use crate::rows::{Row, rows};
 
 /// Extensions whose tables are this program's, or Citus', own business.
 const OWN_EXTENSIONS: &str = "('citus', 'citus_columnar', 'pg_dist', 'citus_fence')";
+
+/// How many sequences are read, and so locked, at a time.
+const SEQUENCES: usize = 100;
 
 /// User tables that no extension owns.
 const USERS_TABLE: &str = "c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -315,24 +319,64 @@ pub fn configuration(coordinator: &mut Keeper) -> Result<Vec<(Relation, String)>
     })?)
 }
 
-/// The values of a node's sequences. A snapshot has none of them: they are read after it was taken, so no row in
-/// the dump has a higher one.
+/// A node's sequences, not yet with their values. Those of this program's own tables are its own business.
 pub fn sequences_of(keeper: &mut Keeper) -> Result<Vec<Sequence>, Failure> {
     let group = keeper.node.groupid;
-    let reply = keeper.ask(
-        "list sequences",
-        "SELECT schemaname, sequencename, data_type::text AS type, last_value FROM pg_sequences
-          WHERE schemaname !~ '^pg_' ORDER BY 1, 2",
-    )?;
+    let sql = format!(
+        "SELECT n.nspname, c.relname, format_type(s.seqtypid, NULL) AS type
+           FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname !~ '^pg_'
+            AND NOT EXISTS (
+                SELECT FROM pg_depend d LEFT JOIN pg_depend o ON d.deptype IN ('a', 'i') AND o.classid = 'pg_class'::regclass
+                        AND o.objid = d.refobjid AND o.deptype = 'e'
+                  JOIN pg_extension e ON e.oid = coalesce(o.refobjid, d.refobjid)
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e')
+                   AND e.extname IN {OWN_EXTENSIONS})
+          ORDER BY 1, 2"
+    );
+    let reply = keeper.ask("list sequences", &sql)?;
     Ok(collect(&reply, |row| {
         Ok(Sequence {
             groupid: group,
-            schema: row.get("schemaname")?,
-            name: row.get("sequencename")?,
+            schema: row.get("nspname")?,
+            name: row.get("relname")?,
             data_type: row.get("type")?,
-            last_value: row.maybe("last_value")?,
+            last_value: None,
+            is_called: true,
         })
     })?)
+}
+
+/// Reads their values. A snapshot has none of them: they are read after it was taken, so no row in the dump has a higher
+/// one. In the present, some at a time, so that few are locked; and from each itself, which whoever may not read it is
+/// told: `pg_sequences` shows him one that was never used.
+pub fn read_sequences(
+    node: &mut NodeSession,
+    sequences: &mut [&mut Sequence],
+) -> Result<(), Failure> {
+    for some in sequences.chunks_mut(SEQUENCES) {
+        let each: Vec<String> = some
+            .iter()
+            .enumerate()
+            .map(|(number, sequence)| {
+                let name = format!("{}.{}", quote(&sequence.schema), quote(&sequence.name));
+                format!(
+                    "SELECT {number} AS number, q.last_value, q.is_called, q.last_value <> s.seqstart AS is_set
+                       FROM {name} q, pg_sequence s WHERE s.seqrelid = {}::regclass",
+                    literal(&name)
+                )
+            })
+            .collect();
+        let reply = node.ask("read sequences", &each.join(" UNION ALL "))?;
+        for row in rows(&reply)? {
+            let is_called = row.is_true("is_called")?;
+            if is_called || row.is_true("is_set")? {
+                let sequence = &mut some[row.get::<usize>("number")?];
+                (sequence.last_value, sequence.is_called) = (row.maybe("last_value")?, is_called);
+            }
+        }
+    }
+    Ok(())
 }
 
 pub fn large_objects(keeper: &mut Keeper, not_dumped: &mut Vec<String>) -> Result<(), Failure> {

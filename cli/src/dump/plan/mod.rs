@@ -157,6 +157,13 @@ pub fn make(
     let known = keys.iter().chain(&leavings).collect();
     workers_own(keepers, &relations, &shard_names, &known, &mut plan);
     select(args, &mut keepers[0], &mut plan)?;
+    for keeper in keepers.iter() {
+        let is_its = |sequence: &&mut Sequence| sequence.groupid == keeper.node.groupid;
+        let mut own: Vec<&mut Sequence> = plan.sequences.iter_mut().filter(is_its).collect();
+        if !own.is_empty() {
+            catalog::read_sequences(&mut present(keeper)?, &mut own)?;
+        }
+    }
     split(args, &mut plan.jobs);
     name_files(args, &mut plan.jobs);
     debug!("{} tables, {} jobs", plan.tables.len(), plan.jobs.len());
