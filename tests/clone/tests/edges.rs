@@ -134,7 +134,7 @@ fn tables_of_every_kind_are_split() -> Result<()> {
     let column = "SELECT count(*) FROM pg_attribute \
                    WHERE attrelid = 'pg_dist_node'::regclass AND attname = 'nodeisclone'";
     let bears_it = cluster.coordinator().query_value(column)? != "0";
-    for node in cluster.nodes().into_iter().filter(|_| bears_it) {
+    for node in cluster.nodes().iter().filter(|_| bears_it) {
         node.execute(
             "SET allow_system_table_mods = on; SET citus.enable_ddl_propagation = off;
              ALTER TABLE pg_catalog.pg_dist_node ADD COLUMN gone int;
