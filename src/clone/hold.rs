@@ -1,9 +1,10 @@
 //! Holding the writers back, on every node, and preparing the new metadata there.
 //!
 //! The order of the locks, for the other one deadlocks with every writer of a reference table on the coordinator,
-//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there, and
-//! what moves and has copies elsewhere; then nodes, DDL and moves of shards; then what moves there; then all of it on all other nodes at once; then the tables at the
-//! source, behind what is in flight there and behind what is prepared, which holds no lock of a shard any more.
+//! which takes a lock on `pg_dist_node` *after* that of the shard: the reference shards there, and what moves and has
+//! copies elsewhere; then nodes, DDL and moves of shards; then what moves there; then all of it on all other nodes at
+//! once; then the tables at the source, behind what is in flight there and behind what is prepared, which holds no
+//! lock of a shard any more.
 //!
 //! Under the locks nothing slow is done: sizes and costs were asked for before, and only the list of shards is
 //! read again.
