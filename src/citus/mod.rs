@@ -110,8 +110,8 @@ pub fn is_citus() -> bool {
     lock::extension(c"citus").is_some()
 }
 
-/// Whether a session in which a change of the nodes was prepared is of no more use, inside a transaction: so it is with
-/// Citus 11 (seen with 11.3.1).
+/// Whether a session in which a split's switch was prepared is fit for nothing more: with Citus 11 (seen with 11.3.1).  Asked
+/// inside a transaction.
 pub fn spends_preparing_sessions() -> bool {
     identity::extension_version("citus").is_some_and(|version| major(&version) < Some(12))
 }
