@@ -51,7 +51,7 @@ use crate::signals::Stop;
 use crate::units::spell;
 
 use schema::{Pieces, Psql};
-use target::{MAKING, Target};
+use target::Target;
 
 /// What has been done.
 #[derive(Debug, Serialize)]
@@ -383,8 +383,9 @@ impl Work<'_> {
     /// A session whose work Citus carries to the other nodes. What it is at, when this program is killed, the next run
     /// waits for, as for psql's.
     fn making(&self) -> Result<NodeSession, Failure> {
+        let coordinator = self.target.coordinator();
         let mut making =
-            NodeSession::open_with(&self.target.coordinator().reach, MAKING, &self.stop.flag())?;
+            NodeSession::open_with(&coordinator.reach, &coordinator.making, &self.stop.flag())?;
         progress::hold_script(&mut making)?;
         Ok(making)
     }

@@ -20,7 +20,7 @@ use tracing::debug;
 use super::error::RestoreDumpError;
 use super::progress::{self, SCRIPT};
 use super::statement::{self, Place};
-use super::target::{MAKING, Node, TIMELESS_ELSEWHERE};
+use super::target::{Node, TIMELESS_ELSEWHERE};
 use crate::failure::Failure;
 use crate::group::{GRACE, Group};
 use crate::signals::Stop;
@@ -238,7 +238,7 @@ impl Psql<'_> {
         let mut file = tempfile::NamedTempFile::new().map_err(io)?;
         file.write_all(script.as_bytes()).map_err(io)?;
         let said = tempfile::NamedTempFile::new().map_err(io)?;
-        let params = node.reach.with_options(&format!("{TIMELESS} {MAKING}"));
+        let params = node.reach.with_options(&format!("{TIMELESS} {}", node.making));
         let mut command = Command::new(&program);
         command.args(["-X", "-q", "-w"]);
         match is_strict {

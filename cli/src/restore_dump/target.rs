@@ -19,9 +19,20 @@ use crate::talk::Talk;
 
 /// What a session starts with that makes the schema: the dump's own settings, but Citus carries what it does to the
 /// other nodes, turns no table or schema into something else by itself, and keeps triggers.
-pub const MAKING: &str = "-c citus.enable_ddl_propagation=on -c citus.override_table_visibility=on \
- -c citus.enable_schema_based_sharding=off -c citus.use_citus_managed_tables=off \
- -c citus.enable_unsafe_triggers=on -c client_min_messages=warning";
+fn making(citus: Option<&str>) -> String {
+    let mut settings = vec![
+        "citus.enable_ddl_propagation=on",
+        "citus.override_table_visibility=on",
+        "citus.use_citus_managed_tables=off",
+        "citus.enable_unsafe_triggers=on",
+        "client_min_messages=warning",
+    ];
+    // Citus 11 has no tenants, and takes no session that names a setting which it does not know.
+    if citus.is_none_or(|version| leading(version) >= (12, 0)) {
+        settings.push("citus.enable_schema_based_sharding=off");
+    }
+    settings.iter().map(|setting| format!("-c {setting}")).collect::<Vec<_>>().join(" ")
+}
 
 /// What a transaction has Citus' own sessions on other nodes begin with, over what roles and databases say there: those
 /// take no options. Without Citus these words mean nothing. Citus passes on all that is sent to it with one of these, so
@@ -74,6 +85,8 @@ pub struct Node {
     pub reach: Reach,
     /// What `--search-path` says.
     pub search_path: Option<String>,
+    /// The options of a session that makes the schema.
+    pub making: String,
 }
 
 impl Node {
@@ -216,6 +229,7 @@ pub fn find(
     if for_shards < needed {
         return Err(RestoreDumpError::TooFewNodes { node: place, found: for_shards, needed }.into());
     }
+    let making = making(citus.as_deref());
     let nodes = cluster.members.iter().map(|member| {
         let (label, params) = match member.group {
             0 => {
@@ -240,7 +254,12 @@ pub fn find(
         let target = Place { node: label, params };
         let reach =
             Reach { target, connect_timeout: destination.connect_timeout, group: member.group };
-        Node { group: member.group, reach, search_path: args.search_path.clone() }
+        Node {
+            group: member.group,
+            reach,
+            search_path: args.search_path.clone(),
+            making: making.clone(),
+        }
     });
     let nodes = nodes.collect();
     Ok(Target { database: cluster.database.clone(), citus: cluster.citus, encoding, nodes })
@@ -376,6 +395,13 @@ pub fn can_write(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_session_names_a_setting_that_its_citus_does_not_know() {
+        let tenants = "citus.enable_schema_based_sharding";
+        assert!(!making(Some("11.3-1")).contains(tenants));
+        assert!(making(Some("12.0-1")).contains(tenants) && making(None).contains(tenants));
+    }
 
     #[test]
     fn versions_are_compared_by_number() {
