@@ -53,6 +53,36 @@ unsafe impl SqlTranslatable for Lsn {
         Ok(ReturnsRef::One(SqlMappingRef::literal("pg_catalog.pg_lsn")));
 }
 
+/// Makes a type around a `String` one that SQL functions take.
+///
+/// Whoever uses it promises that the type's `FromDatum` reads a datum of that SQL type.
+macro_rules! argument {
+    ($type:ident, $sql:literal) => {
+        // SAFETY: the argument is what ARGUMENT_SQL says, which is what FromDatum reads.
+        unsafe impl<'fcx> ArgAbi<'fcx> for $type {
+            unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+                // SAFETY: as above; the caller asks for no null.
+                unsafe { arg.unbox_arg_using_from_datum().unwrap_or_else(|| Self(String::new())) }
+            }
+
+            unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+                // SAFETY: as above.
+                unsafe { arg.unbox_arg_using_from_datum().into() }
+            }
+        }
+
+        // SAFETY: the SQL type is the one that FromDatum reads.
+        unsafe impl SqlTranslatable for $type {
+            const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!($type);
+            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+            const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+                Ok(SqlMappingRef::literal($sql));
+            const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+                Ok(ReturnsRef::One(SqlMappingRef::literal($sql)));
+        }
+    };
+}
+
 /// A `name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(pub String);
@@ -75,28 +105,8 @@ impl FromDatum for Name {
     }
 }
 
-// SAFETY: the argument is a name, as ARGUMENT_SQL says, which is what FromDatum reads.
-unsafe impl<'fcx> ArgAbi<'fcx> for Name {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: as above; the caller asks for no null.
-        unsafe { arg.unbox_arg_using_from_datum().unwrap_or_else(|| Self(String::new())) }
-    }
-
-    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
-        // SAFETY: as above.
-        unsafe { arg.unbox_arg_using_from_datum().into() }
-    }
-}
-
-// SAFETY: the SQL type is the one that FromDatum reads.
-unsafe impl SqlTranslatable for Name {
-    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Name);
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
-        Ok(SqlMappingRef::literal("pg_catalog.name"));
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
-        Ok(ReturnsRef::One(SqlMappingRef::literal("pg_catalog.name")));
-}
+// SAFETY: that is the type which its FromDatum reads.
+argument!(Name, "pg_catalog.name");
 
 /// A `text` that somebody gives as an argument.
 ///
@@ -137,27 +147,8 @@ impl FromDatum for Words {
     }
 }
 
-// SAFETY: the argument is a text, as ARGUMENT_SQL says, which is what FromDatum reads.
-unsafe impl<'fcx> ArgAbi<'fcx> for Words {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: as above; the caller asks for no null.
-        unsafe { arg.unbox_arg_using_from_datum().unwrap_or_else(|| Self(String::new())) }
-    }
-
-    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
-        // SAFETY: as above.
-        unsafe { arg.unbox_arg_using_from_datum().into() }
-    }
-}
-
-// SAFETY: the SQL type is the one that FromDatum reads.
-unsafe impl SqlTranslatable for Words {
-    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Words);
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("TEXT"));
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
-        Ok(ReturnsRef::One(SqlMappingRef::literal("TEXT")));
-}
+// SAFETY: that is the type which its FromDatum reads.
+argument!(Words, "TEXT");
 
 #[cfg(test)]
 mod tests {
