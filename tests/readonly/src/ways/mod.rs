@@ -160,7 +160,7 @@ pub fn all(engine: Engine) -> Vec<Way> {
     ways.extend(functions::ways());
     ways.extend(sequences::ways());
     ways.extend(sessions::ways());
-    ways.extend(newer::ways());
+    ways.extend(newer::ways(engine));
     ways.extend(engines::ways(engine));
     ways
 }
