@@ -174,7 +174,8 @@ impl Patroni {
 
     /// Fails unless it would take over from its primary without a loss.
     pub fn is_ready_to_take_over(&self) -> Result<()> {
-        self.ask("GET /sync", "")
+        // From Patroni 4 on the standbys of Citus' groups are of a quorum.
+        self.ask("GET /sync", "").or_else(|_| self.ask("GET /quorum", ""))
     }
 
     /// Asks its interface; an answer other than 200 is an error.

@@ -62,7 +62,8 @@ fn a_restart_and_a_crash_under_patroni_leave_it_read_only() {
 }
 
 /// The address that the coordinator has for a group.
-const PORT_OF_GROUP: &str = "SELECT nodeport::text FROM pg_dist_node WHERE groupid = 1";
+const PORT_OF_GROUP: &str =
+    "SELECT nodeport::text FROM pg_dist_node WHERE groupid = 1 AND noderole = 'primary'";
 
 /// Patroni tells the coordinator where a worker has gone, in the middle of its own steps: a read-only cluster lets it,
 /// and says what the new primary is.
