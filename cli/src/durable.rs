@@ -1,9 +1,30 @@
 //! Files that are whole and on disk when the call returns: a crash of the machine leaves the former one, or the new one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+/// What the names of files begin with that are not whole yet: a program that is killed leaves one behind.
+const DRAFT: &str = ".citus_fence.draft.";
+
+/// Whether that is the name of one.
+pub fn is_draft(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(DRAFT.as_bytes())
+}
+
+/// Removes those that were left behind in a directory, where nobody else writes to it.
+pub fn remove_drafts(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if is_draft(&entry.file_name()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
 
 /// Puts a file in place of a former one, readable by its owner alone. On an error the former one stays.
 pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
@@ -22,7 +43,7 @@ fn write_with(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
     draft.as_file().set_permissions(Permissions::from_mode(mode))?;
     draft.write_all(contents)?;
     draft.as_file().sync_all()?;
@@ -38,6 +59,18 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kill_left_of_a_file_is_known_and_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder.path());
+        let (_, left) = draft.expect("a draft").keep().expect("left");
+        assert!(is_draft(left.file_name().expect("a name")));
+        write(&folder.path().join("whole"), b"x").expect("written");
+        remove_drafts(folder.path()).expect("removed");
+        let names = fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("one"));
+        assert_eq!(names.map(|entry| entry.file_name()).collect::<Vec<_>>(), ["whole"]);
+    }
 
     #[test]
     fn a_former_file_is_replaced_whole_and_nothing_else_is_left() {

@@ -1,7 +1,7 @@
 //! Getting a node's files to their place, and finding out that they may be started there.
 
 use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
@@ -17,6 +17,7 @@ use super::plan::{Address, Place, Plan};
 use super::programs::Programs;
 use super::stage::{self, Progress, Stage};
 use super::{bounds, first, guard, running};
+use crate::durable;
 use crate::failure::Failure;
 use crate::programs::shell_word;
 use crate::signals::Stop;
@@ -235,18 +236,28 @@ fn unmapped(place: &Place, target: &Path, what: &str) -> Fault {
 
 /// A directory that may be missing, and has nothing in it if not.
 fn refuse_occupied(place: &Place, directory: &Path) -> Result<(), Fault> {
-    let mut entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).at("read", directory),
-    };
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => Err(place.refused(
+    match is_free(directory).at("read", directory)? {
+        true => Ok(()),
+        false => Err(place.refused(
             format!("{} is not empty", directory.display()),
             "Name a directory that is empty or does not exist: nothing is overwritten.",
         )),
     }
+}
+
+/// What a restore leaves that is killed at its very first file does not count: it is to be gone on with.
+fn is_free(directory: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        if !durable::is_draft(&entry?.file_name()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses what is no copy that a tool has brought to its place, or not the one that is meant.
@@ -440,5 +451,21 @@ pub fn remove_if_there(path: &Path) -> Result<(), Fault> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.at("remove", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_free;
+    use std::fs;
+
+    #[test]
+    fn a_directory_in_which_a_restore_had_only_begun_is_free() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(is_free(&folder.path().join("missing")).expect("a look"));
+        fs::write(folder.path().join(".citus_fence.draft.x1"), "{").expect("a file");
+        assert!(is_free(folder.path()).expect("a look"));
+        fs::write(folder.path().join("somebody's"), "").expect("a file");
+        assert!(!is_free(folder.path()).expect("a look"));
     }
 }

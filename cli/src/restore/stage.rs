@@ -71,10 +71,12 @@ impl Progress {
         serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::from).at("read", &path)
     }
 
-    /// Writes it: whole and on disk, or the former one stays.
+    /// Writes it: whole and on disk, or the former one stays. What a restore that was killed has left of one goes: this
+    /// one has the directory to itself.
     pub fn write(&self, data: &Path) -> Result<(), Fault> {
         let text = serde_json::to_vec(self).map_err(std::io::Error::from).at("write", data)?;
         let path = data.join(FILE);
+        durable::remove_drafts(data).at("clear", data)?;
         durable::write_as_server(&path, &text).at("write", &path)
     }
 }
