@@ -354,14 +354,18 @@ fn a_clone_that_lags_keeps_nobody_waiting() {
                 clone_tests::matrix::is_as_before(&bed, &replica, id).ok()?.then_some(())
             })
         };
+        let stopped_before_near = || -> Result<_> {
+            let mut stand = Stand::before(cluster, "near")?;
+            let call = clone_tests::Call::make(
+                &cluster.coordinator().connect_params(),
+                format!("SELECT public.citus_promote_clone_and_rebalance({id}, NULL, 2)"),
+            );
+            stand.wait(&call)?;
+            pause(true)?;
+            Ok((stand, call))
+        };
         // Far behind, while writers go on.
-        let mut stand = Stand::before(cluster, "near")?;
-        let call = clone_tests::Call::make(
-            &cluster.coordinator().connect_params(),
-            format!("SELECT public.citus_promote_clone_and_rebalance({id}, NULL, 2)"),
-        );
-        stand.wait(&call)?;
-        pause(true)?;
+        let (stand, call) = stopped_before_near()?;
         cluster.node(SOURCE).execute(
             "CREATE TABLE bulk (t text); SET max_parallel_workers = 0;
              INSERT INTO bulk SELECT repeat(md5(n::text), 60) FROM generate_series(1, 12000) n; DROP TABLE bulk",
@@ -373,13 +377,7 @@ fn a_clone_that_lags_keeps_nobody_waiting() {
         as_before()?;
 
         // A little behind, but it stands still: nobody waits for that.
-        let mut stand = Stand::before(cluster, "near")?;
-        let call = clone_tests::Call::make(
-            &cluster.coordinator().connect_params(),
-            format!("SELECT public.citus_promote_clone_and_rebalance({id}, NULL, 2)"),
-        );
-        stand.wait(&call)?;
-        pause(true)?;
+        let (stand, call) = stopped_before_near()?;
         stand.let_go()?;
         let error = call.end().outcome.expect_err("a clone that stands still");
         assert!(error.contains("while writers went on"), "{error}");
