@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use test_cluster::postgres::Client;
-use test_cluster::{Cluster, Result};
+use test_cluster::{Cluster, Engine, Result};
 
 use crate::figures::Table;
 use crate::floor::Floor;
@@ -31,9 +31,14 @@ pub fn measure(cluster: &Cluster, rounds: usize, table: &mut Table) -> Result<()
     table.times("block", &blocks, "");
     let ratio = |(block, floor): (&Duration, &Duration)| block.as_secs_f64() / floor.as_secs_f64();
     let ratios = blocks.iter().zip(&floors).map(ratio).collect();
-    table.ratios("block / floor, pair by pair", ratios, "p50 <= 1.5");
-    table.times("unblock", &unblocks, "p50 <= 5 ms");
-    table.times("first lock asked for to last lock held", &lockings, "p50 <= 3 ms");
+    let target = match cluster.engine() {
+        Engine::Citus => "p50 <= 1.25",
+        // Without Citus' own start of each session the same work is a larger share.
+        Engine::Embedded => "p50 <= 1.35",
+    };
+    table.ratios("block / floor, pair by pair", ratios, target);
+    table.times("unblock", &unblocks, "p50 <= 1 ms");
+    table.times("first lock asked for to last lock held", &lockings, "p50 <= 1 ms");
     Ok(())
 }
 

@@ -162,6 +162,7 @@ impl<C: Pq> Session<C> {
         match sent {
             Ok(()) => {
                 let mut exchange = Exchange::new(name);
+                exchange.keeps = command.keeps_copies;
                 // Out with it now, so that all nodes have their command before anybody waits.
                 exchange.push(conn);
                 self.become_busy(exchange);

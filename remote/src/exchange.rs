@@ -13,12 +13,16 @@ pub(super) struct Exchange {
     sending: bool,
     /// Whether it may be a COPY that sends rows.
     pub(super) copies: bool,
+    /// Whether rows of a COPY are kept here.
+    pub(super) keeps: bool,
     /// Whether it may be a COPY that takes rows.
     pub(super) feeds: bool,
     /// Whether rows of a COPY are coming.
     in_copy: bool,
     /// Whether the server waits for rows of a COPY.
     in_feed: bool,
+    /// Rows that are kept, of a COPY whose end is not there yet.
+    kept: Vec<Vec<Option<String>>>,
     /// Results of its statements so far.
     sets: Vec<ResultSet>,
     /// The first error among them.
@@ -45,9 +49,11 @@ impl Exchange {
             command,
             sending: true,
             copies: false,
+            keeps: false,
             feeds: false,
             in_copy: false,
             in_feed: false,
+            kept: Vec::new(),
             sets: Vec::new(),
             error: None,
         }
@@ -111,7 +117,11 @@ impl Exchange {
         // Even on a lost connection: the server's reason may have been read before the end of file.
         loop {
             if self.in_copy {
-                match conn.get_copy_data(sink) {
+                let step = match self.keeps {
+                    true => conn.get_copy_data(&mut |row| self.kept.push(split_row(row))),
+                    false => conn.get_copy_data(sink),
+                };
+                match step {
                     CopyStep::Row => continue,
                     CopyStep::Pending => break,
                     CopyStep::End => self.in_copy = false,
@@ -121,12 +131,15 @@ impl Exchange {
                 break;
             }
             match conn.get_result() {
-                Some(PqResult::CopyOut) if self.copies => self.in_copy = true,
+                Some(PqResult::CopyOut) if self.copies || self.keeps => self.in_copy = true,
                 Some(PqResult::CopyIn) if self.feeds => {
                     self.in_feed = true;
                     return None;
                 }
-                Some(PqResult::Set(set)) => self.sets.push(set),
+                Some(PqResult::Set(mut set)) => {
+                    set.rows.append(&mut self.kept);
+                    self.sets.push(set);
+                }
                 Some(PqResult::Error(error)) if error.severity != Severity::Error => {
                     return Some(Outcome::Lost(Some(error)));
                 }
@@ -168,4 +181,10 @@ impl Exchange {
         conn.is_busy();
         Outcome::Lost(conn.take_last_words())
     }
+}
+
+/// The values of a row in COPY's text format, each as it is escaped there.
+fn split_row(row: &[u8]) -> Vec<Option<String>> {
+    let line = String::from_utf8_lossy(row.strip_suffix(b"\n").unwrap_or(row));
+    line.split('\t').map(|value| (value != "\\N").then(|| value.to_owned())).collect()
 }

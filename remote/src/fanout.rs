@@ -48,6 +48,8 @@ pub type Begun<C> = Result<(Session<C>, Result<Reply, RemoteError>), RemoteError
 /// Connections that have been asked for, all at once, and that nobody waits for yet.
 pub struct Connecting<C: Pq = LibPq> {
     tasks: Vec<ConnectTask<C>>,
+    /// What the last of them is asked for in place of what the others are.
+    other_question: Option<Command<'static>>,
     started: Duration,
 }
 
@@ -55,7 +57,22 @@ impl<C: Pq> Connecting<C> {
     /// Asks for them.
     pub fn start<W: Waiter + ?Sized>(waiter: &W, targets: &[Target], deadline: Deadline) -> Self {
         let started = waiter.now();
-        Self { tasks: start_all(waiter, targets, deadline), started }
+        let tasks = start_all(waiter, targets, deadline);
+        Self { tasks, other_question: None, started }
+    }
+
+    /// The same, and one more, the last, with a question of its own.
+    pub fn start_with<W: Waiter + ?Sized>(
+        waiter: &W,
+        targets: &[Target],
+        other: Option<(&Target, Command<'static>)>,
+        deadline: Deadline,
+    ) -> Self {
+        let Some((target, question)) = other else {
+            return Self::start(waiter, targets, deadline);
+        };
+        let all: Vec<Target> = targets.iter().chain([target]).cloned().collect();
+        Self { other_question: Some(question), ..Self::start(waiter, &all, deadline) }
     }
 
     /// Goes on with them until every server has been told whom to make a session for, and so has the most of its
@@ -77,10 +94,16 @@ impl<C: Pq> Connecting<C> {
         command: &Command<'_>,
         deadline: Deadline,
     ) -> Vec<Begun<C>> {
+        let last = self.tasks.len().saturating_sub(1);
+        let command = |index: usize| match &self.other_question {
+            Some(question) if index == last => question,
+            Some(_) | None => command,
+        };
         let mut tasks: Vec<BeginTask<'_, C>> = self
             .tasks
             .into_iter()
-            .map(|connecting| BeginTask::start(connecting, command))
+            .enumerate()
+            .map(|(index, connecting)| BeginTask::start(connecting, command(index)))
             .collect();
         let end = drive(waiter, &mut tasks, deadline);
         let after = waiter.now().saturating_sub(self.started);

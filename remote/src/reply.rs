@@ -15,12 +15,22 @@ pub struct Command<'a> {
     pub sql: Cow<'a, str>,
     /// Parameters `$1`, `$2`, … as text; none is NULL.
     pub params: Vec<Option<String>>,
+    /// Whether rows that a COPY among its statements sends are kept; else a COPY is an error.
+    pub keeps_copies: bool,
 }
 
 impl<'a> Command<'a> {
     /// A command without parameters.
     pub fn new(name: &'static str, sql: impl Into<Cow<'a, str>>) -> Self {
-        Self { name, sql: sql.into(), params: Vec::new() }
+        Self { name, sql: sql.into(), params: Vec::new(), keeps_copies: false }
+    }
+
+    /// The same, whose statements may be a `COPY … TO STDOUT` in text format of few rows: those are kept in its
+    /// [`ResultSet`], which names no columns.
+    #[must_use]
+    pub fn with_copies(mut self) -> Self {
+        self.keeps_copies = true;
+        self
     }
 
     /// The same with one more parameter.
@@ -34,9 +44,9 @@ impl<'a> Command<'a> {
 /// What one statement gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResultSet {
-    /// Column names; empty for a statement that returns no rows.
+    /// Column names; empty for a statement that returns no rows, and for a COPY.
     pub columns: Vec<String>,
-    /// Values as text, none for NULL.
+    /// Values as text, none for NULL; those of a COPY as it escapes them.
     pub rows: Vec<Vec<Option<String>>>,
     /// The server's word for what was done, such as `SELECT 1`; empty for an empty statement.
     pub command_tag: String,

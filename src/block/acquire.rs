@@ -150,8 +150,10 @@ impl Lead {
         let count = 2 * roster.nodes().len();
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
-        let proof = (!is_proved).then(|| Proof::start(waiter, &roster, deadline));
-        let connecting = Connecting::start(waiter, roster.other_targets(), deadline);
+        let proof = (!is_proved).then(|| Proof::of(&roster));
+        let question = proof.as_ref().and_then(Proof::question);
+        let others = roster.other_targets();
+        let connecting = Connecting::start_with(waiter, others, question, deadline);
         // While the nodes fork.  The search for deadlocks goes there under the fence.
         if roster.is_citus() {
             roster.find_own_address();
@@ -165,9 +167,6 @@ impl Lead {
         let known = handover::take(token)?;
         let deadline = start_limit(&waiter, terms).deadline;
         let mut lead = Self::start(&waiter, known, deadline, false).ok()?;
-        if let Some(proof) = &mut lead.proof {
-            proof.introduce(&mut waiter, INTRODUCTION);
-        }
         lead.connecting.introduce(&mut waiter, INTRODUCTION);
         Some(lead)
     }

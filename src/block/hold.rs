@@ -21,6 +21,10 @@ use crate::pg::wait::BackendWaiter;
 use crate::pg::wal;
 use crate::pg::worker;
 
+/// How long the closing of a session waits for whoever has been woken: the end of its server process would compete with
+/// them.
+pub const LINGER: Duration = Duration::from_millis(10);
+
 /// Why a hold ended in order.
 pub enum End {
     /// Somebody asked.
@@ -67,14 +71,19 @@ pub fn hold(
             continue;
         }
         let to_deadline = Duration::from_micros((block.expires_at - now).max(0) as u64);
-        let timeout = to_deadline.min(search.due_in(&waiter));
+        let mut timeout = to_deadline.min(search.due_in(&waiter));
+        if party.has_spare() {
+            timeout = timeout.min(LINGER);
+        }
         // Of all these sessions only the search's come and go.
         let version = search.version();
         let mut sessions = party.sessions();
         let holders = sessions.len();
         sessions.extend(search.sessions());
         match watch(&mut waiter.registered(version), &mut sessions, timeout) {
-            WatchEnd::Quiet | WatchEnd::Stopped => {}
+            // Whoever has asked for the block goes on by now.
+            WatchEnd::Quiet => drop(party.take_spare()),
+            WatchEnd::Stopped => {}
             WatchEnd::Lost { index, error } if index < holders => return Err(error.into()),
             WatchEnd::Lost { index, error } => search.lose(&waiter, index - holders, &error),
             WatchEnd::Answered { index, result } if index >= holders => search.note(&result),

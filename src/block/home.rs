@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use remote::{Deadline, Waiter};
+use remote::{Begun, Deadline, Pq, Session, Waiter};
 
 use super::control::{NodeRow, Owner};
 use crate::citus::identity::Who;
@@ -121,12 +121,16 @@ impl Home for ThisNode<'_> {
         Some((self.roster.nodes()[0].label().to_string(), Who::here()))
     }
 
-    fn prove<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<(), Failed> {
-        if let Some(proof) = self.proof.take() {
-            proof.finish(waiter, self.roster, by)?;
-            self.is_proved = true;
-        }
-        Ok(())
+    fn prove<C: Pq, W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        answer: Option<Begun<C>>,
+        by: Deadline,
+    ) -> Result<Option<Session<C>>, Failed> {
+        let Some(proof) = self.proof.take() else { return Ok(None) };
+        let session = proof.finish(waiter, self.roster, answer, by)?;
+        self.is_proved = true;
+        Ok(session)
     }
 
     fn let_go(&mut self) {

@@ -91,12 +91,9 @@ fn run_worker(slot: i32, generation: u64) {
     OWNER.forget();
     // The sessions hold nothing any more; the ends of as many server processes would compete with the
     // caller that has just been woken.
-    let _ = worker::catch(|| BackendWaiter::new(interrupts::terminated).wait(&[], LINGER));
+    let _ = worker::catch(|| BackendWaiter::new(interrupts::terminated).wait(&[], hold::LINGER));
     drop(party);
 }
-
-/// How long the closing of the sessions waits for whoever the end has woken.
-const LINGER: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Aborts what an error left open on this node.
 fn abort_all() {

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use remote::{
-    Command, Connecting, Deadline, NodeLabel, RemoteError, Reply, Session, Waiter, connect_all,
-    run_all,
+    Begun, Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, Session, Target, Waiter,
+    connect_all, run_all,
 };
 
 use super::identity::{IdentityError, as_owner, is_own_function, own_number};
@@ -57,18 +57,19 @@ pub enum Unproved {
     Remote(RemoteError),
 }
 
-/// A proof that this server is the coordinator, under way.
+/// A proof that this server is the coordinator.
 pub struct Proof {
-    dialled: Option<(NodeLabel, Connecting)>,
+    /// Where this server has to find itself.
+    place: Option<Target>,
     /// Why dialling would prove nothing.
     why: Vec<String>,
     is_needed: bool,
 }
 
 impl Proof {
-    /// Dials, and waits for nothing.
-    pub fn start(waiter: &impl Waiter, roster: &Roster, deadline: Deadline) -> Self {
-        let mut proof = Self { dialled: None, why: Vec::new(), is_needed: true };
+    /// Looks whom to dial.
+    pub fn of(roster: &Roster) -> Self {
+        let mut proof = Self { place: None, why: Vec::new(), is_needed: true };
         // Where there are no other nodes, nothing can be done to them.
         if roster.others().is_empty() {
             proof.is_needed = false;
@@ -83,58 +84,53 @@ impl Proof {
                 "pg_dist_node has it at {}, where every server finds itself",
                 own.node
             )),
-            Some(own) => {
-                let connecting = Connecting::start(waiter, std::slice::from_ref(own), deadline);
-                proof.dialled = Some((own.node.clone(), connecting));
-            }
+            Some(own) => proof.place = Some(own.clone()),
         }
         proof
     }
 
-    /// Goes on with dialling; see [`Connecting::introduce`].
-    pub fn introduce<W: Waiter>(&mut self, waiter: &mut W, bound: Duration) {
-        if let Some((_, connecting)) = &mut self.dialled {
-            connecting.introduce(waiter, bound);
-        }
+    /// Who is to be dialled, and asked what; nobody where that would prove nothing.
+    pub fn question(&self) -> Option<(&Target, Command<'static>)> {
+        let ask = Command::new("look for this server itself", ASK_NUMBER);
+        self.place.as_ref().map(|place| (place, ask))
     }
 
-    /// Waits for the answer.
-    pub fn finish<W: Waiter>(
+    /// Judges the answer, and where there is none has the workers asked; the session that it came over, which holds
+    /// nothing.
+    pub fn finish<C: Pq, W: Waiter>(
         self,
         waiter: &mut W,
         roster: &Roster,
+        answer: Option<Begun<C>>,
         deadline: Deadline,
-    ) -> Result<(), Unproved> {
+    ) -> Result<Option<Session<C>>, Unproved> {
         if !self.is_needed {
-            return Ok(());
+            return Ok(None);
         }
         let mut why = self.why;
         let mut is_passing = false;
-        if let Some((place, connecting)) = self.dialled {
-            let ask = Command::new("look for this server itself", ASK_NUMBER);
-            // Where packets to its own address are swallowed, that takes all the time there is: half of it is for
-            // asking the workers.
-            let dial_by = Deadline::after(waiter, deadline.remaining(waiter) / 2);
-            let answer = connecting.run(waiter, &ask, dial_by).pop();
-            match answer.map(|begun| begun.and_then(|(_, reply)| reply)) {
-                Some(Ok(reply)) if number(&reply) == own_number() => return Ok(()),
-                Some(Ok(_)) => {
-                    let (at, by) = (place.to_string(), String::new());
-                    return Err(Unproved::Error(IdentityError::Copy { at, by }));
-                }
-                Some(Err(RemoteError::Stopped { .. })) => return Err(Unproved::Stopped),
-                Some(Err(error)) => {
-                    is_passing = error.sqlstate().is_some_and(|code| code.starts_with("53"));
-                    why.push(error.to_string());
-                }
-                None => {}
+        let answer = answer.map(|begun| begun.and_then(|(session, reply)| Ok((session, reply?))));
+        match (answer, self.place) {
+            (Some(Ok((session, reply))), _) if number(&reply) == own_number() => {
+                return Ok(Some(session));
             }
+            (Some(Ok(_)), Some(place)) => {
+                let (at, by) = (place.node.to_string(), String::new());
+                return Err(Unproved::Error(IdentityError::Copy { at, by }));
+            }
+            (Some(Err(RemoteError::Stopped { .. })), _) => return Err(Unproved::Stopped),
+            (Some(Err(error)), _) => {
+                is_passing = error.sqlstate().is_some_and(|code| code.starts_with("53"));
+                why.push(error.to_string());
+            }
+            (Some(Ok(_)) | None, _) => {}
         }
         match ask_workers(waiter, roster, deadline, why) {
+            Ok(()) => Ok(None),
             Err(Unproved::Error(error @ IdentityError::Unknown { .. })) if is_passing => {
                 Err(Unproved::Passing(error))
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
 }
@@ -145,7 +141,16 @@ pub fn prove<W: Waiter>(
     roster: &Roster,
     deadline: Deadline,
 ) -> Result<(), Unproved> {
-    Proof::start(waiter, roster, deadline).finish(waiter, roster, deadline)
+    let proof = Proof::of(roster);
+    // Where packets to its own address are swallowed, that takes all the time there is: half of it is for asking the
+    // workers.
+    let dial_by = Deadline::after(waiter, deadline.remaining(waiter) / 2);
+    let answer: Option<Begun<LibPq>> = proof.question().and_then(|(place, ask)| {
+        let place = std::slice::from_ref(place);
+        Connecting::start(waiter, place, dial_by).run(waiter, &ask, dial_by).pop()
+    });
+    proof.finish(waiter, roster, answer, deadline)?;
+    Ok(())
 }
 
 /// An error if a session that is meant to be with this very server is with another.

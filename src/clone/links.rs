@@ -151,11 +151,12 @@ impl Links {
 
     /// Every node has to be the one that the catalog says, and to run what this one runs.
     fn know_each_other<W: Waiter>(&mut self, waiter: &mut W, map: &Map) -> Result<(), CloneError> {
-        let sql = statements::query(&format!("SELECT {}", identity::QUESTION));
+        let sql = statements::query(&format!("SELECT {}, {}", identity::QUESTION, identity::MARKS));
         let mut known: Vec<(String, Who)> = Vec::new();
         for (index, session) in self.lines.iter_mut().enumerate() {
             let node = &map.roster.nodes()[index];
-            let who = Who::read(&ask(waiter, session, "look who answers", &sql, SHORT)?)?;
+            let reply = ask(waiter, session, "look who answers", &sql, SHORT)?;
+            let who = Who::read_whole(&reply)?;
             who.must_fit(node, map.roster.extension()).map_err(FenceError::from)?;
             known.push((node.label().to_string(), who));
         }

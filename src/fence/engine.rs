@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use remote::{Connecting, Deadline, Pq, Target, Waiter};
+use remote::{Begun, Connecting, Deadline, Pq, Session, Target, Waiter};
 
 use super::error::{Failed, NODES_CHANGED, Reason};
 use super::party::Party;
@@ -33,8 +33,14 @@ pub trait Home {
     fn close(&mut self, barrier: Barrier, bound: Duration) -> Result<(), Failed>;
     /// What this node is called and which server it is, where it takes part by itself and is not among the others.
     fn who(&self) -> Option<(String, Who)>;
-    /// Makes sure that this server is who it takes itself for, before it holds anybody back.
-    fn prove<W: Waiter>(&mut self, waiter: &mut W, by: Deadline) -> Result<(), Failed>;
+    /// Makes sure that this server is who it takes itself for, before it holds anybody back, by what was answered to
+    /// the question of [`Others::connecting`] that is beside the nodes'; a session that is not needed any more.
+    fn prove<C: Pq, W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        answer: Option<Begun<C>>,
+        by: Deadline,
+    ) -> Result<Option<Session<C>>, Failed>;
     /// Lets go of what it holds.
     fn let_go(&mut self);
     /// Whether the list of nodes is still the one that the attempt began with.
@@ -49,7 +55,7 @@ pub trait Home {
 pub struct Others<'a, C: Pq> {
     /// Rows of the catalog.
     pub nodes: &'a [Node],
-    /// Their connections, in the same order.
+    /// Their connections, in the same order; after them perhaps one with a question of its own, for [`Home::prove`].
     pub connecting: Connecting<C>,
     /// Version of this extension here.
     pub extension: Option<&'a str>,
@@ -150,11 +156,11 @@ pub fn attempt<C: Pq, W: Waiter>(
         others.is_citus,
     );
     let who = (others.nodes, others.extension);
-    party.begin(waiter, who, others.connecting, &begin, begin_by)?;
+    let answer = party.begin(waiter, who, others.connecting, &begin, begin_by)?;
     party.must_be_different(home.who().as_ref())?;
     // A node that does not answer may have taken all of that time.
     let prove_by = bounds.connect_by(waiter);
-    home.prove(waiter, prove_by)?;
+    party.spare(home.prove(waiter, answer, prove_by)?);
     if close_gates(steps) {
         party.require_gates()?;
     }

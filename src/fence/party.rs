@@ -11,8 +11,8 @@ use crate::citus::Node;
 use crate::citus::identity::{Who, must_differ};
 use crate::pg::types::Lsn;
 use remote::{
-    Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, Session, SessionState, Target,
-    Waiter, connect_all, run_all,
+    Begun, Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, Session, SessionState,
+    Target, Waiter, connect_all, run_all,
 };
 
 /// A remote node with its session.
@@ -93,11 +93,13 @@ pub struct Party<C: Pq = LibPq> {
     absent: Vec<String>,
     /// Whether nodes may have been told that the hold begins.
     hold_begun: bool,
+    /// Holds nothing, and is closed when nobody waits for what the end of its server process takes.
+    spare: Option<Session<C>>,
 }
 
 impl<C: Pq> Default for Party<C> {
     fn default() -> Self {
-        Self { members: Vec::new(), absent: Vec::new(), hold_begun: false }
+        Self { members: Vec::new(), absent: Vec::new(), hold_begun: false, spare: None }
     }
 }
 
@@ -127,7 +129,8 @@ impl<C: Pq> Party<C> {
 
     /// Begins the transactions on all of the nodes as soon as they are connected.  An active node that does not
     /// answer, or where another answers than was meant, is an error; an inactive one, or one that cannot begin (it may
-    /// not even have the tables), is noted and left out.  `extension` is the version of this extension here.
+    /// not even have the tables), is noted and left out.  `extension` is the version of this extension here.  Given
+    /// back is what was answered to the question beside theirs.
     pub fn begin<W: Waiter>(
         &mut self,
         waiter: &mut W,
@@ -135,15 +138,24 @@ impl<C: Pq> Party<C> {
         connecting: Connecting<C>,
         sql: &str,
         deadline: Deadline,
-    ) -> Result<(), Failed> {
-        let command = Command::new("begin of the fence", sql);
+    ) -> Result<Option<Begun<C>>, Failed> {
+        let command = Command::new("begin of the fence", sql).with_copies();
         let mut failed = None;
-        for (node, begun) in nodes.iter().zip(connecting.run(waiter, &command, deadline)) {
+        let mut all = connecting.run(waiter, &command, deadline).into_iter();
+        let mut begun: Vec<_> = nodes
+            .iter()
+            .zip(all.by_ref())
+            .map(|(node, begun)| {
+                let (session, reply) = begun?;
+                let mut member = Member::new(node.clone(), session);
+                let noted = reply.and_then(|reply| member.note_begin(&reply));
+                Ok((member, noted.map_err(FenceError::from)))
+            })
+            .collect();
+        ask_for_marks(waiter, &mut begun, deadline);
+        for (node, begun) in nodes.iter().zip(begun) {
             let error: Option<FenceError> = match begun {
-                Ok((session, reply)) => {
-                    let mut member = Member::new(node.clone(), session);
-                    let noted = reply.and_then(|reply| member.note_begin(&reply));
-                    let noted = noted.map_err(FenceError::from);
+                Ok((member, noted)) => {
                     let noted = noted.and_then(|()| Ok(member.who.must_fit(node, extension)?));
                     // What has no part in the fence holds no more than readers do: closing is enough.
                     if noted.is_ok() || node.active {
@@ -151,7 +163,7 @@ impl<C: Pq> Party<C> {
                     }
                     noted.err()
                 }
-                Err(error) => Some(error.into()),
+                Err(error) => Some(error),
             };
             match error {
                 None => {}
@@ -173,7 +185,22 @@ impl<C: Pq> Party<C> {
                 Some(error) => failed = worst(failed, error.into()),
             }
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or_else(|| Ok(all.next()), Err)
+    }
+
+    /// Keeps a session that holds nothing until [`Self::take_spare`].
+    pub fn spare(&mut self, session: Option<Session<C>>) {
+        self.spare = session.or(self.spare.take());
+    }
+
+    /// Takes it, to be closed.
+    pub fn take_spare(&mut self) -> Option<Session<C>> {
+        self.spare.take()
+    }
+
+    /// Whether there is one.
+    pub fn has_spare(&self) -> bool {
+        self.spare.is_some()
     }
 
     /// An error if two nodes are one server, or one of them is this server, where that takes part by itself.
@@ -364,6 +391,27 @@ impl<C: Pq> Party<C> {
     /// Inactive nodes that do not take part, and why.
     pub fn absent(&self) -> &[String] {
         &self.absent
+    }
+}
+
+/// A node that was begun on, and whether it can take part; or why there is none.
+type Beginning<C> = Result<(Member<C>, Result<(), FenceError>), FenceError>;
+
+/// Asks those that have no number for what else they are known by.
+fn ask_for_marks<C: Pq, W: Waiter>(waiter: &mut W, begun: &mut [Beginning<C>], deadline: Deadline) {
+    let mut unknown: Vec<_> = begun
+        .iter_mut()
+        .filter_map(|begun| begun.as_mut().ok())
+        .filter(|(member, noted)| noted.is_ok() && !member.who.is_known())
+        .collect();
+    let marks = statements::marks();
+    let ask = |_| Command::new("look who answers", marks.as_str());
+    let mut sessions: Vec<&mut Session<C>> =
+        unknown.iter_mut().map(|(member, _)| &mut member.session).collect();
+    let replies = run_all(waiter, &mut sessions, ask, deadline);
+    for ((member, noted), reply) in unknown.into_iter().zip(replies) {
+        let read = reply.and_then(|reply| member.who.read_marks(&reply));
+        *noted = read.map_err(FenceError::from);
     }
 }
 

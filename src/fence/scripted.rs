@@ -6,7 +6,7 @@ use super::steps::Barrier;
 use crate::citus::Node;
 use crate::citus::identity::Who;
 use remote::script::{Incoming, Script, note};
-use remote::{Deadline, PqResult, ResultSet, Waiter};
+use remote::{Begun, Deadline, Pq, PqResult, ResultSet, Session, Waiter};
 
 /// The definition of the function that the extension is known by.
 const OURS: &str = "CREATE OR REPLACE FUNCTION citus_fence.flush_wal()\n RETURNS pg_lsn\n LANGUAGE c\n \
@@ -98,9 +98,14 @@ impl Home for ScriptHome {
         None
     }
 
-    fn prove<W: Waiter>(&mut self, _waiter: &mut W, _by: Deadline) -> Result<(), Failed> {
+    fn prove<C: Pq, W: Waiter>(
+        &mut self,
+        _waiter: &mut W,
+        _answer: Option<Begun<C>>,
+        _by: Deadline,
+    ) -> Result<Option<Session<C>>, Failed> {
         note("home: prove");
-        Ok(())
+        Ok(None)
     }
 
     fn let_go(&mut self) {

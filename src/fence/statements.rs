@@ -6,7 +6,7 @@
 //! transaction mode nothing else stays with the session, and nothing may stay behind in it.
 
 use super::steps::Barrier;
-use crate::citus::identity::{self, AS_OWNER, QUESTION};
+use crate::citus::identity::{self, AS_OWNER, MARKS, QUICK_QUESTION};
 
 /// Begins the transaction that will hold the locks, and warms the session up: a fresh session's first
 /// look at a catalog takes milliseconds that nobody should wait for under a lock.  A lock that conflicts
@@ -15,7 +15,7 @@ use crate::citus::identity::{self, AS_OWNER, QUESTION};
 /// - `statement_timeout` ends a statement whose canceller cannot reach it.
 /// - `idle_in_transaction_session_timeout` ends the attempt on a node that never hears from the
 ///   coordinator again; the hold has a longer one, which comes with the flush.
-/// - [`QUESTION`]: who answers, and what it runs.
+/// - [`QUICK_QUESTION`]: who answers, and what it runs.
 /// - `citus.enable_version_checks`: a fresh session's first look at Citus' catalog reads the control file of every
 ///   extension there is on the machine, which took a seventh of the node's time.  What is locked here is the same
 ///   in every version.
@@ -39,8 +39,13 @@ pub fn begin(lock_timeout_ms: i32, idle_timeout_ms: i64, is_citus: bool) -> Stri
          SHOW deadlock_timeout;\
          LOCK TABLE pg_catalog.pg_dist_transaction, pg_catalog.pg_dist_partition \
              IN ACCESS SHARE MODE;\
-         SELECT pg_backend_pid() AS pid, {DEFINITION} AS definition, {QUESTION}"
+         {QUICK_QUESTION}, pg_backend_pid() AS pid, {DEFINITION} AS definition"
     )
+}
+
+/// Asks a node that is known by no number for the rest.
+pub fn marks() -> String {
+    format!("SELECT {MARKS}")
 }
 
 /// The definition of one of this extension's functions on a node, for [`is_ours`]; null where there is no

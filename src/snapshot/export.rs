@@ -19,7 +19,10 @@
 use std::time::Duration;
 
 use pgrx::pg_sys;
-use remote::{Command, Connecting, Deadline, RemoteError, Reply, Session, Waiter, run_all};
+use remote::{
+    Begun, Command, Connecting, Deadline, LibPq, Pq, RemoteError, Reply, Session, Target, Waiter,
+    run_all,
+};
 
 use super::KEEPER_NAME;
 use super::control::{NodeRow, Owner};
@@ -104,6 +107,9 @@ pub fn export(owner: &Owner, keepers: &mut Keepers, terms: &Terms) -> Result<Kep
     }
 }
 
+/// Nodes, each with what its server has said of itself.
+type Known = Vec<(Node, Who)>;
+
 struct Attempts<'a> {
     owner: &'a Owner,
     keepers: &'a mut Keepers,
@@ -132,16 +138,17 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
         let descriptors =
             ReservedDescriptors::acquire(count).ok_or(FenceError::NoDescriptors { count })?;
         // The nodes make both sessions, and this one a session with itself, at the same time.
-        let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
-        let proof = (!self.is_proved).then(|| Proof::start(waiter, &roster, by));
+        let proof = (!self.is_proved).then(|| Proof::of(&roster));
         let connecting = Connecting::start(waiter, roster.targets(), self.limit.deadline);
         let mut absent = Vec::new();
-        let mut nodes = self.connect_keepers(waiter, &roster, &mut absent)?;
+        let question = proof.as_ref().and_then(Proof::question);
+        let (mut nodes, answer) = self.connect_keepers(waiter, &roster, question, &mut absent)?;
         // Nothing is held on the nodes of a cluster that this server only has a copy of.
         if let Some(proof) = proof {
             // A silent node may have taken all of that time.
             let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
-            proof.finish(waiter, &roster, by)?;
+            let spare = proof.finish(waiter, &roster, answer, by)?;
+            self.party.spare(spare);
             self.is_proved = true;
         }
 
@@ -242,18 +249,22 @@ impl Attempts<'_> {
     }
 
     /// Sessions that are warm, each with its transaction begun, and no snapshot taken; for which nodes. An inactive
-    /// node that does not answer, or cannot take part, is left out, and named.
+    /// node that does not answer, or cannot take part, is left out, and named.  Besides, what is answered to the
+    /// question.
     fn connect_keepers<W: Waiter>(
         &mut self,
         waiter: &mut W,
         roster: &Roster,
+        question: Option<(&Target, Command<'static>)>,
         absent: &mut Vec<String>,
-    ) -> Result<Vec<(Node, Who)>, Failed> {
+    ) -> Result<(Known, Option<Begun<LibPq>>), Failed> {
         let warm_up = statements::warm_up(roster.is_citus(), self.terms.lock_timeout_ms);
         let warm = Command::new("warm-up of the snapshot", warm_up.as_str());
         let by = Deadline::after(waiter, self.connect_timeout()).earlier(self.limit.deadline);
         // The quick do not wait for the slow, nor does their time end with that of a silent one.
-        let begun = Connecting::start(waiter, roster.targets(), by).run(waiter, &warm, by);
+        let connecting = Connecting::start_with(waiter, roster.targets(), question, by);
+        let mut begun = connecting.run(waiter, &warm, by);
+        let answer = begun.drain(roster.targets().len()..).next();
         let idle_ms = i64::from(self.terms.timeout_ms)
             + self.limit.deadline.remaining(waiter).as_millis() as i64
             + IDLE_GRACE_MS;
@@ -261,7 +272,7 @@ impl Attempts<'_> {
         for (node, begun) in roster.nodes().iter().zip(begun) {
             let fit = begun.map_err(of_exchange).and_then(|(session, reply)| {
                 let reply = reply.map_err(of_exchange)?;
-                let who = Who::read(&reply).map_err(of_exchange)?;
+                let who = Who::read_whole(&reply).map_err(of_exchange)?;
                 who.must_fit(node, roster.extension())?;
                 let version = reply.sets.iter().find_map(|set| set.value(0, "server_version_num"));
                 let version = version.and_then(|text| text.parse().ok());
@@ -287,18 +298,14 @@ impl Attempts<'_> {
         for reply in run_all(waiter, &mut sessions(self.keepers), begin, by) {
             reply.map_err(of_exchange)?;
         }
-        Ok(nodes)
+        Ok((nodes, answer))
     }
 
     /// Leaves out whom the fence has left out: an inactive node that had no place for its session, say.
     ///
     /// Both sessions of a node have to be on one server: in a failover, or behind a name that leads to two, the fence
     /// would stand on the one and the snapshot be of the other.
-    fn only_fenced(
-        &mut self,
-        nodes: &mut Vec<(Node, Who)>,
-        absent: &mut Vec<String>,
-    ) -> Result<(), Failed> {
+    fn only_fenced(&mut self, nodes: &mut Known, absent: &mut Vec<String>) -> Result<(), Failed> {
         let mut keepers = Keepers::new();
         let all = std::mem::take(self.keepers).into_iter().zip(std::mem::take(nodes));
         for (session, (node, who)) in all {
@@ -494,8 +501,13 @@ impl Home for NodeList<'_> {
     }
 
     /// The attempt has seen to that before it asked the nodes for anything.
-    fn prove<W: Waiter>(&mut self, _waiter: &mut W, _by: Deadline) -> Result<(), Failed> {
-        Ok(())
+    fn prove<C: Pq, W: Waiter>(
+        &mut self,
+        _waiter: &mut W,
+        _answer: Option<Begun<C>>,
+        _by: Deadline,
+    ) -> Result<Option<Session<C>>, Failed> {
+        Ok(None)
     }
 
     fn let_go(&mut self) {

@@ -3,7 +3,7 @@
 //! These sessions are the extension's owner: each transaction begins with [`AS_OWNER`], and sets everything with
 //! `SET LOCAL`, inside the transaction, for poolers in transaction mode.
 
-use crate::citus::identity::{AS_OWNER, QUESTION};
+use crate::citus::identity::{AS_OWNER, MARKS, QUESTION};
 use crate::fence::statements::set_idle_timeout;
 use crate::pg::quote::literal;
 
@@ -14,7 +14,7 @@ pub fn warm_up(is_citus: bool, lock_timeout_ms: i32) -> String {
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {AS_OWNER}{}\
          SET LOCAL lock_timeout = {lock_timeout_ms}; SET LOCAL statement_timeout = '10s';\
          SET LOCAL client_connection_check_interval = '1s';\
-         SHOW server_version_num;SELECT pg_current_snapshot(), {WHERE}, {QUESTION};\
+         SHOW server_version_num;SELECT pg_current_snapshot(), {WHERE}, {QUESTION}, {MARKS};\
          COMMIT",
         unchecked(is_citus)
     )

@@ -42,6 +42,36 @@ fn rows_come_in_order_and_the_end_counts_them() {
 }
 
 #[test]
+fn few_rows_are_kept_with_what_the_other_statements_give() {
+    let answer = vec![
+        (1, Incoming::Result(PqResult::CopyOut)),
+        (1, Incoming::Row(b"1\t\\N\n")),
+        (2, Incoming::Row(b"2\tb\n")),
+        (2, Incoming::CopyDone),
+        (2, Incoming::Result(copied())),
+        (3, Incoming::Result(PqResult::Set(ResultSet::default()))),
+        (4, Incoming::Ready),
+    ];
+    for keeps in [true, false] {
+        let mut session = session("a", [Script::connects(0).answers([answer.clone()])]);
+        let mut waiter = ScriptWaiter::default();
+        let command = Command::new("look", "COPY t TO STDOUT; SELECT 1");
+        let command = if keeps { command.with_copies() } else { command };
+        let deadline = Deadline::after(&waiter, ms(1_000));
+        let reply = session.run(&mut waiter, command, deadline);
+        if !keeps {
+            assert!(reply.is_err(), "rows that nobody asked for: {reply:?}");
+            continue;
+        }
+        let sets = reply.expect("an answer").sets;
+        let value = |text: &str| Some(text.to_owned());
+        assert_eq!(sets[0].rows, [vec![value("1"), None], vec![value("2"), value("b")]]);
+        assert_eq!((sets[0].command_tag.as_str(), sets.len()), ("COPY 2", 2));
+        assert!(sets[1].rows.is_empty());
+    }
+}
+
+#[test]
 fn what_is_cut_is_not_whole_wherever_it_is_cut() {
     let whole = [
         Incoming::Result(PqResult::CopyOut),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use remote::{Connecting, Deadline, RemoteError, Waiter};
+use remote::{Begun, Connecting, Deadline, Pq, RemoteError, Session, Waiter};
 
 use super::ClusterError;
 use super::nodes::{Nodes, connect_timeout};
@@ -128,8 +128,13 @@ impl Home for OverASession<'_> {
     }
 
     /// The call has seen to that before it has written anything down.
-    fn prove<W: Waiter>(&mut self, _waiter: &mut W, _by: Deadline) -> Result<(), Failed> {
-        Ok(())
+    fn prove<C: Pq, W: Waiter>(
+        &mut self,
+        _waiter: &mut W,
+        _answer: Option<Begun<C>>,
+        _by: Deadline,
+    ) -> Result<Option<Session<C>>, Failed> {
+        Ok(None)
     }
 
     fn let_go(&mut self) {}

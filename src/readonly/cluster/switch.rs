@@ -7,7 +7,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use super::hold_back::{ClosedGates, SILENCE_MS, close_gates};
 use super::nodes::{Nodes, connect_timeout, require_coordinator};
 use super::{ClusterError, intent};
-use crate::citus::identity::{self, IdentityError, QUESTION, Who};
+use crate::citus::identity::{self, IdentityError, MARKS, QUESTION, Who};
 use crate::citus::myself::{Unproved, must_be_home, prove};
 use crate::citus::{Node, Roster};
 use crate::fence::error::may_pass;
@@ -395,7 +395,7 @@ fn ask<W: Waiter>(
         .map(|session| session.map_err(Unanswered::Remote))
         .collect();
     let look = format!(
-        "{}; SELECT {} AS definition, {QUESTION}",
+        "{}; SELECT {} AS definition, {QUESTION}, {MARKS}",
         statements::begin_helper(statements::HELPER_IDLE_MS),
         statements::DEFINITION
     );
@@ -449,7 +449,7 @@ fn is_that_node(
     node: &Node,
     known: &mut Vec<(String, Who)>,
 ) -> Result<(), Unanswered> {
-    let who = Who::read(reply).map_err(Unanswered::Remote)?;
+    let who = Who::read_whole(reply).map_err(Unanswered::Remote)?;
     who.must_be(node).map_err(Unanswered::Other)?;
     known.push((node.label().to_string(), who));
     let all = known.iter().map(|(name, who)| (name.clone(), who));
