@@ -32,6 +32,9 @@ pub const MAX_CATCHUP_S: i32 = 86_400;
 
 /// How often a waiting caller looks, if nothing wakes it.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How often is looked whether a worker that has said its last word is at its end, and for how long.
+const LOOK_FOR_END: Duration = Duration::from_millis(5);
+const END_OF_WORKER: Duration = Duration::from_secs(1);
 /// How long a split that only goes forward may stand still before its caller is told.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -402,6 +405,16 @@ pub fn promote(
     follower.follow(&mut waiter, &mut home, handle)
 }
 
+/// The last word is written before the worker's lock is free: who is told of the end can begin the next split.
+fn await_end_of_worker() {
+    let begun = Instant::now();
+    while worker::is_driven() && begun.elapsed() < END_OF_WORKER {
+        if wait_latch_or_client_gone(LOOK_FOR_END) {
+            return;
+        }
+    }
+}
+
 /// Reads the journal as it grows.
 struct Follower {
     nodeid: i32,
@@ -442,8 +455,12 @@ impl Follower {
                         trouble = Some(report);
                         continue;
                     }
-                    Kind::Error => return Err(report.into()),
+                    Kind::Error => {
+                        await_end_of_worker();
+                        return Err(report.into());
+                    }
                     Kind::Done => {
+                        await_end_of_worker();
                         elog::emit(PgLogLevel::NOTICE, &report);
                         return Ok(());
                     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use remote::{
-    Command, Deadline, NodeLabel, RemoteError, Reply, Session, SessionState, Target, Waiter,
-    cancel_and_drain, connect_all, run_all,
+    Command, Deadline, NodeLabel, Pause, RemoteError, Reply, Session, SessionState, Target, Waiter,
+    cancel_and_drain, connect_all, pause, run_all,
 };
 
 use super::error::CloneError;
@@ -99,6 +99,19 @@ pub fn prove<W: Waiter>(waiter: &mut W, roster: &Roster) -> Result<(), CloneErro
     }
 }
 
+/// How many sessions are begun at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// All: writers wait for what they will do.
+    AtOnce,
+    /// One: nobody waits yet, and so many server processes that start at one moment would take the processors from those
+    /// who write to shards that stay.
+    InTurn,
+}
+
+/// What a server process takes to end, with some to spare.
+const MOMENT: Duration = Duration::from_millis(10);
+
 /// The sessions of a split.  None of them is in a transaction between two steps.
 pub struct Links {
     /// With this server, for the registry.
@@ -116,15 +129,20 @@ pub struct Links {
 }
 
 impl Links {
-    /// Connects to all at once, and finds out whether each is who it should be.
-    pub fn connect<W: Waiter>(waiter: &mut W, map: &Map) -> Result<Self, CloneError> {
+    /// Connects to all, and finds out whether each is who it should be.
+    pub fn connect<W: Waiter>(waiter: &mut W, map: &Map, pace: Pace) -> Result<Self, CloneError> {
         let nodes = map.roster.targets();
         let mut targets = vec![nodes[0].clone()];
         targets.extend(nodes.iter().cloned());
         targets.extend(nodes.iter().cloned());
         targets.extend([nodes[map.source].clone(), nodes[map.source].clone(), map.clone.clone()]);
-        let sessions: Result<Vec<Session>, RemoteError> =
-            open(waiter, &targets).into_iter().collect();
+        let sessions: Result<Vec<Session>, RemoteError> = match pace {
+            Pace::AtOnce => open(waiter, &targets).into_iter().collect(),
+            Pace::InTurn => targets
+                .iter()
+                .flat_map(|target| open(waiter, std::slice::from_ref(target)))
+                .collect(),
+        };
         let mut sessions = sessions?.into_iter();
         let count = nodes.len();
         let mut next = || sessions.next().ok_or(CloneError::ClientGone);
@@ -136,6 +154,18 @@ impl Links {
         settle_down(waiter, &mut links.clone)?;
         links.know_each_other(waiter, map)?;
         Ok(links)
+    }
+
+    /// Closes one session after the other, as long as the waiter is not stopped; see [`Pace::InTurn`].
+    pub fn close<W: Waiter>(self, waiter: &mut W) {
+        let Self { home, lines, lookers, seal, drain, clone } = self;
+        let all = lines.into_iter().chain(lookers).chain([seal, drain, clone, home]);
+        for session in all {
+            drop(session);
+            if pause(waiter, MOMENT) == Pause::Stopped {
+                return;
+            }
+        }
     }
 
     /// Has other sessions take the place of those in which the switch was prepared, where those are spent by it.

@@ -71,7 +71,7 @@ pub fn settle<W: Waiter>(
                 if clone.step == Step::Committing {
                     links::commit_where_possible(waiter, map, clone);
                 }
-                let mut links = links::Links::connect(waiter, map)?;
+                let mut links = links::Links::connect(waiter, map, links::Pace::AtOnce)?;
                 let since = Instant::now();
                 Drive { waiter: &mut *waiter, map, clone: &mut *clone, tell: &mut *tell, since }
                     .forward(&mut links)

@@ -48,6 +48,15 @@ pub fn write(sql: &str) -> String {
     format!("SET LOCAL transaction_read_only = off; {}", query(sql))
 }
 
+/// Has the node finish what two-phase commits have left in doubt there; it must not wait for a synchronous standby, for
+/// that wait has no time-out.
+pub fn recover() -> String {
+    write(
+        "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '2s'; \
+         SET LOCAL synchronous_commit = 'local'; SELECT recover_prepared_transactions()",
+    )
+}
+
 /// A note in the registry: whoever keeps it from being written has a while, for without it nothing goes on.
 ///
 /// It is on disk before what it announces is done, whatever the default of commits is.

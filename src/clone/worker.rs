@@ -19,7 +19,7 @@ use remote::{Deadline, Pause, Session, Target, Waiter, pause};
 use super::driver::Drive;
 use super::error::CloneError;
 use super::hint;
-use super::links::{self, Links, Map};
+use super::links::{self, Links, Map, Pace};
 use super::registry::{self, Kind, Replica};
 use super::settle;
 use super::state::Way;
@@ -103,17 +103,25 @@ fn run(nodeid: i32, extra: u64) {
     interrupts::cancellable(|| false, || worker::connect(extra as u32, NOBODY));
     worker::report_activity("citus_fence clone split");
     let mut at = nodeid;
-    if let Err(report) = worker::catch(|| drive(&mut at)) {
+    let mut left = None;
+    if let Err(report) = worker::catch(|| drive(&mut at, &mut left)) {
         drop(Transaction::adopt_open());
         elog::log(&format!("citus_fence: clone split failed: {}", report.message));
         if at != 0 && worker::catch(|| settle::note(at, Kind::Error, &report)).is_err() {
             drop(Transaction::adopt_open());
         }
     }
+    // When another split can begin, and nobody waits for this one any more.
+    if let Some((links, _map)) = left {
+        let _ = worker::catch(|| links.close(&mut BackendWaiter::new(interrupts::terminated)));
+    }
 }
 
+/// The sessions of a split that is done, and what has reserved their descriptors.
+type Left = Option<(Links, Map)>;
+
 /// Finds out what is to be done, and does it.
-fn drive(nodeid: &mut i32) {
+fn drive(nodeid: &mut i32, left: &mut Left) {
     // A clone has its source's registry, and must never act by it.
     if gate::reserved_for().is_some() {
         return;
@@ -132,7 +140,7 @@ fn drive(nodeid: &mut i32) {
         }
         return;
     }
-    if let Err(error) = drive_locked(nodeid, &transaction, bound)
+    if let Err(error) = drive_locked(nodeid, &transaction, bound, left)
         && *nodeid != 0
     {
         settle::note(*nodeid, Kind::Error, &Report::from(&error));
@@ -143,6 +151,7 @@ fn drive_locked(
     nodeid: &mut i32,
     transaction: &Transaction,
     bound: Duration,
+    left: &mut Left,
 ) -> Result<(), CloneError> {
     let is_called = *nodeid != 0;
     let mut waiter = BackendWaiter::new(interrupts::terminated);
@@ -211,10 +220,13 @@ fn drive_locked(
             let waiter = &mut waiter;
             let went = Drive { waiter, map: &map, clone: &mut clone, tell: &mut tell, since }
                 .forward(&mut links);
-            drop(links);
             match went {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    *left = Some((links, map));
+                    Ok(())
+                }
                 Err(_) => {
+                    drop(links);
                     settle::settle(waiter, &mut clone, &mut tell)?;
                     finished(&clone)
                 }
@@ -307,7 +319,7 @@ pub fn locally<R>(body: impl FnOnce() -> Result<R, CloneError>) -> Result<R, Clo
 /// Everything up to the promotion, for as long as the caller wants it.
 fn begin(map: &Map, clone: &mut Replica, tell: &mut dyn FnMut()) -> Result<Links, CloneError> {
     let mut waiter = Sliced(BackendWaiter::new(|| interrupts::terminated() || !is_waited_for()));
-    let mut links = Links::connect(&mut waiter, map)?;
+    let mut links = Links::connect(&mut waiter, map, Pace::InTurn)?;
     let since = Instant::now();
     Drive { waiter: &mut waiter, map, clone, tell, since }.start(&mut links)?;
     Ok(links)
