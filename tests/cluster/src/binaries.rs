@@ -40,9 +40,18 @@ impl Installation {
 
     fn look_up() -> std::result::Result<Installation, String> {
         let program = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
+        Installation::told_by(Path::new(&program))
+    }
+
+    /// The one whose `pg_config` that is.
+    pub fn of(pg_config: &Path) -> Result<Installation> {
+        Installation::told_by(pg_config).map_err(Error::Environment)
+    }
+
+    fn told_by(program: &Path) -> std::result::Result<Installation, String> {
         let ask = |option: &str| {
-            let shown = program.to_string_lossy();
-            let output = Command::new(&program).arg(option).output().map_err(|error| {
+            let shown = program.display();
+            let output = Command::new(program).arg(option).output().map_err(|error| {
                 format!("cannot run {shown}, which is to tell where PostgreSQL is: {error}")
             })?;
             if !output.status.success() {
@@ -149,6 +158,16 @@ impl Installation {
     /// Where the control file of an extension would be.
     pub fn extension_control(&self, name: &str) -> PathBuf {
         self.sharedir.join("extension").join(format!("{name}.control"))
+    }
+
+    /// Runs one of its programs to its end, and returns what it wrote to its standard output.
+    pub fn run<'a>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+        folder: &Path,
+    ) -> Result<String> {
+        run(name, None, self.command(name)?.args(arguments).current_dir(folder))
     }
 
     /// A command for one of its programs, ready to get its arguments.
