@@ -181,7 +181,7 @@ fn require_free(host: &str, port: i32) -> Result<(), CloneError> {
             return Err(CloneError::Registered {
                 place: place.clone(),
                 by: format!("node {nodeid} of pg_dist_node"),
-                hint: "A replica has to be forgotten there first: one that Citus' own citus_add_clone_node() has registered by SELECT pg_catalog.citus_remove_clone_node(…); a secondary by SELECT citus_remove_node(…);".into(),
+                hint: "A replica has to be forgotten there first: one that Citus' own pg_catalog.citus_add_clone_node() has registered by SELECT pg_catalog.citus_remove_clone_node(…); a secondary by SELECT citus_remove_node(…);".into(),
             });
         }
         let clones = select(&format!(

@@ -165,6 +165,9 @@ pub fn how_to_write(with_cluster: bool) -> &'static str {
     }
 }
 
+/// What to do about a node that is reserved.
+pub const RESERVED_HINT: &str = "Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is.";
+
 /// What to do about a reservation that is in the way.
 fn how_to_open(clone: i32) -> String {
     let proper = match clone {
@@ -220,7 +223,7 @@ impl From<&GateError> for Report {
                 .hint("Connect again."),
             GateError::Reserved { .. } => Report::new(ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                 .detail(IS_BEING_PROMOTED)
-                .hint("Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is."),
+                .hint(RESERVED_HINT),
             GateError::SwitchReserved { clone, .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail(IS_BEING_PROMOTED)
                 .hint(how_to_open(*clone)),
@@ -247,7 +250,7 @@ impl From<&GateError> for Report {
                 Report::new(ERRCODE_OBJECT_IN_USE, message).hint(how_to_open(*clone))
             }
             GateError::CloneId { .. } => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
-                .hint("The ids are those of citus_add_clone_node(), and greater than 0."),
+                .hint("The id is the one that the clone was registered with, and greater than 0."),
             GateError::TokenLength => Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message)
                 .hint("Take a random one, for example: SELECT gen_random_uuid();"),
             GateError::ClientGone => Report::new(ERRCODE_CONNECTION_FAILURE, message),

@@ -7,7 +7,7 @@ use pgrx::PgSqlErrorCode::{ERRCODE_ADMIN_SHUTDOWN, ERRCODE_READ_ONLY_SQL_TRANSAC
 use super::area::{AREA, Activity, Node, NodeState};
 use super::error::GateError;
 use super::policy::{self, Verdict};
-use super::{functions, passing, reservation};
+use super::{functions, passing, reservation, way_out};
 use crate::citus;
 use crate::pg::hooks::Watch;
 use crate::pg::report::Outgoing;
@@ -24,15 +24,6 @@ const VICTIM_HINT: &CStr =
 
 /// The same where the whole cluster is switched.
 const VICTIM_CLUSTER_HINT: &CStr = c"Connect again to read.  The whole cluster is read only.  To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
-
-/// What a client can do that was turned away.
-const HINT: &CStr =
-    c"To let the node write again, as a superuser on it: SELECT alter_system_read_write();";
-/// The same where the whole cluster is read-only.
-const CLUSTER_HINT: &CStr = c"The whole cluster is read only. To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
-
-/// The same on a node that is reserved.
-const RESERVED_HINT: &CStr = c"Write through another node of the cluster. On its coordinator, SELECT * FROM citus_clone_status(); shows how far the clone is.";
 
 /// What the server's hooks ask.
 pub const WATCH: Watch = Watch {
@@ -175,16 +166,13 @@ fn before_report(report: &mut Outgoing<'_>) {
         && let Some(node) = AREA.node()
         && !passing::is_admitted(node)
     {
-        const THEIRS: &str = " in a read-only transaction";
-        match node.state() {
-            NodeState::Reserved => {
-                report.replace_end(THEIRS, ": this node is reserved for a clone", RESERVED_HINT);
-            }
-            _ => {
-                let hint = if node.is_with_cluster() { CLUSTER_HINT } else { HINT };
-                report.replace_end(THEIRS, ": system is now read only", hint);
-            }
-        }
+        let ours = match node.state() {
+            NodeState::Reserved => ": this node is reserved for a clone",
+            _ => ": system is now read only",
+        };
+        way_out::with_hint(node, |hint| {
+            report.replace_end(" in a read-only transaction", ours, hint);
+        });
     }
 }
 
@@ -193,6 +181,6 @@ fn keep_read_only(node: &Node) {
     if passing::is_admitted(node) || passing::has_passed() {
         session::take_back_read_only();
     } else {
-        session::force_read_only();
+        passing::keep_read_only(node);
     }
 }

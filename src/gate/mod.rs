@@ -19,6 +19,7 @@ pub mod reserved_file;
 pub mod state_file;
 pub mod store;
 pub mod victim;
+mod way_out;
 
 mod alone;
 mod functions;

@@ -15,7 +15,7 @@ use super::closing::holds_closed;
 use super::error::GateError;
 use super::kind::{Kind, kind};
 use super::policy::{Gate, gate_of_session};
-use super::{lock, reservation};
+use super::{lock, reservation, way_out};
 use crate::citus::{daemon, library};
 use crate::guc;
 use crate::pg::elog;
@@ -185,11 +185,11 @@ pub fn pass_or_read(node: &Node) {
     let gate = gate();
     while !holds_closed() {
         if !is_admitted(node) {
-            return session::force_read_only();
+            return keep_read_only(node);
         }
         if lock::try_pass(gate) {
             if !go_on_behind(gate, node) {
-                session::force_read_only();
+                keep_read_only(node);
             }
             return;
         }
@@ -198,6 +198,12 @@ pub fn pass_or_read(node: &Node) {
         }
         node.counters().waited.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Makes this transaction read-only, whatever its client says.
+pub fn keep_read_only(node: &Node) {
+    way_out::prepare(node);
+    session::force_read_only();
 }
 
 /// Whether the node refuses nothing to this process.

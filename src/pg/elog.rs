@@ -3,6 +3,7 @@
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use super::names;
 use crate::report::Report;
 
 /// Has the server's errors go to clients as they were raised.  Where the environment has `RUST_BACKTRACE`, as images of
@@ -44,7 +45,7 @@ pub fn emit(level: PgLogLevel, report: &Report) {
         error = error.set_detail(detail.clone());
     }
     if let Some(hint) = &report.hint {
-        error = error.set_hint(hint.clone());
+        error = error.set_hint(names::as_reached(hint).into_owned());
     }
     error.report(level);
 }

@@ -34,6 +34,7 @@ pub mod libpq;
 pub mod library;
 pub mod lock;
 pub mod memory;
+pub mod names;
 pub mod numbered_lock;
 pub mod process;
 pub mod quote;

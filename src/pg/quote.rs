@@ -12,12 +12,14 @@ pub fn qualified(schema: &str, name: &str) -> String {
 
 /// A table's name with its schema for messages: in double quotes only where SQL needs them.
 pub fn shown(schema: &str, name: &str) -> String {
-    let plain = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-    };
-    let part = |name: &str| if plain(name) { name.to_owned() } else { identifier(name) };
-    format!("{}.{}", part(schema), part(name))
+    format!("{}.{}", where_needed(schema), where_needed(name))
+}
+
+/// A name for messages: in double quotes only where SQL needs them.
+pub fn where_needed(name: &str) -> String {
+    let is_plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if is_plain { name.to_owned() } else { identifier(name) }
 }
 
 /// A value, in a form that does not depend on `standard_conforming_strings`.

@@ -38,7 +38,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Where its message ends with `theirs`, and it has no hint, puts `ours` in that place, and the hint.
-    pub fn replace_end(&mut self, theirs: &str, ours: &str, hint: &CStr) {
+    pub fn replace_end(&mut self, theirs: &str, ours: &str, hint: &str) {
         if self.0.message.is_null() || !self.0.hint.is_null() {
             return;
         }
@@ -48,7 +48,7 @@ impl<'a> Outgoing<'a> {
             return;
         };
         if let (Some(message), Some(hint)) =
-            (copy(self.0, &[what, ours.as_bytes()]), copy(self.0, &[hint.to_bytes()]))
+            (copy(self.0, &[what, ours.as_bytes()]), copy(self.0, &[hint.as_bytes()]))
         {
             self.0.message = message;
             self.0.hint = hint;

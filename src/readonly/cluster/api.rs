@@ -7,7 +7,7 @@ use super::nodes::{Nodes, require_coordinator};
 use super::{ClusterError, switch};
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
-use crate::pg::{elog, libpq};
+use crate::pg::{elog, libpq, names};
 use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -68,7 +68,11 @@ fn citus_cluster_read_only_status() -> TableIterator<
                     };
                     let state = value("state");
                     let is_open = is_to_be_read_only && state.as_deref() == Some("read-write");
-                    (state, value("read_only_lsn"), is_open.then(|| LEFT_OUT.to_owned()))
+                    (
+                        state,
+                        value("read_only_lsn"),
+                        is_open.then(|| names::as_reached(LEFT_OUT).into_owned()),
+                    )
                 }
                 Err(error) => (None, None, Some(error.to_string())),
             };
