@@ -227,6 +227,12 @@ fn where_there_is_no_room_nothing_is_begun() {
         let at = disk.path().display().to_string();
         let refused = verify(&dir, &temp, &["--temp-dir", &at]).expect(1);
         refused.complains_of(&["free", "needs", "--temp-dir", &at]);
+        // That is known before the backup is read, which takes its time, too.
+        let file = dir.join("nodes/1/data/PG_VERSION");
+        let own = fs::read(&file).expect("a file");
+        fs::write(&file, [&own[..], b"\n"].concat()).expect("a damaged file");
+        verify(&dir, &temp, &["--temp-dir", &at]).expect(1).complains_of(&["free", "needs"]);
+        fs::write(&file, own).expect("the file as it was");
         assert_eq!(fs::read_dir(disk.path()).expect("a disk").count(), 0);
         disk.resize(2_000_000);
         verify(&dir, &temp, &["--temp-dir", &at]).expect(0);
@@ -269,6 +275,20 @@ fn told_to_stop_it_leaves_nothing_and_killed_the_next_one_clears_up() {
             running.ended()?.expect(1).complains_of(&[signal.as_str()]);
             temp.must_be_empty();
         }
+
+        // Among copies, with Citus.
+        let mut running = start(&mut verify_command(&dir, &temp, &[]));
+        wait_until("a server among the others", PATIENCE, || {
+            let over = running.child().try_wait().expect("its state");
+            assert!(over.is_none(), "it has ended: {over:?}");
+            let sockets = temp.entries().into_iter();
+            sockets.map(|path| path.join(".s.PGSQL.5433")).find(|path| path.exists())
+        })?;
+        running.child().kill().expect("it runs");
+        running.ended()?;
+        assert!(!temp.servers().is_empty(), "no server was left, so this shows nothing");
+        verify(&dir, &temp, &[]).expect(0);
+        temp.must_be_empty();
 
         let mut running = start(&mut verify_command(&dir, &temp, &[]));
         await_servers(&mut running, &temp, 1)?;

@@ -59,27 +59,8 @@ impl Drop for Sockets {
 }
 
 impl Scratch {
-    /// Makes one below a directory that has so much room; what killed runs have left there goes first.
-    pub fn make(temp: &Path, bytes: u64, stop: &Stop, output: &Output) -> Result<Scratch, Failure> {
-        clear_left(temp, stop, output)?;
-        let free = room(temp)?;
-        if free < bytes {
-            return Err(Failure::Unfit {
-                what: format!(
-                    "{} has {} free, and a restore of this backup needs {}",
-                    temp.display(),
-                    size(free),
-                    size(bytes)
-                ),
-                todo: "Make room there, or name another directory with --temp-dir.".into(),
-            });
-        }
-        output.progress(&format!(
-            "restoring to {}: {} needed, {} free",
-            temp.display(),
-            size(bytes),
-            size(free)
-        ));
+    /// Makes one below a directory.
+    pub fn make(temp: &Path) -> Result<Scratch, Failure> {
         let root = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temp);
         let root = root.at("make a directory in", temp)?;
         let lock = lock(root.path())?.ok_or_else(|| Failure::Unfit {
@@ -109,6 +90,30 @@ impl Scratch {
         let path = self.root.path().to_owned();
         self.root.close().at("remove", &path)
     }
+}
+
+/// Finds out that a directory has so much room, and tells; what killed runs have left there goes first.
+pub fn require_room(temp: &Path, bytes: u64, stop: &Stop, output: &Output) -> Result<(), Failure> {
+    clear_left(temp, stop, output)?;
+    let free = room(temp)?;
+    if free < bytes {
+        return Err(Failure::Unfit {
+            what: format!(
+                "{} has {} free, and a restore of this backup needs {}",
+                temp.display(),
+                size(free),
+                size(bytes)
+            ),
+            todo: "Make room there, or name another directory with --temp-dir.".into(),
+        });
+    }
+    output.progress(&format!(
+        "the restore goes to {}: {} needed, {} free",
+        temp.display(),
+        size(bytes),
+        size(free)
+    ));
+    Ok(())
 }
 
 /// How many bytes this user may still write there.

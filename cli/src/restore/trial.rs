@@ -25,7 +25,7 @@ use super::fault::{At, Fault};
 use super::first::{self, FirstStart};
 use super::plan::{self, Place, Plan};
 use super::programs::Programs;
-use super::scratch::Scratch;
+use super::scratch::{self, Scratch};
 use super::steps::Work;
 use super::{finish, guard};
 use crate::check::{self, Finding};
@@ -98,6 +98,7 @@ pub fn require(
     args: &TrialArgs,
     bindir: Option<&Path>,
     stop: &Stop,
+    output: &Output,
 ) -> Result<(), Failure> {
     let elsewhere: Vec<&Node> = backup.nodes.iter().filter(|node| node.data.is_none()).collect();
     if let Some(first) = elsewhere.first() {
@@ -118,14 +119,15 @@ pub fn require(
         return Err(Fault::Root.into());
     }
     first::require_private_directory()?;
-    temp(args)?;
+    let temp = temp(args)?;
     let programs = Programs::find(bindir);
     for node in &backup.nodes {
         if let Some(copy) = &node.data {
             programs.check_version(node.groupid, &dir.join(copy), stop)?;
         }
     }
-    Ok(())
+    let beside = BESIDE * backup.nodes.len() as u64;
+    scratch::require_room(&temp, bytes(dir, backup)? + beside, stop, output)
 }
 
 /// Does it.
@@ -138,8 +140,7 @@ pub fn run(
     output: &Output,
 ) -> Result<Tried, Failure> {
     let bytes = bytes(dir, backup)?;
-    let beside = BESIDE * backup.nodes.len() as u64;
-    let scratch = Scratch::make(&temp(args)?, bytes + beside, stop, output)?;
+    let scratch = Scratch::make(&temp(args)?)?;
     let tried = among_copies(dir, backup, args, bindir, &scratch, stop, output);
     let tried = tried.map_err(without_log).map(|tried| Tried { bytes, ..tried });
     match (tried, scratch.close()) {

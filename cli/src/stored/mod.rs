@@ -73,7 +73,7 @@ pub fn verify(args: &VerifyArgs, stop: &Stop, output: &Output) -> Result<Exit, F
         Stored::Dump(_) => verify::dump(&args.dir, stop)?,
         Stored::Backup(backup) => {
             if args.full {
-                restore::require_trial(&args.dir, &backup, &args.trial, bindir, stop)?;
+                restore::require_trial(&args.dir, &backup, &args.trial, bindir, stop, output)?;
             }
             let mut verified = verify::backup(args, &backup, stop)?;
             if args.full && verified.damaged.is_empty() {
