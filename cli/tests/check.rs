@@ -205,3 +205,48 @@ fn a_node_that_refuses_the_decoder_of_citus_is_named() {
         Ok(())
     });
 }
+
+/// One pair of nodes that do not reach each other, where everybody else does: Citus itself says so of no query that needs
+/// another pair.
+#[test]
+fn a_pair_of_nodes_that_do_not_reach_each_other_is_named() {
+    on_each_engine(|engine| {
+        if engine != Engine::Citus {
+            // The embedded catalog's nodes have no function that asks for that.
+            return Ok(());
+        }
+        let cluster = Cluster::builder(engine).workers(2).build()?;
+        let port = cluster.coordinator().port();
+        check(port, &[]).expect(0);
+        let (from, to) = (cluster.worker(1), cluster.worker(2));
+        // Worker 2 asks for a password, which everybody knows but worker 1.
+        to.psql("SET citus.enable_ddl_propagation = off; ALTER ROLE postgres PASSWORD 'secret';")?;
+        let knows = "INSERT INTO pg_dist_authinfo VALUES (0, 'postgres', 'password=secret')";
+        cluster.coordinator().execute(knows)?;
+        to.execute(knows)?;
+        let hba = to.data_dir().join("pg_hba.conf");
+        let open = std::fs::read_to_string(&hba).expect("a file");
+        let asks = format!("host all all {HOST}/32 scram-sha-256\n{open}");
+        std::fs::write(&hba, asks).expect("another file");
+        to.reload()?;
+        let look = || {
+            let place = format!("host={HOST} port={port} user=postgres dbname=postgres");
+            run(command(&["check", "-d", &place]).env("PGPASSWORD", "secret"))
+        };
+        let told = wait_until("the new rules", PATIENCE, || {
+            let refused = check(port, &[]);
+            (refused.code == Some(1)).then(look)
+        })?
+        .expect(3);
+        let (source, target) = (cluster.catalog_port(1), cluster.catalog_port(2));
+        let words = format!(
+            "look: connections: {HOST}:{source}: it does not get an answer from {HOST}:{target} as role \"postgres\""
+        );
+        assert!(told.out.contains(&words), "{words}: {told:?}");
+        assert!(told.out.contains("1 findings on 3 nodes"), "{told:?}");
+        from.execute(knows)?;
+        let whole = look().expect(0);
+        assert!(whole.out.contains("0 findings on 3 nodes"), "{whole:?}");
+        Ok(())
+    });
+}

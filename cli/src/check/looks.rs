@@ -39,7 +39,7 @@ pub fn look(
     report: &mut Report,
 ) -> Result<(), Failure> {
     prepared(cluster, age, report)?;
-    for between_nodes in [placements, catalogs, indexes] {
+    for between_nodes in [connections, placements, catalogs, indexes] {
         lasting(cluster, age, between_nodes, report)?;
     }
     sequences::look(cluster, fix, report)?;
@@ -116,6 +116,32 @@ fn prepared(cluster: &mut Cluster<'_>, age: Age, report: &mut Report) -> Result<
             };
             push(report, "prepared transactions", &member.talk, what);
         }
+    }
+    Ok(())
+}
+
+/// Every node gets an answer from every other, as Citus itself connects them; and from itself.
+fn connections(cluster: &mut Cluster<'_>, report: &mut Report) -> Result<(), Failure> {
+    if !cluster.citus {
+        return Ok(());
+    }
+    let Some(coordinator) = cluster.members.iter_mut().find(|member| member.group == 0) else {
+        return Ok(());
+    };
+    // Unknown is what a node says that the coordinator itself does not reach: there is a line for that pair, too.
+    let sql = "SELECT format('%s:%s', from_nodename, from_nodeport) AS source, current_user AS who,
+                      format('%s:%s', to_nodename, to_nodeport) AS target
+                 FROM citus_check_cluster_node_health() WHERE NOT result
+                ORDER BY from_nodename, from_nodeport, to_nodename, to_nodeport";
+    let reply = ask(&mut coordinator.talk, "connections between nodes", sql)?;
+    for row in rows(&reply)? {
+        let (source, target): (String, String) = (row.get("source")?, row.get("target")?);
+        let what = format!(
+            "it does not get an answer from {target} as role \"{}\": pg_hba.conf there, pg_dist_authinfo and \
+             citus.node_conninfo here, the name and the network between",
+            row.get::<String>("who")?
+        );
+        report.findings.push(Finding { check: "connections", node: source, what });
     }
     Ok(())
 }

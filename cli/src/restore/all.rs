@@ -88,8 +88,10 @@ pub fn promote(args: &PromoteArgs, stop: &Stop, output: &Output) -> Result<Exit,
 
 /// How far the nodes of this host are brought.
 #[derive(Clone, Copy)]
-enum UpTo {
+pub enum UpTo {
     TheEnd,
+    /// Nothing in them leads to production any more; they still have no configuration that a server starts with.
+    Rewritten,
     /// Where there is a point, and otherwise to the end.
     ThePoint,
     /// Only if all nodes of this host have reached the point, and those of the others are said to.
@@ -111,24 +113,34 @@ fn on_this_host(
     first::require_private_directory()?;
     let plan = plan::make(args, here)?;
     let programs = Programs::find(args.bindir.as_deref());
-    let work = Work { plan: &plan, programs: &programs, args, users: users(args), stop };
+    let private_in = std::env::temp_dir();
+    let work =
+        Work { plan: &plan, programs: &programs, args, users: users(args), private_in, stop };
+    let report = bring(&work, to)?;
+    output.result(&report, lines)?;
+    Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// Brings the nodes of this host as far as that.
+pub fn bring(work: &Work<'_>, to: UpTo) -> Result<Report, Failure> {
+    let Work { plan, programs, args, stop, .. } = *work;
     let places = &plan.places;
     let _locks = places.iter().map(place::lock).collect::<Result<Vec<_>, _>>()?;
     let progress = match to {
-        UpTo::TheEnd | UpTo::ThePoint => {
+        UpTo::TheEnd | UpTo::Rewritten | UpTo::ThePoint => {
             for address in &plan.addresses {
                 place::nothing_answers(address)?;
             }
-            let look = |place: &Place| place::look(&plan, place, &programs, stop);
+            let look = |place: &Place| place::look(plan, place, programs, stop);
             let former = places.iter().map(look).collect::<Result<Vec<_>, _>>()?;
             if !args.no_verify {
-                verify(&plan, places.iter().zip(&former), &programs, stop)?;
+                verify(plan, places.iter().zip(&former), programs, stop)?;
             }
             on_all(places.iter().zip(former), |(place, former)| {
-                place::settle(&plan, place, former, stop)
+                place::settle(plan, place, former, stop)
             })?
         }
-        UpTo::EndFromPoint { all_reached } => reached(&plan, all_reached)?,
+        UpTo::EndFromPoint { all_reached } => reached(plan, all_reached)?,
     };
     let mut nodes: Vec<(&Place, Progress)> = places.iter().zip(progress).collect();
     for (place, progress) in &mut nodes {
@@ -142,6 +154,8 @@ fn on_this_host(
     let waits = matches!(to, UpTo::ThePoint) && plan.point.is_some();
     if !waits {
         on_all(nodes.iter_mut(), |(place, progress)| work.bring_up(place, progress))?;
+    }
+    if !waits && !matches!(to, UpTo::Rewritten) {
         let each = on_all(nodes.iter_mut(), |(place, progress)| work.configure(place, progress))?;
         for ((place, _), hindrances) in nodes.iter().zip(each) {
             if !hindrances.is_empty() {
@@ -155,7 +169,7 @@ fn on_this_host(
             "node {group} is not restored: what is on it alone is lost, and what it had begun stays undecided"
         ));
     }
-    let report = Report {
+    Ok(Report {
         restore_id: plan.restore_id.clone(),
         database: plan.backup.database.clone(),
         coordinator: plan.addresses.iter().find(|one| one.group == 0).cloned(),
@@ -166,13 +180,11 @@ fn on_this_host(
             .iter()
             .map(|(place, progress)| Restored {
                 ready: !waits && !not_ready.contains(&place.group()),
-                ..restored(&programs, place, progress)
+                ..restored(programs, place, progress)
             })
             .collect(),
         findings,
-    };
-    output.result(&report, lines)?;
-    Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Findings })
+    })
 }
 
 /// Compares what is about to be copied with what was written.
@@ -230,7 +242,7 @@ fn reached(plan: &Plan, all_reached: bool) -> Result<Vec<Progress>, Fault> {
 }
 
 /// Who may be a superuser of the copies.
-fn users(args: &WhatArgs) -> Vec<String> {
+pub fn users(args: &WhatArgs) -> Vec<String> {
     if let Some(user) = &args.superuser {
         return vec![user.clone()];
     }
@@ -241,7 +253,7 @@ fn users(args: &WhatArgs) -> Vec<String> {
 }
 
 /// Does something for all at the same time, to the end of each, and gives the first error.
-fn on_all<I: Send, T: Send>(
+pub fn on_all<I: Send, T: Send>(
     items: impl IntoIterator<Item = I>,
     task: impl Fn(I) -> Result<T, Failure> + Sync,
 ) -> Result<Vec<T>, Failure> {

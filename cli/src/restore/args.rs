@@ -84,6 +84,21 @@ pub struct WhatArgs {
     pub superuser: Option<String>,
 }
 
+/// What `verify --full` takes.
+#[derive(Args, Clone, Debug)]
+pub struct TrialArgs {
+    /// With --full: the directory below which the temporary copies go, which need as much room as the backup [default:
+    /// TMPDIR, else /tmp]
+    #[arg(long, value_name = "DIRECTORY", requires = "full")]
+    pub temp_dir: Option<PathBuf>,
+    /// With --full: a library that the copies need, as in `restore all`
+    #[arg(long, value_name = "LIB", value_parser = library, requires = "full")]
+    pub preload: Vec<String>,
+    /// With --full: a superuser of the copies [default: postgres, else this user's name]
+    #[arg(long, value_name = "NAME", requires = "full")]
+    pub superuser: Option<String>,
+}
+
 /// `restore prepare`.
 #[derive(Debug, Args)]
 pub struct HereArgs {

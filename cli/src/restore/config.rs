@@ -122,6 +122,27 @@ pub fn first(
     Ok(text)
 }
 
+/// What is added to that, so that the same server runs with Citus, among copies like itself and nobody else: their sockets
+/// lie in one directory, and a copy knows the others by it.
+pub fn among_copies(place: &Place) -> String {
+    let sockets = &place.to.host;
+    let mut text = String::new();
+    for (name, value) in [
+        ("unix_socket_directories", sockets.as_str()),
+        ("port", &place.to.port.to_string()),
+        ("cluster_name", "temporary"),
+        ("fsync", "off"),
+        ("citus.local_hostname", sockets),
+        // Production's may ask for certificates, or lead to it by an address.
+        ("citus.node_conninfo", "sslmode=disable"),
+        ("citus.enable_statistics_collection", "off"),
+    ] {
+        text.push_str(&line(name, value));
+    }
+    QUIET.iter().for_each(|name| text.push_str(&line(name, "-1")));
+    text
+}
+
 /// What replaces production's postgresql.auto.conf: it, and what keeps the node from production and quiet until
 /// `restore finish`. As text, since ALTER SYSTEM does not know Citus' names where Citus is not loaded.
 pub fn quiet(former: &str, place: &Place, restore_id: &str) -> String {

@@ -41,13 +41,13 @@ const NO_DATABASE: &str = "3D000";
 
 /// What was done.
 #[derive(Debug, Serialize)]
-struct Report {
-    restore_id: String,
-    databases: Vec<String>,
+pub struct Report {
+    pub restore_id: String,
+    pub databases: Vec<String>,
     /// Two-phase commits that were finished.
-    recovered: i64,
+    pub recovered: i64,
     #[serde(flatten)]
-    check: check::Report,
+    pub check: check::Report,
 }
 
 /// Who a node is. One that has never had metadata does not know its group; `restore all` has written it down.
@@ -64,17 +64,46 @@ fn identity(group: i32, restore_id: &str) -> String {
 /// Does it and prints what was done.
 pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     let destination = Destination::new(&args.connection)?;
-    let deadline = Instant::now() + args.wait;
+    let (report, mut clusters) = together(&destination, &args.nodes, args.wait, stop)?;
+    let mut done = BTreeSet::new();
+    for member in clusters.iter_mut().flat_map(|cluster| &mut cluster.members) {
+        if done.insert(member.group) {
+            loud(&mut member.talk)?;
+        }
+    }
+    output.result(&report, |report| {
+        format!(
+            "restore {} is finished: {} two-phase commits finished, in database {}\n{}\
+             archiving, synchronous standbys, subscriptions and cron jobs are still off, so that none reaches production;\n\
+             on again, where wanted: ALTER SYSTEM (archive_mode, synchronous_standby_names, \
+             max_logical_replication_workers), ALTER SUBSCRIPTION, cron.alter_job()\n",
+            report.restore_id,
+            report.recovered,
+            report.databases.join(", "),
+            check::lines(&report.check)
+        )
+    })?;
+    Ok(report.check.exit())
+}
+
+/// All of it but the end: the nodes stay quiet. With a session for each node of each database.
+pub fn together<'a>(
+    destination: &Destination,
+    at: &NodeArgs,
+    wait: Duration,
+    stop: &'a Stop,
+) -> Result<(Report, Vec<Cluster<'a>>), Failure> {
+    let deadline = Instant::now() + wait;
     let mut first = patiently(deadline, stop, || {
-        open(&destination.target.node, &destination.target.params, &destination, stop)
+        open(&destination.target.node, &destination.target.params, destination, stop)
     })?;
     let restore_id = restore_id(&mut first)?;
-    let databases = databases(&mut first, &destination, stop)?;
+    let databases = databases(&mut first, destination, stop)?;
     let mut clusters = Vec::new();
     for database in &databases {
-        await_all(database, &destination, &args.nodes, deadline, stop)?;
-        let mut coordinator = in_database(first.place(), &destination, database, stop)?;
-        clusters.push(Cluster::of(&mut coordinator, &destination, &args.nodes, stop)?);
+        await_all(database, destination, at, deadline, stop)?;
+        let mut coordinator = in_database(first.place(), destination, database, stop)?;
+        clusters.push(Cluster::of(&mut coordinator, destination, at, stop)?);
     }
     for cluster in &mut clusters {
         as_superuser(cluster)?;
@@ -102,25 +131,7 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     for cluster in &mut clusters {
         check::look(cluster, Age::Any, true, &mut report.check)?;
     }
-    let mut done = BTreeSet::new();
-    for member in clusters.iter_mut().flat_map(|cluster| &mut cluster.members) {
-        if done.insert(member.group) {
-            loud(&mut member.talk)?;
-        }
-    }
-    output.result(&report, |report| {
-        format!(
-            "restore {} is finished: {} two-phase commits finished, in database {}\n{}\
-             archiving, synchronous standbys, subscriptions and cron jobs are still off, so that none reaches production;\n\
-             on again, where wanted: ALTER SYSTEM (archive_mode, synchronous_standby_names, \
-             max_logical_replication_workers), ALTER SUBSCRIPTION, cron.alter_job()\n",
-            report.restore_id,
-            report.recovered,
-            report.databases.join(", "),
-            check::lines(&report.check)
-        )
-    })?;
-    Ok(report.check.exit())
+    Ok((report, clusters))
 }
 
 /// Tries until somebody answers or the time is over; a server that starts, or has no room, says so. What it says of user

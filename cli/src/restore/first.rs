@@ -5,7 +5,7 @@
 //! own user reaches it, it knows of no other server, and the next run finds it by its private directory.
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -45,10 +45,12 @@ const OPTIONS: &str = "-c session_replication_role=replica -c default_transactio
     -c idle_in_transaction_session_timeout=0 -c session_preload_libraries= -c local_preload_libraries= \
     -c row_security=off -c standard_conforming_strings=on -c log_statement=none";
 
-/// Makes a private directory for the first start.
-pub fn private_directory() -> Result<PathBuf, Fault> {
-    let parent = std::env::temp_dir();
-    let made = tempfile::Builder::new().prefix("citus-fence-").tempdir_in(&parent);
+/// How the name of a private directory begins.
+const PREFIX: &str = "citus-fence-";
+
+/// Makes a private directory for the first start, below another one: that of TMPDIR, as a rule.
+pub fn private_directory(parent: &Path) -> Result<PathBuf, Fault> {
+    let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
     let path = made.map(tempfile::TempDir::keep).map_err(|error| Fault::WrongUse {
         what: format!(
             "no directory for the first starts can be made in {} ({}): TMPDIR names another place",
@@ -65,9 +67,18 @@ pub fn private_directory() -> Result<PathBuf, Fault> {
     Ok(path)
 }
 
+/// Whether a directory is there that [`private_directory`] has made for this user.
+pub fn is_private(path: &Path) -> bool {
+    let is_named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    let own = nix::unistd::geteuid().as_raw();
+    is_named
+        && fs::symlink_metadata(path)
+            .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own)
+}
+
 /// Finds out that one can be made, before anything is done that takes long.
 pub fn require_private_directory() -> Result<(), Fault> {
-    let path = private_directory()?;
+    let path = private_directory(&std::env::temp_dir())?;
     fs::remove_dir(&path).at("remove", &path)
 }
 
@@ -77,6 +88,8 @@ pub struct FirstStart<'a> {
     private: &'a Path,
     child: Option<Child>,
     stop: &'a Stop,
+    /// What messages call it.
+    name: &'static str,
 }
 
 impl<'a> FirstStart<'a> {
@@ -118,7 +131,16 @@ impl<'a> FirstStart<'a> {
             output: String::new(),
         })?;
         debug!("node {}: first start, process {}", place.group(), child.id());
-        Ok(FirstStart { place, private, child: Some(child), stop })
+        let name = "the server of its first start";
+        Ok(FirstStart { place, private, child: Some(child), stop, name })
+    }
+
+    /// The same, of a later one.
+    pub fn called(self, name: &'static str) -> FirstStart<'a> {
+        // What has a Drop of its own is changed in place.
+        let mut this = self;
+        this.name = name;
+        this
     }
 
     /// Waits until it takes connections, however long its recovery lasts.
@@ -263,7 +285,7 @@ impl<'a> FirstStart<'a> {
         let how = status.map_or(String::new(), |status| format!(" ({status})"));
         Fault::Ended {
             group: self.place.group(),
-            what: format!("the server of its first start has ended before its time{how}"),
+            what: format!("{} has ended before its time{how}", self.name),
             lines: log::complaints(&text),
             log: is_kept.then_some(kept),
             todo: log::what_to_do(&text).into(),

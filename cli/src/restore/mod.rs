@@ -18,6 +18,8 @@
 //! | `steps` | what is done with one node, a step at a time |
 //! | `all` | `restore all`, `prepare` and `promote`: all of that in order |
 //! | `finish` | `restore finish` |
+//! | `scratch` | a directory for copies that nobody keeps |
+//! | `trial` | `verify --full`: all of that in such a directory |
 
 mod all;
 pub mod args;
@@ -33,11 +35,14 @@ mod plan;
 mod programs;
 mod rewrite;
 mod running;
+mod scratch;
 mod stage;
 mod steps;
+mod trial;
 
 pub use fault::Fault;
 pub use plan::read as read_backup;
+pub use trial::{Tried, require as require_trial, run as try_it};
 
 use crate::exit::Exit;
 use crate::failure::Failure;

@@ -143,10 +143,21 @@ fn addresses(
             row.get::<i32>("groupid")?
         ))?;
     }
-    let pools: i64 =
-        database.ask("poolers", "SELECT count(*) FROM pg_dist_poolinfo")?.parse_single()?;
-    if pools > 0 {
-        notes.add(format!("database \"{name}\": {pools} rows of pg_dist_poolinfo removed"))?;
+    let pools = database.ask(
+        "poolers",
+        "SELECT p.nodeid, p.poolinfo, n.groupid FROM pg_dist_poolinfo p LEFT JOIN pg_dist_node n USING (nodeid)
+          ORDER BY p.nodeid",
+    )?;
+    for row in rows(&pools)? {
+        let of: Option<i32> = row.maybe("groupid")?;
+        notes.add(format!(
+            "database \"{name}\": node {}'s pooler ({}) is production's and is left out: the copies connect directly, \
+             until you name others after restore finish: INSERT INTO pg_dist_poolinfo (nodeid, poolinfo) VALUES ({}, \
+             'host=… port=…')",
+            of.map_or_else(|| "an unknown".to_owned(), |group| group.to_string()),
+            row.get::<String>("poolinfo")?,
+            row.get::<i32>("nodeid")?
+        ))?;
     }
     let new: Vec<String> = plan
         .addresses

@@ -30,7 +30,7 @@ pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Res
         let own = written.map(|file| file.pid).filter(|pid| in_directory.contains(pid));
         let ours: BTreeSet<i32> = started_with(private).into_iter().chain(own).collect();
         for pid in ours {
-            end(place, private, pid, stop)?;
+            end(data, private, pid, stop)?;
         }
     }
     let running = processes_in(data);
@@ -49,6 +49,16 @@ pub fn refuse_running(place: &Place, private: Option<&Path>, stop: &Stop) -> Res
                 .into(),
     }
     .into())
+}
+
+/// Ends the servers of a directory that nobody needs any more, whose configuration is in one of these.
+pub fn end_left(data: &Path, privates: &[PathBuf], stop: &Stop) -> Result<(), Failure> {
+    for private in privates {
+        for pid in started_with(private) {
+            end(data, private, pid, stop)?;
+        }
+    }
+    Ok(())
 }
 
 /// The processes that were started with the configuration in that directory, wherever they work by now.
@@ -96,8 +106,7 @@ fn processes_in(data: &Path) -> Vec<i32> {
 }
 
 /// Shuts it down, and makes it end where that takes too long: its WAL brings the next start to the same state.
-fn end(place: &Place, private: &Path, pid: i32, stop: &Stop) -> Result<(), Failure> {
-    let data = &place.to.data;
+fn end(data: &Path, private: &Path, pid: i32, stop: &Stop) -> Result<(), Failure> {
     let gone = |patience: Duration| {
         let began = Instant::now();
         while began.elapsed() < patience && stop.signal().is_none() {

@@ -1,13 +1,13 @@
 //! What is done with one node's copy, a step at a time; how far it has come is on disk before the next begins.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::debug;
 
 use super::args::WhatArgs;
 use super::config::{self, Recovery};
 use super::fault::{At, Fault};
-use super::first::{FirstStart, private_directory};
+use super::first::{FirstStart, is_private, private_directory};
 use super::place;
 use super::plan::{Place, Plan};
 use super::programs::Programs;
@@ -25,6 +25,8 @@ pub struct Work<'a> {
     pub args: &'a WhatArgs,
     /// Who may be a superuser of the copies.
     pub users: Vec<String>,
+    /// Below which directory the private ones are.
+    pub private_in: PathBuf,
     pub stop: &'a Stop,
 }
 
@@ -65,10 +67,7 @@ impl Work<'_> {
     /// Removes the private directory of an interrupted run.
     fn leave_private(&self, data: &Path, progress: &mut Progress) -> Result<(), Failure> {
         let Some(former) = progress.private.take() else { return Ok(()) };
-        let is_ours = former
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("citus-fence-"));
-        if is_ours && former.is_dir() {
+        if is_private(&former) {
             std::fs::remove_dir_all(&former).at("remove", &former)?;
         }
         progress.write(data)?;
@@ -89,7 +88,7 @@ impl Work<'_> {
         if matches!(recovery, Recovery::Own) {
             bounds::give_label_back(data, &control)?;
         }
-        let private = private_directory()?;
+        let private = private_directory(&self.private_in)?;
         progress.private = Some(private.clone());
         progress.started = true;
         // Before the start: whoever comes after a kill has to know whose server that is.

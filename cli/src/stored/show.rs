@@ -126,5 +126,6 @@ pub fn verified(verified: &Verified) -> String {
         0 => String::new(),
         count => format!("; {count} are kept by another tool, and were not read"),
     };
-    format!("{parts} read, all as they were written{elsewhere}\n")
+    let full = verified.full.as_ref().map(crate::restore::Tried::lines).unwrap_or_default();
+    format!("{parts} read, all as they were written{elsewhere}\n{full}")
 }

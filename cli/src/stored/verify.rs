@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::manifest::{Backup, Node};
 use crate::nodes::called;
 use crate::programs;
+use crate::restore::Tried;
 use crate::signals::Stop;
 
 /// What was read.
@@ -25,6 +26,9 @@ pub struct Verified {
     pub elsewhere: usize,
     /// A sentence for each part that is missing or not what it was.
     pub damaged: Vec<String>,
+    /// What its restore has shown, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full: Option<Tried>,
 }
 
 /// All files of a dump.
@@ -33,14 +37,21 @@ pub fn dump(dir: &Path, stop: &Stop) -> Result<Verified, Failure> {
     if let Some(signal) = stop.signal() {
         return Err(Failure::ToldToStop { signal });
     }
-    Ok(Verified { kind: "dump", parts: found.files, elsewhere: 0, damaged: found.damaged })
+    Ok(Verified {
+        kind: "dump",
+        parts: found.files,
+        elsewhere: 0,
+        damaged: found.damaged,
+        full: None,
+    })
 }
 
 /// All nodes' copies of a backup, by the manifests that pg_basebackup has written into them; with the WAL that each
 /// needs.
 pub fn backup(args: &VerifyArgs, backup: &Backup, stop: &Stop) -> Result<Verified, Failure> {
     let program = programs::find("pg_verifybackup", args.bindir.as_deref());
-    let mut verified = Verified { kind: "backup", parts: 0, elsewhere: 0, damaged: Vec::new() };
+    let mut verified =
+        Verified { kind: "backup", parts: 0, elsewhere: 0, damaged: Vec::new(), full: None };
     for node in &backup.nodes {
         let Some(data) = &node.data else {
             verified.elsewhere += 1;
