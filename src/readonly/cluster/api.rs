@@ -5,9 +5,11 @@ use pgrx::{name, pg_extern, search_path};
 
 use super::nodes::{Nodes, require_coordinator};
 use super::{ClusterError, switch};
+use crate::gate::error::GateError;
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
-use crate::pg::{elog, libpq, names};
+use crate::pg::{elog, ident, libpq, names};
+use crate::readonly::error::SwitchError;
 use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -38,6 +40,11 @@ fn citus_cluster_read_only_status() -> TableIterator<
     ),
 > {
     libpq::require();
+    // It has the coordinator's catalog, and is another server than the one that is named there.
+    if ident::in_recovery() {
+        let function = "citus_cluster_read_only_status()";
+        or_raise::<()>(Err(SwitchError::from(GateError::InRecovery { function }).into()));
+    }
     let mut waiter = interruptible();
     or_raise(require_coordinator(&mut waiter).map_err(ClusterError::from));
     let nodes = or_raise(Nodes::read(&mut waiter));

@@ -136,6 +136,17 @@ fn in_recovery() {
         for sql in [BLOCK, UNBLOCK] {
             expect(&refusal(&mut client, sql), "55000", &["recovery", "primary"]);
         }
+        // It has the coordinator's catalog, and is no copy that somebody has started by mistake.
+        for sql in [
+            "SELECT * FROM citus_cluster_read_only_status()",
+            "SELECT citus_set_cluster_read_only()",
+            "SELECT citus_set_cluster_read_write()",
+        ] {
+            let error = refusal(&mut client, sql);
+            expect(&error, "55000", &["recovery", "primary"]);
+            let told = format!("{error:?}");
+            assert!(!told.contains("copy") && !told.contains("UPDATE pg_dist_node"), "{told}");
+        }
         assert_eq!(state(&mut client), "inactive");
         Ok(())
     });
