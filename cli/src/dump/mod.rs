@@ -95,8 +95,8 @@ struct Summary {
 pub fn run(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     match dump(args, stop, output) {
         Ok(summary) => {
-            output.result(&summary, lines)?;
-            Ok(if summary.not_dumped.is_empty() { Exit::Done } else { Exit::Findings })
+            let end = if summary.not_dumped.is_empty() { Exit::Done } else { Exit::Findings };
+            Ok(output.outcome(&summary, lines, end))
         }
         // Whatever a signal has interrupted, it is the signal's doing.
         Err(failure) => Err(match stop.signal() {

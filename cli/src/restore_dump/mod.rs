@@ -82,8 +82,8 @@ pub fn run(args: &RestoreDumpArgs, stop: &Stop, output: &Output) -> Result<Exit,
     });
     match end {
         Ok(summary) => {
-            output.result(&summary, lines)?;
-            Ok(if summary.findings.is_empty() { Exit::Done } else { Exit::Findings })
+            let end = if summary.findings.is_empty() { Exit::Done } else { Exit::Findings };
+            Ok(output.outcome(&summary, lines, end))
         }
         Err(failure @ Failure::RestoreDump(RestoreDumpError::Differs { .. })) => Err(failure),
         Err(failure) if began => Err(RestoreDumpError::Partway(Box::new(failure)).into()),
