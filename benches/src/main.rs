@@ -16,6 +16,10 @@
 //! | `backup.rs` | what does `citus-fence backup` add to the copies, and to the time that writers are held |
 //! | `restore.rs` | what `citus-fence restore` adds to what the servers themselves need |
 //! | `dump.rs` | `citus-fence dump` beside pg_dump |
+//! | `restore_dump.rs` | `citus-fence restore-dump` beside pg_restore, and its memory |
+//! | `one_big.rs` | what two jobs make of one big table, and how much memory a dump needs |
+//! | `many_shards.rs` | how long a dump of many shards needs for its plan, and how many locks it holds |
+//! | `program.rs` | running a program: its time and its memory |
 //! | `floor.rs` | what a bare program needs for the same connections and locks |
 //! | `throughput.rs` | what do writers and readers that need not wait notice of a block |
 //! | `gate.rs` | what does the gate cost writers and readers, and how long does closing it take |
@@ -36,10 +40,14 @@ mod gate;
 mod instructions;
 mod latency;
 mod load;
+mod many_shards;
+mod one_big;
 mod other_build;
 mod partitions;
+mod program;
 mod psql;
 mod restore;
+mod restore_dump;
 mod snapshot;
 mod split;
 mod throughput;
@@ -83,7 +91,11 @@ struct Options {
     /// Backups, and rounds of dumps.
     #[arg(long, default_value_t = 10)]
     copies: usize,
-    /// block, gate, partitions, snapshot, split, backup, restore or dump; without it all.
+    /// How many shards there are when a dump is planned.
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 100_000])]
+    dump_shards: Vec<u32>,
+    /// block, gate, partitions, snapshot, split, backup, restore, dump, one-big, restore-dump or
+    /// many-shards; without it all.
     #[arg(long)]
     only: Option<String>,
     /// Pairs of runs of pgbench, with the gate and without.
@@ -170,6 +182,18 @@ fn main() -> Result<()> {
     if wants("dump") && builds.is_none() {
         println!("8 tables of {} MB altogether, {}", options.megabytes, engine.name());
         dump::measure(engine, options.megabytes, options.copies, &mut table)?;
+    }
+    if wants("one-big") && builds.is_none() {
+        println!("a table of {} MB among small ones, {}", options.megabytes, engine.name());
+        one_big::measure(engine, options.megabytes, options.copies, &mut table)?;
+    }
+    if wants("restore-dump") && builds.is_none() {
+        println!("8 tables of {} MB altogether, {}", options.megabytes, engine.name());
+        restore_dump::measure(engine, options.megabytes, options.copies, &mut table)?;
+    }
+    if wants("many-shards") && builds.is_none() {
+        println!("empty shards on two workers, {}", engine.name());
+        many_shards::measure(engine, &options.dump_shards, &mut table)?;
     }
     print!("{table}");
     Ok(())

@@ -7,7 +7,8 @@
 //! | `--quiet` | nothing | as above |
 //!
 //! A reader that goes away (`| head`) is no failure: nobody wants the rest, and what was done is
-//! done. Any other error of standard output is one.
+//! done. Any other error of standard output is one where the answer is all that was asked for, and a finding where
+//! something was done.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -43,6 +44,27 @@ impl Output {
             false => lines(result),
         };
         print(&text).map_err(Failure::Output)
+    }
+
+    /// Prints the result of something that is done whether anybody hears of it or not. Where standard output does not take it,
+    /// that is a finding: an error would say that nothing is left of what was done.
+    pub fn outcome<T: Serialize>(
+        &self,
+        result: &T,
+        lines: impl FnOnce(&T) -> String,
+        end: Exit,
+    ) -> Exit {
+        match self.result(result, lines) {
+            Ok(()) => end,
+            Err(failure) => {
+                let told = Told { look: format!("it is done, but {failure}") };
+                match self.json {
+                    true => complain(&json_line(&told).unwrap_or_default()),
+                    false => complain(&format!("citus-fence: look: {}\n", told.look)),
+                }
+                Exit::Findings
+            }
+        }
     }
 
     /// Tells of a result on standard error, where standard output is somebody else's.
@@ -92,6 +114,12 @@ impl Output {
             exit_code: Exit::WrongUse.code(),
         });
     }
+}
+
+/// What needs a look, as JSON.
+#[derive(Serialize)]
+struct Told {
+    look: String,
 }
 
 /// A failure in lines.

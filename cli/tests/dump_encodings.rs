@@ -128,3 +128,57 @@ fn bytes_are_what_they_were_in_any_encoding() {
         Ok(())
     });
 }
+
+/// A schema has bytes, too: in comments, functions, defaults, indexes. As names they are refused, for no manifest can have them.
+#[test]
+fn a_schema_without_an_encoding_is_what_it_was() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let (name, encoding, text) = DATABASES[1];
+        let mut client = create(&source, name, encoding, text)?;
+        client.batch_execute("SET client_encoding = 'SQL_ASCII'").expect("no conversion");
+        // What a client of Latin-1 sends, from within the server: this one sends UTF-8 alone.
+        let sent = |sql: &str| {
+            let sql = sql.replace('\'', "''").replace('?', "\\344");
+            format!("DO $$BEGIN EXECUTE E'{sql}'; END$$")
+        };
+        for sql in [
+            "CREATE FUNCTION noted() RETURNS text LANGUAGE sql AS 'SELECT ''?''::text'",
+            "COMMENT ON TABLE plain IS 'B?r'",
+            "ALTER TABLE plain ALTER t SET DEFAULT 'B?r'",
+            "CREATE INDEX partly ON plain (id) WHERE t <> 'B?r'",
+        ] {
+            client.batch_execute(&sent(sql)).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+        let hex = "SELECT concat_ws(' ', encode(textsend(prosrc), 'hex'),
+              encode(textsend(obj_description('plain'::regclass)), 'hex'),
+              encode(textsend(pg_get_indexdef('partly'::regclass)), 'hex'),
+              (SELECT encode(textsend(pg_get_expr(adbin, adrelid)), 'hex') FROM pg_attrdef
+                WHERE adrelid = 'plain'::regclass AND adnum = 2)) FROM pg_proc WHERE proname = 'noted'";
+        let was: String = client.query_one(hex, &[]).expect("the schema").get(0);
+        assert!(
+            was.split(' ').count() == 4 && was.split(' ').all(|one| one.contains("e4")),
+            "{was}"
+        );
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_of(name, source.coordinator().port(), &dir, "text")).expect(0);
+        run(&mut restore_command(target.coordinator().port(), &dir, &["--create"])).expect(0);
+        let mut restored = target.coordinator().connect_params().database(name).connect()?;
+        restored.batch_execute("SET client_encoding = 'SQL_ASCII'").expect("no conversion");
+        let is: String = restored.query_one(hex, &[]).expect("the schema").get(0);
+        assert_eq!(is, was);
+
+        client.batch_execute(&sent("ALTER TABLE plain RENAME t TO \"B?r\"")).expect("a name");
+        let dir = folder.path().join("other");
+        let ended = run(&mut dump_of(name, source.coordinator().port(), &dir, "text")).expect(1);
+        ended.complains_of(&[
+            "column ",
+            " of public.plain has a name that is no UTF-8",
+            "Rename it",
+        ]);
+        assert!(!dir.exists());
+        Ok(())
+    });
+}

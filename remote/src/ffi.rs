@@ -82,6 +82,10 @@ pub struct LibPq {
     without_environment: bool,
 }
 
+// SAFETY: libpq lets any thread use a connection, one at a time, which owning it makes sure of. What its notice receiver
+// writes to is this connection's alone, and is written by whoever calls libpq with it.
+unsafe impl Send for LibPq {}
+
 impl Drop for LibPq {
     fn drop(&mut self) {
         // SAFETY: owned and not used again. The box outlives the connection that points to it.

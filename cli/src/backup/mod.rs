@@ -121,8 +121,8 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let backup =
         Backup { missing, ..describe::backup(about, citus_databases, block, None, copies) };
     describe::finish(folder, &backup, stop)?;
-    output.result(&backup, crate::stored::lines_of_backup)?;
-    Ok(if backup.missing.is_empty() { Exit::Done } else { Exit::Findings })
+    let end = if backup.missing.is_empty() { Exit::Done } else { Exit::Findings };
+    Ok(output.outcome(&backup, crate::stored::lines_of_backup, end))
 }
 
 /// Why an inactive node that answers here has no copy.

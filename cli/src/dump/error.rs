@@ -52,6 +52,9 @@ pub enum DumpError {
     /// A kind of table that cannot be dumped.
     #[error("table {table} is distributed by \"{method}\", which this program does not dump")]
     Method { table: String, method: String },
+    /// A name that no manifest can have.
+    #[error("{what} has a name that is no UTF-8, in a database without an encoding (SQL_ASCII)")]
+    Name { what: String },
     /// A shard without an active placement on a node that is there.
     #[error("shard {shard} of table {table} is on no active node")]
     NoPlacement { table: String, shard: i64 },
@@ -83,6 +86,7 @@ impl DumpError {
             | DumpError::ExportEnded
             | DumpError::Program { .. }
             | DumpError::Method { .. }
+            | DumpError::Name { .. }
             | DumpError::NoPlacement { .. }
             | DumpError::NoDump { .. } => Exit::Failed,
             DumpError::NoMatch { .. } | DumpError::Pattern { .. } => Exit::WrongUse,
@@ -139,6 +143,9 @@ impl DumpError {
             }
             DumpError::Method { .. } => {
                 "Distribute it by hash, or leave it out of the database while you dump."
+            }
+            DumpError::Name { .. } => {
+                "Rename it. Letters outside of ASCII are shown as \u{fffd} here."
             }
             DumpError::NoPlacement { .. } => {
                 "Look into pg_dist_placement and pg_dist_node on the coordinator."

@@ -59,6 +59,9 @@ pub struct Dump {
     pub materialized_views: Vec<Name>,
     /// Every sequence's value on every node.
     pub sequences: Vec<Sequence>,
+    /// What every node's database has its sessions begin with.
+    #[serde(default)]
+    pub settings: Vec<Setting>,
     /// The schema's files.
     pub schema: Vec<SchemaFile>,
     /// The data's files.
@@ -225,6 +228,17 @@ pub struct Sequence {
     /// Whether that was given; otherwise it is the next.
     #[serde(default = "yes")]
     pub is_called: bool,
+}
+
+/// A setting of the database on one node: `ALTER DATABASE … SET`, or `ALTER ROLE … IN DATABASE … SET`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    pub groupid: i32,
+    /// None where it is for all roles.
+    pub role: Option<String>,
+    pub name: String,
+    /// As `pg_db_role_setting` has it.
+    pub value: String,
 }
 
 /// What manifests said that did not say it.

@@ -47,7 +47,7 @@ pub use args::{DumpArgs, EXAMPLES};
 pub use error::DumpError;
 pub use file::measure;
 pub use job::{literal, quote};
-pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Locale, Table};
+pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Locale, Setting, Table};
 pub use read::{Verified, list, verify, verify_unless};
 pub use session::{NodeSession, Reach};
 
@@ -95,8 +95,8 @@ struct Summary {
 pub fn run(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     match dump(args, stop, output) {
         Ok(summary) => {
-            output.result(&summary, lines)?;
-            Ok(if summary.not_dumped.is_empty() { Exit::Done } else { Exit::Findings })
+            let end = if summary.not_dumped.is_empty() { Exit::Done } else { Exit::Findings };
+            Ok(output.outcome(&summary, lines, end))
         }
         // Whatever a signal has interrupted, it is the signal's doing.
         Err(failure) => Err(match stop.signal() {
@@ -162,8 +162,9 @@ fn dump(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Summary, Failur
     };
     let mut session = NodeSession::open(&reach, &stop.flag())?;
     args.selection.check(&mut session)?;
+    drop(session);
     let directory = Directory::create(&args.dir)?;
-    let mut taken = take(args, &destination, &reach, &mut session, &directory, stop)?;
+    let mut taken = take(args, &destination, &reach, &directory, stop)?;
 
     let jobs = std::mem::take(&mut taken.plan.jobs);
     let files = copy(args, &mut taken.snapshots, jobs, &directory, stop, output)?;
@@ -195,7 +196,6 @@ fn take(
     args: &DumpArgs,
     destination: &Destination,
     reach: &Reach,
-    session: &mut NodeSession,
     directory: &Directory,
     stop: &Stop,
 ) -> Result<Taken, Failure> {
@@ -203,7 +203,9 @@ fn take(
     let mut tries = 0;
     loop {
         tries += 1;
-        let mut snapshots = export::take(args, destination, session, reach, &flag)?;
+        let mut session = NodeSession::open(reach, &flag)?;
+        let mut snapshots = export::take(args, destination, &mut session, reach, &flag)?;
+        drop(session);
         let facts = facts(&mut snapshots)?;
         let mut present = |keeper: &export::Keeper| NodeSession::open(&keeper.reach, &flag);
         let mut args = args.clone();
@@ -212,10 +214,10 @@ fn take(
             args.format = args::Format::Text;
         }
         let args = &args;
-        let plan = plan::make(args, &mut snapshots, facts.citus.is_some(), &mut present)?;
+        let plan = plan::make(args, &mut snapshots, &facts, &mut present)?;
         info!("{} tables in {} parts", plan.tables.len(), plan.jobs.len());
         let encoding = &facts.encoding;
-        let what = schema(args, session, &mut snapshots, &plan, encoding, directory, stop)?;
+        let what = schema(args, &mut snapshots, &plan, encoding, directory, stop)?;
         let Some(what) = what else {
             return Ok(Taken { snapshots, plan, facts });
         };
@@ -260,7 +262,6 @@ fn facts(snapshots: &mut Snapshots) -> Result<Facts, Failure> {
 /// Has the schema written; gives what is wrong with it, if another snapshot may help.
 fn schema(
     args: &DumpArgs,
-    session: &mut NodeSession,
     snapshots: &mut Snapshots,
     plan: &Plan,
     encoding: &str,
@@ -287,7 +288,7 @@ fn schema(
             // What the snapshot shows, and is no more when pg_dump comes to lock it, is an error of its.
             Err(failure @ Failure::Dump(DumpError::Program { .. })) => {
                 debug!("{failure}");
-                return changed(session, snapshots)?.map_or(Err(failure), |what| Ok(Some(what)));
+                return changed(snapshots, stop)?.map_or(Err(failure), |what| Ok(Some(what)));
             }
             Err(failure) => return Err(failure),
         }
@@ -297,17 +298,16 @@ fn schema(
     {
         return Ok(Some(format!("pg_dumpall waited for a lock: {said}")));
     }
-    changed(session, snapshots)
+    changed(snapshots, stop)
 }
 
-/// What of the schema is no longer as the snapshot shows it.
-fn changed(
-    session: &mut NodeSession,
-    snapshots: &mut Snapshots,
-) -> Result<Option<String>, Failure> {
+/// What of the schema is no longer as the snapshot shows it. Asked in a session of its own: one that was silent for as long
+/// as pg_dump needs, some links forget.
+fn changed(snapshots: &mut Snapshots, stop: &Stop) -> Result<Option<String>, Failure> {
     let coordinator = snapshots.keepers.first_mut().ok_or(DumpError::ExportEnded)?;
     let then = schema::digest(&coordinator.ask("sum up the snapshot's catalogs", schema::DIGEST)?)?;
-    let now = schema::digest(&session.ask("sum up the present catalogs", schema::DIGEST)?)?;
+    let mut present = NodeSession::open(&coordinator.reach, &stop.flag())?;
+    let now = schema::digest(&present.ask("sum up the present catalogs", schema::DIGEST)?)?;
     let changed: Vec<&str> = then
         .iter()
         .filter(|(name, sums)| now.get(*name) != Some(sums))
@@ -417,6 +417,7 @@ fn manifest(
         functions: plan.functions,
         materialized_views: plan.materialized_views,
         sequences: plan.sequences,
+        settings: plan.settings,
         schema: schema::files(directory.path())?,
         files,
         not_dumped: plan.not_dumped,

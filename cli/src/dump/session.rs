@@ -24,15 +24,18 @@ const COPY_SILENCE: Duration = Duration::from_secs(3600);
 const CANCEL_TIME: Duration = Duration::from_secs(2);
 
 /// What every session starts with. In the startup packet these go over what roles and databases say, and hold
-/// before the first statement; the time-outs of a role would end a keeper, and its formats change every file.
-/// What is copied is written as pg_dump has it written.
+/// before the first statement; the time-outs of a role would end a keeper.
 const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 \
  -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c row_security=off \
  -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
- -c search_path=pg_catalog -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
- -c bytea_output=hex -c TimeZone=UTC -c quote_all_identifiers=off -c xmloption=content \
+ -c search_path=pg_catalog -c quote_all_identifiers=off -c xmloption=content \
  -c synchronize_seqscans=off -c jit=off -c citus.override_table_visibility=off \
  -c citus.enable_manual_changes_to_shards=on -c citus.enable_ddl_propagation=off";
+
+/// What a session starts with that copies: rows are written as pg_dump has them written, whatever roles and databases say.
+/// Who restores has none of it: a check or a view may look at the database's own time zone, and any format is read.
+const WRITTEN: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
+ -c bytea_output=hex -c TimeZone=UTC";
 
 /// What pg_dump's sessions start with: Citus hides shards from it, and its locks must not go to other nodes.
 pub const OPTIONS_OF_PG_DUMP: &str = "-c statement_timeout=0 \
@@ -78,10 +81,10 @@ pub struct NodeSession {
 impl NodeSession {
     /// Connects, and makes sure of who answers. A database of no encoding has bytes of any, which pass as they are. `halt` ends every wait.
     pub fn open(reach: &Reach, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
-        NodeSession::open_with(reach, "", halt)
+        NodeSession::open_with(reach, WRITTEN, halt)
     }
 
-    /// The same with more options, which go over the others.
+    /// The same with other formats, and more options, which go over the others.
     pub fn open_with(
         reach: &Reach,
         more: &str,

@@ -14,6 +14,8 @@
 //! | `schema`, `statement` | pg_dump's files, by psql; which statement has failed |
 //! | `distribute` | what each table was to Citus |
 //! | `route`, `load` | where each file goes; loading them |
+//! | `settings` | what the database's sessions begin with |
+//! | `silence` | sessions that wait while something long is done |
 //! | `finish` | sequences, functions, views, statistics |
 //! | `compare` | whether all is there |
 
@@ -27,6 +29,8 @@ mod load;
 mod progress;
 mod route;
 mod schema;
+mod settings;
+mod silence;
 mod statement;
 mod target;
 
@@ -50,7 +54,9 @@ use crate::output::Output;
 use crate::signals::Stop;
 use crate::units::spell;
 
-use schema::{Pieces, Psql};
+use schema::{Pieces, Psql, Text};
+use settings::When;
+use silence::while_talking;
 use target::Target;
 
 /// What has been done.
@@ -82,8 +88,8 @@ pub fn run(args: &RestoreDumpArgs, stop: &Stop, output: &Output) -> Result<Exit,
     });
     match end {
         Ok(summary) => {
-            output.result(&summary, lines)?;
-            Ok(if summary.findings.is_empty() { Exit::Done } else { Exit::Findings })
+            let end = if summary.findings.is_empty() { Exit::Done } else { Exit::Findings };
+            Ok(output.outcome(&summary, lines, end))
         }
         Err(failure @ Failure::RestoreDump(RestoreDumpError::Differs { .. })) => Err(failure),
         Err(failure) if began => Err(RestoreDumpError::Partway(Box::new(failure)).into()),
@@ -127,12 +133,13 @@ impl Schema {
                 .map_err(|error| RestoreDumpError::File { path: dir.to_owned(), error })
         };
         let read = |path: &Option<PathBuf>| match path {
-            None => Ok(String::new()),
-            Some(path) => fs::read_to_string(path)
+            None => Ok(Text::of(Vec::new())),
+            Some(path) => fs::read(path)
+                .map(Text::of)
                 .map_err(|error| RestoreDumpError::File { path: path.clone(), error }),
         };
         let (before, after) = (path("pre-data.sql")?, read(&path("post-data.sql")?)?);
-        let text = read(&before)? + &after;
+        let text = read(&before)?.text + &after.text;
         Ok(Schema { roles: path("roles.sql")?, before, after: schema::pieces(&after), text })
     }
 }
@@ -282,45 +289,55 @@ impl Work<'_> {
         // Once all is there, other nodes may know nothing of it any more.
         if !self.done(0)?.contains(progress::WHOLE) {
             if self.schema.before.is_some() {
-                self.make(&psql)?;
+                found.1 = self.make(&psql)?;
             }
             found.0 = self.load()?;
-            found.1 = self.numbers(destination)?;
+            found.1.extend(self.numbers(destination)?);
             found.1.extend(self.complete(&psql)?);
             self.compare()?;
             progress::note(&mut self.sessions[0], progress::WHOLE)?;
         }
+        found.1.extend(self.settings(When::Last)?);
         progress::end_elsewhere(&mut self.sessions)?;
         psql.end(self.target.coordinator(), &self.schema.after)?;
         Ok(found)
     }
 
-    /// What comes before the data.
-    fn make(&mut self, psql: &Psql<'_>) -> Result<(), Failure> {
+    /// What the database's sessions begin with, where this program makes the database.
+    fn settings(&mut self, when: When) -> Result<Vec<String>, Failure> {
+        match self.args.create {
+            true => settings::make(self.dump, self.target, &mut self.sessions, when),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// What comes before the data; what needs a look.
+    fn make(&mut self, psql: &Psql<'_>) -> Result<Vec<String>, Failure> {
         let (dump, schema, target) = (self.dump, self.schema, self.target);
         if let (true, Some(roles)) = (self.args.roles, &schema.roles) {
             for node in target.makers() {
                 psql.roles(node, roles)?;
             }
         }
+        let findings = self.settings(When::BeforeTheSchema)?;
         for node in target.makers() {
             if let Some(before) = &schema.before
                 && !self.done(node.group)?.contains("before the data")
             {
                 info!("the schema before the data, on {}", node.called());
-                psql.before(node, before)?;
+                while_talking(&mut self.sessions, || psql.before(node, before))?;
             }
         }
         let mut making = self.making()?;
         distribute::columnar(dump, &mut making)?;
         info!("distribution");
-        distribute::distribute(dump, target, &mut making)?;
+        while_talking(&mut self.sessions, || distribute::distribute(dump, target, &mut making))?;
         if !target.citus {
             for (node, session) in target.nodes.iter().zip(&mut self.sessions).skip(1) {
                 distribute::number_ranges(node, session)?;
             }
         }
-        Ok(())
+        Ok(findings)
     }
 
     /// The rows; how many files go straight to their shards.
@@ -350,7 +367,10 @@ impl Work<'_> {
         let left: Vec<route::Load> =
             loads.into_iter().filter(|load| !done[load.node].contains(&name(load))).collect();
         info!("{} loads of {} files", left.len(), dump.files.len());
-        load::load(&self.args.dir, dump, target, left, self.args.jobs.get(), self.stop)?;
+        let (args, stop) = (self.args, self.stop);
+        while_talking(&mut self.sessions, || {
+            load::load(&args.dir, dump, target, left, args.jobs.get(), stop)
+        })?;
         Ok(direct.len())
     }
 
@@ -359,7 +379,8 @@ impl Work<'_> {
         let (dump, target) = (self.dump, self.target);
         for node in target.makers() {
             let done = self.done(node.group)?;
-            psql.after(node, &self.schema.after, &done)?;
+            let entries = &self.schema.after;
+            while_talking(&mut self.sessions, || psql.after(node, entries, &done))?;
         }
         let mut findings = Vec::new();
         if self.schema.before.is_some() {
@@ -370,13 +391,16 @@ impl Work<'_> {
             let mut making = self.making()?;
             findings = finish::functions(dump, &mut making, &done)?;
             target.coordinator().widen(&mut making)?;
-            finish::materialized_views(dump, &mut making, &done)?;
+            while_talking(&mut self.sessions, || {
+                finish::materialized_views(dump, &mut making, &done)
+            })?;
         }
         if self.schema.before.is_none() {
             findings.extend(finish::triggers(dump, &mut self.sessions[0])?);
         }
         findings.extend(self.schema.after.left_out.iter().cloned());
-        findings.extend(finish::analyze(target, &self.stop.flag())?);
+        let halt = self.stop.flag();
+        findings.extend(while_talking(&mut self.sessions, || finish::analyze(target, &halt))?);
         Ok(findings)
     }
 
@@ -431,7 +455,10 @@ impl Work<'_> {
         let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
         let by_root = self.by_root()?;
         let mut differences = compare::compare(dump, target, hashed, &by_root, &mut self.sessions)?;
-        differences.extend(compare::misplaced(dump, target, hashed, &self.stop.flag())?);
+        let halt = self.stop.flag();
+        differences.extend(while_talking(&mut self.sessions, || {
+            compare::misplaced(dump, target, hashed, &halt)
+        })?);
         // Those of tables that were there before are as they were.
         let made = self.schema.before.is_some();
         let invalid =

@@ -57,10 +57,41 @@ pub struct Pieces {
     pub last: usize,
     /// What is not made again, a sentence each.
     pub left_out: Vec<String>,
+    /// Whether each letter stands for a byte: see [`Text`].
+    is_bytes: bool,
+}
+
+/// A file of pg_dump's. One of a database without an encoding (SQL_ASCII) may have bytes that are no UTF-8, in a comment or
+/// a function say: then each letter stands for a byte of that number, and is written as that byte again.
+pub struct Text {
+    pub text: String,
+    pub is_bytes: bool,
+}
+
+impl Text {
+    /// Of a file's content.
+    pub fn of(content: Vec<u8>) -> Text {
+        match String::from_utf8(content) {
+            Ok(text) => Text { text, is_bytes: false },
+            Err(error) => Text {
+                text: error.as_bytes().iter().copied().map(char::from).collect(),
+                is_bytes: true,
+            },
+        }
+    }
+}
+
+/// A text of pieces as its file had it.
+fn content(text: &str, is_bytes: bool) -> Vec<u8> {
+    match is_bytes {
+        true => text.chars().filter_map(|letter| u8::try_from(letter).ok()).collect(),
+        false => text.as_bytes().to_vec(),
+    }
 }
 
 /// Takes a file apart.
-pub fn pieces(text: &str) -> Pieces {
+pub fn pieces(file: &Text) -> Pieces {
+    let text = file.text.as_str();
     let end = text.rfind("--\n-- PostgreSQL database dump complete\n").unwrap_or(text.len());
     let mut starts: Vec<usize> = text[..end]
         .match_indices(ENTRY)
@@ -83,7 +114,7 @@ pub fn pieces(text: &str) -> Pieces {
         .collect();
     let is_trigger = |entry: &String| kind(entry) == Some("EVENT TRIGGER");
     let last = entries.iter().position(is_trigger).unwrap_or(entries.len());
-    Pieces { head, entries, lines, last, left_out }
+    Pieces { head, entries, lines, last, left_out, is_bytes: file.is_bytes }
 }
 
 /// An entry of an index or a key without the line by which the next CLUSTER knows it: Citus refuses that, and it is no part
@@ -179,7 +210,9 @@ impl Psql<'_> {
     ) -> Result<(), Failure> {
         let folder = folder()?;
         let path = self.search_path.map(|path| super::target::set_search_path(path) + ";\n");
-        let head = put(&folder, "head", &format!("{}{}", pieces.head, path.unwrap_or_default()))?;
+        let mut head = content(&pieces.head, pieces.is_bytes);
+        head.extend(path.unwrap_or_default().into_bytes());
+        let head = put(&folder, "head", &head)?;
         let mut script = format!("{}\\i {}\n", beginning(), word(&head));
         let mut left = 0;
         for (number, entry) in pieces.entries.iter().enumerate().take(pieces.last) {
@@ -189,7 +222,7 @@ impl Psql<'_> {
                 continue;
             }
             left += 1;
-            let path = put(&folder, &number.to_string(), entry)?;
+            let path = put(&folder, &number.to_string(), &content(entry, pieces.is_bytes))?;
             script.push_str(&format!(
                 "BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
                 TIMELESS_ELSEWHERE.join(";\n"),
@@ -207,15 +240,15 @@ impl Psql<'_> {
     /// Ends the progress and makes event triggers, in one transaction: none is there while there is progress left.
     pub fn end(&self, node: &Node, pieces: &Pieces) -> Result<(), Failure> {
         let folder = folder()?;
-        let mut script =
-            format!("{}\\i {}\nBEGIN;\n", beginning(), word(&put(&folder, "head", &pieces.head)?));
+        let head = put(&folder, "head", &content(&pieces.head, pieces.is_bytes))?;
+        let mut script = format!("{}\\i {}\nBEGIN;\n", beginning(), word(&head));
         script.push_str(&format!(
             "SET LOCAL citus.enable_ddl_propagation = off;\nDROP SCHEMA {} CASCADE;\n\
              SET LOCAL citus.enable_ddl_propagation = on;\n",
             progress::SCHEMA
         ));
         for (number, entry) in pieces.entries.iter().enumerate().skip(pieces.last) {
-            let path = put(&folder, &number.to_string(), entry)?;
+            let path = put(&folder, &number.to_string(), &content(entry, pieces.is_bytes))?;
             script.push_str(&format!("\\i {}\n", word(&path)));
         }
         script.push_str("COMMIT;\n");
@@ -284,9 +317,9 @@ fn folder() -> Result<tempfile::TempDir, Failure> {
 }
 
 /// Writes a file for psql.
-fn put(folder: &tempfile::TempDir, name: &str, text: &str) -> Result<PathBuf, Failure> {
+fn put(folder: &tempfile::TempDir, name: &str, content: &[u8]) -> Result<PathBuf, Failure> {
     let path = folder.path().join(name);
-    fs::write(&path, text).map_err(|error| file_error(&path, error))?;
+    fs::write(&path, content).map_err(|error| file_error(&path, error))?;
     Ok(path)
 }
 
@@ -391,7 +424,7 @@ CREATE EVENT TRIGGER e ON ddl_command_end;
 
     #[test]
     fn a_file_is_taken_apart_into_its_entries() {
-        let pieces = pieces(TEXT);
+        let pieces = pieces(&Text::of(TEXT.into()));
         assert!(pieces.head.contains("SET a = 1;") && !pieces.head.contains("restrict"));
         assert_eq!(pieces.entries.len(), 3);
         assert_eq!(pieces.last, 2);
@@ -412,7 +445,7 @@ CREATE EVENT TRIGGER e ON ddl_command_end;
             "CREATE INDEX a ON t (b);",
             "CREATE INDEX a ON t (b);\n\nALTER TABLE s.t CLUSTER ON a;",
         );
-        let pieces = pieces(&text);
+        let pieces = pieces(&Text::of(text.into()));
         assert_eq!(pieces.left_out.len(), 1);
         assert!(
             pieces.entries[1].contains("CREATE INDEX a")
@@ -422,9 +455,22 @@ CREATE EVENT TRIGGER e ON ddl_command_end;
 
     #[test]
     fn a_file_without_entries_has_none() {
-        let pieces = pieces("--\n-- PostgreSQL database dump\n--\n\nSET a = 1;\n");
+        let text = "--\n-- PostgreSQL database dump\n--\n\nSET a = 1;\n";
+        let pieces = pieces(&Text::of(text.into()));
         assert_eq!((pieces.entries.len(), pieces.last), (0, 0));
         assert!(pieces.head.contains("SET a = 1;"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_written_as_they_were() {
+        let bytes = TEXT.replace("CREATE INDEX a ON", "CREATE INDEX \"a?\" ON").into_bytes();
+        let bytes: Vec<u8> =
+            bytes.into_iter().map(|byte| if byte == b'?' { 0xe4 } else { byte }).collect();
+        let text = Text::of(bytes.clone());
+        assert!(text.is_bytes);
+        let entry = content(&pieces(&text).entries[1], true);
+        assert!(bytes.windows(entry.len()).any(|window| window == entry));
+        assert!(entry.contains(&0xe4) && !Text::of(TEXT.into()).is_bytes);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Node {
 
     /// A session that reads and loads there, and is seen by no other node.
     pub fn session(&self, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
-        NodeSession::open(&self.reach, halt)
+        NodeSession::open_with(&self.reach, "", halt)
     }
 
     /// Has what runs in a session from now on find things by what `--search-path` says.

@@ -52,6 +52,13 @@ impl Drop for Stopped {
     }
 }
 
+/// The most memory that a process of this machine has had in use so far, in kB; none once it has ended.
+pub fn peak_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// A request to the starter thread, and where the answer goes.
 type StartRequest = (Command, mpsc::Sender<io::Result<Child>>);
 

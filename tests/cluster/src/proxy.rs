@@ -68,6 +68,8 @@ struct State {
     target: SocketAddr,
     mode: Mode,
     delay: Duration,
+    /// How long a connection may be silent before it is reset.
+    patience: Option<Duration>,
     /// Where every second new connection leads.
     second: Option<SocketAddr>,
     /// Counts the changes.
@@ -91,6 +93,7 @@ const ACCEPTOR: u64 = 0;
 struct Orders {
     mode: Mode,
     delay: Duration,
+    patience: Option<Duration>,
 }
 
 impl std::fmt::Debug for Link {
@@ -111,6 +114,7 @@ impl Link {
                 target: SocketAddr::from((Ipv4Addr::LOCALHOST, target_port)),
                 mode: Mode::Open,
                 delay: Duration::ZERO,
+                patience: None,
                 second: None,
                 generation: 1,
                 next_id: ACCEPTOR + 1,
@@ -151,6 +155,12 @@ impl Link {
         self.change(|state| state.delay = delay)
     }
 
+    /// Resets every connection through which nothing has gone for this long, in either direction, as firewalls and
+    /// balancers do.
+    pub fn forget_after(&self, patience: Duration) -> Result<()> {
+        self.change(|state| state.patience = Some(patience))
+    }
+
     /// Resets every connection, and leads new ones to another port on 127.0.0.1, as an address that moves on to
     /// another server does.
     pub fn lead_to(&self, target_port: u16) -> Result<()> {
@@ -166,11 +176,12 @@ impl Link {
         self.change(|state| state.second = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
     }
 
-    /// Opens the link again, without delay and to one server alone.
+    /// Opens the link again, without delay, to one server alone, and with patience.
     pub fn heal(&self) -> Result<()> {
         self.change(|state| {
             state.mode = Mode::Open;
             state.delay = Duration::ZERO;
+            state.patience = None;
             state.second = None;
         })
     }
@@ -248,7 +259,7 @@ impl Shared {
         let mut drained = [0u8; 64];
         while matches!(woken.read(&mut drained), Ok(read) if read > 0) {}
         let state = self.state.lock();
-        let orders = Orders { mode: state.mode, delay: state.delay };
+        let orders = Orders { mode: state.mode, delay: state.delay, patience: state.patience };
         (orders, state.generation)
     }
 
@@ -388,6 +399,7 @@ impl Shared {
     ) -> io::Result<()> {
         let mut there = Direction::default();
         let mut back = Direction::default();
+        let mut heard = Instant::now();
         loop {
             let orders = self.orders(id, woken);
             match orders.mode {
@@ -402,10 +414,16 @@ impl Shared {
 
             let moved = there.send_due(server)? + back.send_due(client)?;
             if moved > 0 {
+                heard = Instant::now();
                 self.state.lock().forwarded += moved as u64;
             }
             if there.is_done() && back.is_done() {
                 return Ok(());
+            }
+
+            let left = orders.patience.map(|patience| patience.saturating_sub(heard.elapsed()));
+            if left == Some(Duration::ZERO) {
+                return Err(ErrorKind::ConnectionAborted.into());
             }
 
             let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
@@ -423,7 +441,7 @@ impl Shared {
                 server_at = Some(fds.len());
                 fds.push(PollFd::new(server.as_fd(), server_events));
             }
-            let next_due = [there.due_in(), back.due_in()].into_iter().flatten().min();
+            let next_due = [there.due_in(), back.due_in(), left].into_iter().flatten().min();
             wait(&mut fds, next_due);
             let ready = |at: Option<usize>| at.is_some_and(|at| is_ready(&fds[at]));
             let (client_ready, server_ready) = (ready(client_at), ready(server_at));

@@ -8,7 +8,9 @@ use tracing::debug;
 use super::super::error::DumpError;
 use super::super::export::Keeper;
 use super::super::job::{literal, quote};
-use super::super::manifest::{Colocation, Columnar, Function, Kind, Name, Sequence, Table, Tenant};
+use super::super::manifest::{
+    Colocation, Columnar, Function, Kind, Name, Sequence, Setting, Table, Tenant,
+};
 use super::super::session::NodeSession;
 use super::{BLOCK, Plan};
 use crate::failure::Failure;
@@ -377,6 +379,58 @@ pub fn read_sequences(
         }
     }
     Ok(())
+}
+
+/// Refuses names that are no UTF-8, which only a database without an encoding can have: a manifest could not say them, and two
+/// that differ would be taken for one.
+pub fn names(coordinator: &mut Keeper) -> Result<(), Failure> {
+    let reply = coordinator.ask(
+        "look at names",
+        "SELECT format('schema %s', nspname) AS what FROM pg_namespace
+         UNION ALL
+         SELECT format('%s %s.%s', CASE relkind WHEN 'S' THEN 'sequence' WHEN 'm' THEN 'materialized view' ELSE 'table' END,
+                       relnamespace::regnamespace, relname)
+           FROM pg_class WHERE relkind IN ('r', 'p', 'S', 'm')
+         UNION ALL
+         SELECT format('column %s of %s', attname, attrelid::regclass) FROM pg_attribute
+          WHERE attnum > 0 AND NOT attisdropped
+            AND attrelid IN (SELECT oid FROM pg_class WHERE relkind IN ('r', 'p'))
+         UNION ALL
+         SELECT format('function %s', oid::regprocedure) FROM pg_proc WHERE oid >= 16384
+         UNION ALL
+         SELECT format('setting %s', u) FROM pg_db_role_setting, unnest(setconfig) u",
+    )?;
+    for row in rows(&reply)? {
+        let what: String = row.get("what")?;
+        // What this program has made of bytes that are no text.
+        if what.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(DumpError::Name { what }.into());
+        }
+    }
+    Ok(())
+}
+
+/// What a node's database has its sessions begin with, for all roles and for some.
+pub fn settings_of(keeper: &mut Keeper) -> Result<Vec<Setting>, Failure> {
+    let groupid = keeper.node.groupid;
+    let reply = keeper.ask(
+        "list the database's settings",
+        "SELECT r.rolname AS role, split_part(u.entry, '=', 1) AS name,
+                substr(u.entry, strpos(u.entry, '=') + 1) AS value
+           FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole
+          CROSS JOIN LATERAL unnest(s.setconfig) WITH ORDINALITY AS u(entry, place)
+          WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (s.setrole = 0 OR r.rolname IS NOT NULL)
+          ORDER BY r.rolname NULLS FIRST, u.place",
+    )?;
+    Ok(collect(&reply, |row| {
+        Ok(Setting {
+            groupid,
+            role: row.maybe("role")?,
+            name: row.get("name")?,
+            value: row.get("value")?,
+        })
+    })?)
 }
 
 pub fn large_objects(keeper: &mut Keeper, not_dumped: &mut Vec<String>) -> Result<(), Failure> {

@@ -7,11 +7,14 @@ use std::path::PathBuf;
 
 use tracing::debug;
 
+use super::Facts;
 use super::args::{Compress, DumpArgs};
 use super::error::DumpError;
 use super::export::{Keeper, Snapshots};
 use super::job::{Job, quote};
-use super::manifest::{Colocation, DataFile, Function, Kind, Name, Sequence, Table, Tenant};
+use super::manifest::{
+    Colocation, DataFile, Function, Kind, Name, Sequence, Setting, Table, Tenant,
+};
 use super::session::NodeSession;
 use crate::failure::Failure;
 use catalog::{Relation, Shard};
@@ -32,6 +35,7 @@ pub struct Plan {
     pub functions: Vec<Function>,
     pub materialized_views: Vec<Name>,
     pub sequences: Vec<Sequence>,
+    pub settings: Vec<Setting>,
     pub not_dumped: Vec<String>,
     /// Tables that pg_dump must not take for the coordinator's own, quoted: only where Citus does not hide them.
     pub hidden: Vec<String>,
@@ -41,7 +45,7 @@ pub struct Plan {
 pub fn make(
     args: &DumpArgs,
     snapshots: &mut Snapshots,
-    is_citus: bool,
+    facts: &Facts,
     present: &mut dyn FnMut(&Keeper) -> Result<NodeSession, Failure>,
 ) -> Result<Plan, Failure> {
     let keepers = &mut snapshots.keepers;
@@ -53,10 +57,15 @@ pub fn make(
         functions: Vec::new(),
         materialized_views: Vec::new(),
         sequences: Vec::new(),
+        settings: Vec::new(),
         not_dumped: Vec::new(),
         hidden: Vec::new(),
     };
     let coordinator = keepers.first_mut().ok_or(DumpError::ExportEnded)?;
+    let is_citus = facts.citus.is_some();
+    if facts.encoding == "SQL_ASCII" {
+        catalog::names(coordinator)?;
+    }
     let (by_oid, keys) = catalog::tables(coordinator, &mut plan)?;
     catalog::metadata(coordinator, is_citus, &mut plan)?;
     catalog::columnar(coordinator, &mut plan)?;
@@ -69,6 +78,7 @@ pub fn make(
     for keeper in keepers.iter_mut() {
         relations.push(catalog::relations_of(keeper, present)?);
         plan.sequences.extend(catalog::sequences_of(keeper)?);
+        plan.settings.extend(catalog::settings_of(keeper)?);
         catalog::large_objects(keeper, &mut plan.not_dumped)?;
     }
     let nodes: HashMap<i32, usize> = keepers

@@ -1,0 +1,112 @@
+//! What a database's sessions begin with: `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`. As with `pg_restore`,
+//! `--create` brings them along, and a database that is there keeps its own.
+
+mod common;
+
+use common::restored::restore_command;
+use common::{command, dump_command, manifest, run, second_cluster};
+use fence_tests::{Client, Cluster, Result, on_each_engine};
+
+/// What each of them decides is in the table, or in a view.
+const STATEMENTS: [&str; 8] = [
+    "ALTER DATABASE second SET TimeZone = 'Asia/Tokyo'",
+    "ALTER DATABASE second SET search_path = \"$user\", \"Sch ema\", public, ''",
+    "ALTER DATABASE second SET app.own = 'a ''b'' = \\c'",
+    "ALTER ROLE reader IN DATABASE second SET default_transaction_read_only = on",
+    "ALTER ROLE reader IN DATABASE second SET DateStyle = 'German'",
+    "SET TimeZone = 'Asia/Tokyo'; \
+     CREATE TABLE public.days (at timestamptz, day date CHECK (day = at::date)); \
+     INSERT INTO public.days VALUES ('2024-01-31 23:00+00', '2024-02-01')",
+    "SET TimeZone = 'Asia/Tokyo'; CREATE MATERIALIZED VIEW public.seen AS SELECT at::date AS day FROM public.days",
+    "CREATE TABLE public.plain (id int)",
+];
+
+/// All of them, as one node has them.
+fn settings(cluster: &Cluster, node: usize) -> Result<String> {
+    cluster.node(node).query_value(
+        "SELECT string_agg(format('%s: %s', coalesce(r.rolname, 'all'), u), '; ' ORDER BY r.rolname, u)
+           FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase AND d.datname = 'second'
+          CROSS JOIN unnest(s.setconfig) u LEFT JOIN pg_roles r ON r.oid = s.setrole",
+    )
+}
+
+fn roles(cluster: &Cluster) -> Result<()> {
+    let sql = "SET citus.enable_ddl_propagation = off; CREATE ROLE reader";
+    cluster.execute_everywhere(sql)
+}
+
+#[test]
+fn a_database_that_is_made_has_its_settings_before_anything_looks_at_them() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        roles(&source)?;
+        let mut client: Client = second_cluster(&source, true)?;
+        for statement in STATEMENTS {
+            for part in statement.split("; ") {
+                client.batch_execute(part).unwrap_or_else(|error| panic!("{part}: {error:?}"));
+            }
+        }
+        // Not what the coordinator has.
+        source.worker(1).execute(
+            "SET citus.enable_ddl_propagation = off; ALTER DATABASE second RESET ALL; \
+             ALTER DATABASE second SET work_mem = '5MB'",
+        )?;
+        let was = [settings(&source, 0)?, settings(&source, 1)?];
+        assert!(was[0].contains("Tokyo") && !was[1].contains("Tokyo"), "{was:?}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        let port = source.coordinator().port().to_string();
+        let words = ["dump", "-h", test_cluster::HOST, "-p", &port, "-U", test_cluster::SUPERUSER];
+        let bindir = test_cluster::Installation::current()?.bindir().to_owned();
+        run(command(&words).args(["-d", "second", "--bindir"]).arg(bindir).arg(&dir)).expect(0);
+        assert_eq!(manifest(&dir)["settings"][0]["value"], "Asia/Tokyo");
+        drop(source);
+
+        let target = Cluster::builder(engine).workers(2).fsync(false).build()?;
+        let port = target.coordinator().port();
+        // A role that is not there is named, and nothing else is the worse for it.
+        let ended = run(&mut restore_command(port, &dir, &["--create"])).expect(3);
+        for word in ["DateStyle for role reader was not made", "\"reader\" does not exist"] {
+            assert!(ended.out.contains(word), "{word}: {ended:?}");
+        }
+        for node in target.nodes() {
+            node.execute("DROP DATABASE second WITH (FORCE)")?;
+        }
+        roles(&target)?;
+        run(&mut restore_command(port, &dir, &["--create"])).expect(0);
+        let is = [settings(&target, 0)?, settings(&target, 1)?, settings(&target, 2)?];
+        // A worker that is new has what the first had.
+        assert_eq!(is, [was[0].clone(), was[1].clone(), was[1].clone()]);
+        let mut client = target.coordinator().connect_params().database("second").connect()?;
+        let seen: String =
+            client.query_one("SELECT min(day)::text FROM public.seen", &[]).expect("it").get(0);
+        assert_eq!(seen, "2024-02-01");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_database_that_is_there_keeps_its_own_and_what_looks_at_them_sees_these() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        for statement in [
+            "ALTER DATABASE postgres SET work_mem = '5MB'",
+            "CREATE TABLE days (at timestamptz, day date); INSERT INTO days VALUES ('2024-01-31 23:00+00')",
+            "CREATE MATERIALIZED VIEW seen AS SELECT at::date AS day FROM days",
+        ] {
+            source.coordinator().execute(statement)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let coordinator = target.coordinator();
+        coordinator.execute("ALTER DATABASE postgres SET TimeZone = 'Asia/Tokyo'")?;
+        run(&mut restore_command(coordinator.port(), &dir, &[])).expect(0);
+        // As pg_restore fills it.
+        assert_eq!(coordinator.query_value("SELECT day FROM seen")?, "2024-02-01");
+        assert_ne!(coordinator.query_value("SHOW work_mem")?, "5MB");
+        Ok(())
+    });
+}
