@@ -2,9 +2,7 @@
 
 mod common;
 
-use std::process::{Command, Stdio};
-
-use common::{Running, start, status_command};
+use common::{Running, start, status_command, through};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_cluster::postgres::Client;
@@ -51,20 +49,6 @@ impl Stage {
 fn tell(child: &mut Running, signal: Signal) {
     let pid = i32::try_from(child.child().id()).expect("a pid");
     kill(Pid::from_raw(pid), signal).expect("a signal");
-}
-
-/// The same command, started through another program.
-fn through(words: &[&str], command: &Command) -> Command {
-    let mut other = Command::new(words[0]);
-    other.args(&words[1..]).arg(command.get_program()).args(command.get_args());
-    other.stdin(Stdio::null());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => other.env(name, value),
-            None => other.env_remove(name),
-        };
-    }
-    other
 }
 
 #[test]

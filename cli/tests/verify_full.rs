@@ -11,12 +11,13 @@ use std::process::Command;
 
 use common::backup::{Listeners, as_servers_user, backup, manifest, restore_all, write_manifest};
 use common::small_disk::SmallDisk;
-use common::{Ended, Running, dump_command, run, start};
+use common::{Ended, Running, dump_command, run, start, through};
 use fence_tests::{Bank, on_each_engine};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_cluster::{
-    Cluster, Engine, Installation, PATIENCE, Result, StopMode, give_tree_to_server_user, wait_until,
+    Cluster, Engine, Installation, PATIENCE, Result, StopMode, give_tree_to_server_user,
+    run_as_server_user, wait_until,
 };
 
 /// A directory of the servers' user, with a short path, whose temporary directories are counted.
@@ -261,7 +262,11 @@ fn told_to_stop_it_leaves_nothing_and_killed_the_next_one_clears_up() {
         let dir = backup(&cluster, "stopped")?;
         let temp = Temp::new()?;
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            let mut running = start(&mut verify_command(&dir, &temp, &[]));
+            // Whoever runs the tests in the background of a script has SIGINT ignored, and so would the command.
+            let heeding = ["env", "--default-signal=TERM,INT,HUP"];
+            let mut heeding = through(&heeding, &verify_command(&dir, &temp, &[]));
+            run_as_server_user(&mut heeding)?;
+            let mut running = start(&mut heeding);
             match signal {
                 // While files are copied, and while servers run.
                 Signal::SIGINT => wait_until("copies", PATIENCE, || temp.copies())?,

@@ -81,6 +81,23 @@ pub fn status_command(port: u16, more: &[&str]) -> Command {
 /// A command that runs. It does not outlive the test.
 pub struct Running(Option<Child>);
 
+/// The same command, started through another program.
+pub fn through(words: &[&str], command: &Command) -> Command {
+    let mut other = Command::new(words[0]);
+    other.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    other.stdin(Stdio::null());
+    if let Some(folder) = command.get_current_dir() {
+        other.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
 /// Starts a command whose outputs are kept.
 pub fn start(command: &mut Command) -> Running {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
