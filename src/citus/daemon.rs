@@ -16,9 +16,16 @@ const INTERVALS: [&CStr; 3] = [
 /// date.  While one is there the daemon starts no other.
 pub const METADATA_SYNC: &CStr = c"SyncNodeMetadataToNodesMain";
 
+/// Never.
+const OFF: &CStr = c"-1";
+/// As good as never, and the longest that Citus takes for each: a week.
+const LONGEST: &CStr = c"604800000";
+
 thread_local! {
-    /// They are switched off here.
+    /// They are kept off here.
     static KEPT_OFF: Cell<bool> = const { Cell::new(false) };
+    /// Whether this process has committed before.
+    static IS_AT_WORK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// On a read-only node this work would fail at its commit, and the daemon with it, every few seconds anew.
@@ -26,15 +33,21 @@ thread_local! {
 /// connected to its database, is told to leave it until the node writes again.
 ///
 /// What the configuration files say goes on to be read underneath, so it is what they say by then that counts.
+///
+/// With a commit in the middle of its round the daemon then waits for no longer than the interval of what it has just
+/// done: -1 there is for ever, also past its own end when that has just been asked for, and the server would not stop.
+/// So -1 is for a daemon that has done nothing yet, for which everything is due; a later one is given the longest.
 pub fn keep_from_writing(keep: bool) {
-    if !keep && !KEPT_OFF.get() {
+    let is_at_work = IS_AT_WORK.replace(true);
+    if keep == KEPT_OFF.get() {
         return;
     }
     KEPT_OFF.set(keep);
+    let off = if is_at_work { LONGEST } else { OFF };
     for name in INTERVALS {
         // Not every release of Citus has all of them.
         if name.to_str().ok().and_then(guc::read).is_some() {
-            guc::set_over_files(name, keep.then_some(c"-1"));
+            guc::set_over_files(name, keep.then_some(off));
         }
     }
 }

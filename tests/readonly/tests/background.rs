@@ -257,6 +257,46 @@ fn the_daemon_of_citus_leaves_its_recovery() {
     });
 }
 
+/// It goes on with what does not write.  Told in the middle of its round to leave the rest, it once waited for ever: also
+/// past its own end, if that was asked for at that moment, and the server did not stop.
+#[test]
+fn the_daemon_of_citus_goes_on_with_its_rounds() {
+    on_each_engine(|engine: Engine| {
+        if engine != Engine::Citus {
+            return Ok(());
+        }
+        // Both are due in each of its rounds, many times a second.
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .node_setting(0, "citus.recover_2pc_interval", "10ms")
+            .node_setting(0, "deadlock_timeout", "10ms")
+            .build()?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        let daemon = "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'Citus Maintenance%' \
+                         AND datname = current_database()";
+        let pid = wait_until("the daemon", PATIENCE, || node.query_value(daemon).ok())?;
+        // How often it has waited for something.
+        let waits = || -> u64 {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.and_then(|number| number.trim().parse().ok()).expect("a number")
+        };
+        // A round has some tens.
+        let many = |from: u64| {
+            wait_until("many rounds", PATIENCE, || (waits() > from + 2_000).then_some(()))
+        };
+        many(waits())?;
+        close(node)?;
+        many(waits())?;
+        assert_eq!(node.query_value(daemon)?, pid, "it has died of it");
+        open(node)?;
+        many(waits())?;
+        node.stop(StopMode::Fast)
+    });
+}
+
 /// pg_cron writes down each run of a job, and what was left undone when it starts.
 #[test]
 fn workers_of_other_extensions_wait_and_go_on() {
