@@ -207,7 +207,9 @@ fn drive_locked(
             settle::settle(&mut waiter, &mut clone, &mut tell)?;
             return finished(&clone);
         }
-        Way::Start | Way::Done => {}
+        // Started again by a crash of its server after its last word.
+        Way::Done => return Ok(()),
+        Way::Start => {}
     }
     if !is_called {
         return Ok(());
