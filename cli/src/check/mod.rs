@@ -57,8 +57,12 @@ pub fn run(args: &CheckArgs, stop: &Stop, output: &Output) -> Result<Exit, Failu
     let mut report = Report { nodes: cluster.members.len(), ..Report::default() };
     look(&mut cluster, Age::Settled, args.fix, &mut report)?;
     settings::output_plugins(&mut cluster, &mut report)?;
-    output.result(&report, lines)?;
-    Ok(report.exit())
+    if report.mended.is_empty() {
+        output.result(&report, lines)?;
+        return Ok(report.exit());
+    }
+    let end = report.exit();
+    Ok(output.outcome(&report, lines, end))
 }
 
 impl Report {

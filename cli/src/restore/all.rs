@@ -117,8 +117,8 @@ fn on_this_host(
     let work =
         Work { plan: &plan, programs: &programs, args, users: users(args), private_in, stop };
     let report = bring(&work, to)?;
-    output.result(&report, lines)?;
-    Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Findings })
+    let end = if report.findings.is_empty() { Exit::Done } else { Exit::Findings };
+    Ok(output.outcome(&report, lines, end))
 }
 
 /// Brings the nodes of this host as far as that.

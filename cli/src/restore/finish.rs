@@ -71,7 +71,7 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
             loud(&mut member.talk)?;
         }
     }
-    output.result(&report, |report| {
+    let told = |report: &Report| {
         format!(
             "restore {} is finished: {} two-phase commits finished, in database {}\n{}\
              archiving, synchronous standbys, subscriptions and cron jobs are still off, so that none reaches production;\n\
@@ -82,8 +82,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
             report.databases.join(", "),
             check::lines(&report.check)
         )
-    })?;
-    Ok(report.check.exit())
+    };
+    Ok(output.outcome(&report, told, report.check.exit()))
 }
 
 /// All of it but the end: the nodes stay quiet. With a session for each node of each database.

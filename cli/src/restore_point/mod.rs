@@ -133,7 +133,7 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
         why: why.to_string(),
         dir: args.dir.clone(),
     })?;
-    output.result(&made, |made| {
+    let told = |made: &Made| {
         let mut text = format!(
             "{}\non {} nodes, archived by all; writers were held for {}\n",
             made.name,
@@ -145,8 +145,9 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
             text.push_str(&format!("look: not on {called}: {}\n", node.why));
         }
         text
-    })?;
-    Ok(if made.missing.is_empty() { Exit::Done } else { Exit::Findings })
+    };
+    let end = if made.missing.is_empty() { Exit::Done } else { Exit::Findings };
+    Ok(output.outcome(&made, told, end))
 }
 
 /// What `--dir` keeps.
