@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
-use remote::{Command, Deadline, Pause, RemoteError, Session, Waiter, pause, run_all};
+use remote::{Command, Deadline, Pause, Session, Waiter, pause, run_all};
 
 use super::checks;
 use super::error::CloneError;
@@ -34,8 +34,6 @@ const NEAR_BYTES: i64 = 16 * 1024 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How soon a clone that is near replays what its source writes.
 const NEAR_TIME: Duration = Duration::from_secs(1);
-/// How long a node may take to finish what is in doubt there before anybody is held.
-const RECOVERY_BOUND: Duration = Duration::from_secs(5);
 /// How long a checkpoint of the promoted clone may take.
 const CHECKPOINT_BOUND: Duration = Duration::from_secs(1_800);
 
@@ -299,7 +297,7 @@ impl<W: Waiter> Drive<'_, W> {
         );
         let longest_wait = Duration::from_millis(u64::from(terms.lock_timeout_ms));
         let (bound, longest) = hold::bounds(inventory.moving().len(), longest_wait);
-        self.finish_in_doubt(links)?;
+        links.finish_in_doubt(self.waiter)?;
         let mut attempts = Attempts {
             map: self.map,
             links,
@@ -331,21 +329,6 @@ impl<W: Waiter> Drive<'_, W> {
             GaveUp::TooLittleTime(error) => error.into(),
             GaveUp::ForGood(error) => CloneError::Fence(error),
         })
-    }
-
-    /// Has one node after the other finish what is in doubt there, before anybody is held: what is prepared keeps its
-    /// locks.  What fails here is logged and nothing more: the attempts say what is in the way.
-    fn finish_in_doubt(&mut self, links: &mut Links) -> Result<(), CloneError> {
-        let sql = statements::recover();
-        for looker in &mut links.lookers {
-            let what = "recovery of prepared transactions";
-            match ask(self.waiter, looker, what, &sql, RECOVERY_BOUND) {
-                Ok(_) => {}
-                Err(RemoteError::Stopped { .. }) => return Err(CloneError::GivenUp),
-                Err(error) => elog::log(&format!("citus_fence: {error}")),
-            }
-        }
-        Ok(())
     }
 
     /// Commits the switch on all nodes at once, and the seal after them: what comes to the old place without a lock

@@ -30,9 +30,7 @@ use super::statements;
 use crate::fence::FenceError;
 use crate::fence::blockers::describe_all;
 use crate::fence::error::{Failed, Reason, is_passing_remote};
-use crate::fence::recovery::finish_in_doubt;
 use crate::fence::retry::Trial;
-use crate::pg::elog;
 use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
 
@@ -46,8 +44,6 @@ const WRITE_BOUND: Duration = Duration::from_secs(10);
 const LOOK_BOUND: Duration = Duration::from_millis(500);
 /// Bound on rolling back.
 const ROLLBACK_BOUND: Duration = Duration::from_secs(5);
-/// Bound on recovering what is in doubt.
-const RECOVERY_BOUND: Duration = Duration::from_secs(2);
 
 /// Bounds of the first attempt and of the longest, where so many shards move and writers may be waited for so long.
 ///
@@ -107,8 +103,7 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
     }
 
     fn recover(&mut self, waiter: &mut W) -> Result<(), Failed> {
-        let by = Deadline::after(waiter, RECOVERY_BOUND);
-        finish_in_doubt(waiter, self.map.roster.targets(), by, elog::log)?;
+        self.links.finish_in_doubt(waiter).map_err(|_| Failed::Stopped)?;
         // The attempt may have come as far as to prepare something.
         let renewed = self.links.renew_lines(waiter, self.map);
         renewed.map_err(|error| FenceError::Local((&error).into()))?;

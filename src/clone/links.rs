@@ -15,6 +15,7 @@ use crate::citus::myself::{self, Unproved};
 use crate::citus::{Access, CatalogError, Dialer, Roster, own_role, spends_preparing_sessions};
 use crate::fence::FenceError;
 use crate::guc;
+use crate::pg::elog;
 use crate::pg::fd::ReservedDescriptors;
 use crate::pg::quote::literal;
 use crate::pg::wait::BackendWaiter;
@@ -109,6 +110,8 @@ pub enum Pace {
     InTurn,
 }
 
+/// How long the nodes may take to finish what is in doubt.
+const RECOVERY_BOUND: Duration = Duration::from_secs(5);
 /// What a server process takes to end, with some to spare.
 const MOMENT: Duration = Duration::from_millis(10);
 
@@ -154,6 +157,29 @@ impl Links {
         settle_down(waiter, &mut links.clone)?;
         links.know_each_other(waiter, map)?;
         Ok(links)
+    }
+
+    /// Has one node after the other finish what is in doubt there, while nobody is held: what is prepared keeps its locks.
+    /// What fails here is logged and nothing more: the next attempt says what is in the way.
+    pub fn finish_in_doubt<W: Waiter>(&mut self, waiter: &mut W) -> Result<(), CloneError> {
+        let sql = statements::recover();
+        // For all of them together: where each waits for somebody, the attempts are not to wait for that.
+        let by = Deadline::after(waiter, RECOVERY_BOUND);
+        for looker in &mut self.lookers {
+            if by.expired(waiter) {
+                elog::log(
+                    "citus_fence: no time is left to recover on all nodes before the next attempt",
+                );
+                return Ok(());
+            }
+            let left = by.remaining(waiter);
+            match ask(waiter, looker, "recovery of prepared transactions", &sql, left) {
+                Ok(_) => {}
+                Err(RemoteError::Stopped { .. }) => return Err(CloneError::GivenUp),
+                Err(error) => elog::log(&format!("citus_fence: {error}")),
+            }
+        }
+        Ok(())
     }
 
     /// Closes one session after the other, as long as the waiter is not stopped; see [`Pace::InTurn`].

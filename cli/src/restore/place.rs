@@ -85,14 +85,22 @@ pub fn lock(place: &Place) -> Result<Lock, Fault> {
         }
         Err(error) => return Err(error).at("make", data),
     };
-    let directory = fs::File::open(data).at("open", data)?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-        Ok(held) => Ok(Lock { _held: held, made }),
-        Err((_, Errno::EWOULDBLOCK)) => Err(place.refused(
+    match try_lock(data)? {
+        Some(held) => Ok(Lock { _held: held, made }),
+        None => Err(place.refused(
             format!("another restore is at work on {}", data.display()),
             "Wait until it has ended.",
         )),
-        Err((_, errno)) => Err(errno).at("lock", data),
+    }
+}
+
+/// Locks a directory as long as the lock lives; none where another run has it.
+pub fn try_lock(directory: &Path) -> Result<Option<Flock<fs::File>>, Fault> {
+    let opened = fs::File::open(directory).at("open", directory)?;
+    match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(Some(held)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).at("lock", directory),
     }
 }
 

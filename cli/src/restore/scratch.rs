@@ -13,12 +13,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::fault::{At, Fault};
+use super::place::try_lock;
 use super::stage::Progress;
 use super::{first, running};
 use crate::durable;
@@ -63,7 +64,7 @@ impl Scratch {
     pub fn make(temp: &Path) -> Result<Scratch, Failure> {
         let root = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temp);
         let root = root.at("make a directory in", temp)?;
-        let lock = lock(root.path())?.ok_or_else(|| Failure::Unfit {
+        let lock = try_lock(root.path())?.ok_or_else(|| Failure::Unfit {
             what: format!("somebody else has locked {}", root.path().display()),
             todo: "Run the same command again.".into(),
         })?;
@@ -122,16 +123,6 @@ fn room(temp: &Path) -> Result<u64, Fault> {
     Ok(vfs.blocks_available().saturating_mul(vfs.fragment_size()))
 }
 
-/// None where its run lives.
-fn lock(root: &Path) -> Result<Option<Flock<fs::File>>, Fault> {
-    let directory = fs::File::open(root).at("open", root)?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno).at("lock", root),
-    }
-}
-
 /// Takes away what runs of this user have left there that were killed.
 fn clear_left(temp: &Path, stop: &Stop, output: &Output) -> Result<(), Failure> {
     for entry in fs::read_dir(temp).at("read", temp)? {
@@ -142,12 +133,12 @@ fn clear_left(temp: &Path, stop: &Stop, output: &Output) -> Result<(), Failure> 
             && fs::symlink_metadata(&root).is_ok_and(|metadata| {
                 metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw()
             });
-        // A run that has only begun has not written it yet.
+        // A run that has only begun has not written it yet; one that lives has it locked.
         let mark = is_ours.then(|| fs::read(root.join(MARK)).ok()).flatten();
         let Some(mark) = mark.and_then(|text| serde_json::from_slice::<Mark>(&text).ok()) else {
             continue;
         };
-        let Some(_lock) = lock(&root)? else { continue };
+        let Some(_lock) = try_lock(&root)? else { continue };
         let mut privates = Vec::new();
         let nodes = root.join("nodes");
         for node in fs::read_dir(&nodes).into_iter().flatten() {
