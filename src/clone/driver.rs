@@ -34,6 +34,8 @@ const NEAR_BYTES: i64 = 16 * 1024 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How soon a clone that is near replays what its source writes.
 const NEAR_TIME: Duration = Duration::from_secs(1);
+/// How long the nodes may take to finish what is in doubt before anybody is held.
+const RECOVERY_BOUND: Duration = Duration::from_secs(5);
 /// How long a checkpoint of the promoted clone may take.
 const CHECKPOINT_BOUND: Duration = Duration::from_secs(1_800);
 
@@ -297,7 +299,7 @@ impl<W: Waiter> Drive<'_, W> {
         );
         let longest_wait = Duration::from_millis(u64::from(terms.lock_timeout_ms));
         let (bound, longest) = hold::bounds(inventory.moving().len(), longest_wait);
-        links.finish_in_doubt(self.waiter)?;
+        links.finish_in_doubt(self.waiter, RECOVERY_BOUND)?;
         let mut attempts = Attempts {
             map: self.map,
             links,

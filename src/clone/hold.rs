@@ -44,6 +44,8 @@ const WRITE_BOUND: Duration = Duration::from_secs(10);
 const LOOK_BOUND: Duration = Duration::from_millis(500);
 /// Bound on rolling back.
 const ROLLBACK_BOUND: Duration = Duration::from_secs(5);
+/// Bound on recovering what is in doubt between two attempts.
+const RECOVERY_BOUND: Duration = Duration::from_secs(2);
 
 /// Bounds of the first attempt and of the longest, where so many shards move and writers may be waited for so long.
 ///
@@ -103,7 +105,7 @@ impl<W: Waiter> Trial<W> for Attempts<'_> {
     }
 
     fn recover(&mut self, waiter: &mut W) -> Result<(), Failed> {
-        self.links.finish_in_doubt(waiter).map_err(|_| Failed::Stopped)?;
+        self.links.finish_in_doubt(waiter, RECOVERY_BOUND).map_err(|_| Failed::Stopped)?;
         // The attempt may have come as far as to prepare something.
         let renewed = self.links.renew_lines(waiter, self.map);
         renewed.map_err(|error| FenceError::Local((&error).into()))?;

@@ -110,8 +110,6 @@ pub enum Pace {
     InTurn,
 }
 
-/// How long the nodes may take to finish what is in doubt.
-const RECOVERY_BOUND: Duration = Duration::from_secs(5);
 /// What a server process takes to end, with some to spare.
 const MOMENT: Duration = Duration::from_millis(10);
 
@@ -161,10 +159,14 @@ impl Links {
 
     /// Has one node after the other finish what is in doubt there, while nobody is held: what is prepared keeps its locks.
     /// What fails here is logged and nothing more: the next attempt says what is in the way.
-    pub fn finish_in_doubt<W: Waiter>(&mut self, waiter: &mut W) -> Result<(), CloneError> {
+    pub fn finish_in_doubt<W: Waiter>(
+        &mut self,
+        waiter: &mut W,
+        bound: Duration,
+    ) -> Result<(), CloneError> {
         let sql = statements::recover();
         // For all of them together: where each waits for somebody, the attempts are not to wait for that.
-        let by = Deadline::after(waiter, RECOVERY_BOUND);
+        let by = Deadline::after(waiter, bound);
         for looker in &mut self.lookers {
             if by.expired(waiter) {
                 elog::log(
