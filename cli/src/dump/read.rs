@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,36 +64,70 @@ pub fn verify(dir: &Path) -> Result<Verified, DumpError> {
     verify_unless(dir, &|| false)
 }
 
-/// The same, given up as soon as somebody is told to; then what was not read is told as damaged.
-pub fn verify_unless(dir: &Path, told: &dyn Fn() -> bool) -> Result<Verified, DumpError> {
+/// The same, given up as soon as somebody is told to; then what was not read is told as damaged. As many files are
+/// read at a time as there are processors.
+pub fn verify_unless(dir: &Path, told: &(dyn Fn() -> bool + Sync)) -> Result<Verified, DumpError> {
     let dump = list(dir)?;
     let schema = dump.schema.iter().map(|file| (&file.path, file.bytes, &file.sha256));
     let data = dump.files.iter().map(|file| (&file.path, file.stored_bytes, &file.sha256));
-    let mut found = Verified { files: 0, bytes: 0, damaged: Vec::new() };
-    for (path, bytes, sha256) in schema.chain(data) {
-        let name = path.display();
-        let path = dir.join(path);
-        // A link may lead anywhere.
-        let is_file = fs::symlink_metadata(&path).is_ok_and(|data| data.is_file());
-        if !is_file {
-            found.damaged.push(format!("{name} is missing, or no plain file"));
-            continue;
+    let files: Vec<_> = schema.chain(data).collect();
+    let next = AtomicUsize::new(0);
+    let read_some = || {
+        let mut found = Vec::new();
+        while let Some((at, file)) = at_next(&next, &files) {
+            found.push((at, verify_file(dir, *file, told)));
         }
-        match measure_unless(&path, told) {
-            Ok((size, _)) if size != bytes => {
-                found.damaged.push(format!("{name} has {size} bytes, and {bytes} were written"));
-            }
-            Ok((_, hash)) if hash != *sha256 => {
-                found
-                    .damaged
-                    .push(format!("{name} has its size, and another content than was written"));
-            }
-            Ok((size, _)) => {
+        found
+    };
+    let readers = thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    let mut ends: Vec<_> = thread::scope(|scope| {
+        let readers: Vec<_> = (0..readers).map(|_| scope.spawn(read_some)).collect();
+        let end = |reader: thread::ScopedJoinHandle<'_, _>| {
+            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        readers.into_iter().flat_map(end).collect()
+    });
+    ends.sort_by_key(|(at, _)| *at);
+    let mut found = Verified { files: 0, bytes: 0, damaged: Vec::new() };
+    for (_, end) in ends {
+        match end {
+            Ok(size) => {
                 found.files += 1;
                 found.bytes += size;
             }
-            Err(error) => found.damaged.push(format!("{name}: {error}")),
+            Err(why) => found.damaged.push(why),
         }
     }
     Ok(found)
+}
+
+/// The next file that nobody has taken, and its number.
+fn at_next<'a, T>(next: &AtomicUsize, files: &'a [T]) -> Option<(usize, &'a T)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    files.get(at).map(|file| (at, file))
+}
+
+/// Reads a file; its size, or what is wrong with it.
+fn verify_file(
+    dir: &Path,
+    (path, bytes, sha256): (&PathBuf, u64, &String),
+    told: &dyn Fn() -> bool,
+) -> Result<u64, String> {
+    let name = path.display();
+    let path = dir.join(path);
+    // A link may lead anywhere.
+    let is_file = fs::symlink_metadata(&path).is_ok_and(|data| data.is_file());
+    if !is_file {
+        return Err(format!("{name} is missing, or no plain file"));
+    }
+    match measure_unless(&path, told) {
+        Ok((size, _)) if size != bytes => {
+            Err(format!("{name} has {size} bytes, and {bytes} were written"))
+        }
+        Ok((_, hash)) if hash != *sha256 => {
+            Err(format!("{name} has its size, and another content than was written"))
+        }
+        Ok((size, _)) => Ok(size),
+        Err(error) => Err(format!("{name}: {error}")),
+    }
 }

@@ -9,26 +9,30 @@ use tracing::debug;
 
 use super::distribute::{named, quoted};
 use super::route::{self, Hashed, HashedTables, Roots, Shard};
-use super::target::{LONG, Target, ask_all};
+use super::target::{LONG, Sessions, Target, ask_all};
 use crate::dump::{Dump, Kind, NodeSession, Table, literal};
 use crate::failure::Failure;
 
 /// What is different, a sentence each. Tables of `by_root` are partitions whose rows were given to the root of them.
+/// So many tables are counted at a time.
 pub fn compare(
     dump: &Dump,
     target: &Target,
     hashed: &HashedTables,
     by_root: &HashSet<(String, String)>,
-    sessions: &mut [NodeSession],
+    jobs: usize,
+    halt: &Arc<AtomicBool>,
 ) -> Result<Vec<String>, Failure> {
+    let mut sessions = target.sessions(halt);
     let mut expected: HashMap<(&str, &str), u64> = HashMap::new();
     for file in &dump.files {
         *expected.entry((&file.schema, &file.table)).or_default() += file.rows;
     }
     let mut differences = Vec::new();
-    let all = if by_root.is_empty() { Roots::new() } else { route::roots(&mut sessions[0])? };
+    let all = if by_root.is_empty() { Roots::new() } else { route::roots(sessions.with(0)?)? };
     let roots: HashSet<_> = by_root.iter().filter_map(|table| all.get(table)).collect();
     let mut written_below: HashMap<&(String, String), u64> = HashMap::new();
+    let mut counted = Vec::new();
     for table in dump.tables.iter().filter(|table| !table.partitioned) {
         let written =
             expected.get(&(table.schema.as_str(), table.name.as_str())).copied().unwrap_or(0);
@@ -37,20 +41,25 @@ pub fn compare(
             *written_below.entry(root).or_default() += written;
             continue;
         }
+        counted.push((table, written));
+    }
+    // The largest first, so that no thread is left with it.
+    counted.sort_by_key(|(_, written)| std::cmp::Reverse(*written));
+    let found = target.share_out(jobs, halt, &counted, |(table, written), sessions| {
         let name = named(&table.schema, &table.name);
         let found = rows_of(table, target, hashed, sessions)?;
         debug!("{name}: {found} rows, {written} in the dump");
         // An extension has put its own rows into its tables.
-        let extensions = found > written
+        let extensions = found > *written
             && table.kind == Kind::Local
-            && is_of_extension(&mut sessions[0], &table.schema, &table.name)?;
-        if found != written && !extensions {
-            differences.push(format!("{name} has {found} rows, and {written} were dumped"));
-        }
-    }
+            && is_of_extension(sessions.with(0)?, &table.schema, &table.name)?;
+        let differs = found != *written && !extensions;
+        Ok(differs.then(|| format!("{name} has {found} rows, and {written} were dumped")))
+    })?;
+    differences.extend(found.into_iter().flatten());
     for ((schema, name), written) in written_below {
         // Which of its partitions a row is in is another question than in the dump, and the server has seen to it.
-        let found = count(&mut sessions[0], &quoted(schema, name))?;
+        let found = count(sessions.with(0)?, &quoted(schema, name))?;
         let name = named(schema, name);
         debug!("{name}: {found} rows in all partitions, {written} in the dump");
         if found != written {
@@ -67,18 +76,18 @@ pub fn rows_of(
     table: &Table,
     target: &Target,
     hashed: &HashedTables,
-    sessions: &mut [NodeSession],
+    sessions: &mut Sessions<'_>,
 ) -> Result<u64, Failure> {
     let key = (table.schema.clone(), table.name.clone());
     let Some(hashed) = hashed.get(&key).filter(|_| !target.citus) else {
         let only = if table.kind == Kind::Local { "ONLY " } else { "" };
-        return count(&mut sessions[0], &format!("{only}{}", quoted(&table.schema, &table.name)));
+        return count(sessions.with(0)?, &format!("{only}{}", quoted(&table.schema, &table.name)));
     };
     let mut found = 0;
     for shard in &hashed.shards {
         let at = shard.groups.first().and_then(|group| target.position(*group));
-        if let Some(session) = at.and_then(|at| sessions.get_mut(at)) {
-            found += count(session, &shard.name)?;
+        if let Some(at) = at {
+            found += count(sessions.with(at)?, &shard.name)?;
         }
     }
     Ok(found)

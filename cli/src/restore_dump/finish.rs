@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use remote::RemoteError;
-use tracing::debug;
 
 use super::distribute::{named, quoted};
 use super::error::RestoreDumpError;
@@ -180,21 +179,50 @@ pub fn materialized_views(
     Ok(())
 }
 
-/// Statistics, on every node of its own tables and shards. Where that fails, it is a finding: the rows are what they were,
-/// and the server gathers statistics by itself.
-pub fn analyze(target: &Target, halt: &Arc<AtomicBool>) -> Result<Vec<String>, Failure> {
+/// What a node has that can be analyzed, the largest first; with whether it is large. A tree of partitions is analyzed
+/// by its root, and Citus passes on what is said of its own tables, which have no rows of their own there.
+const ANALYZED: &str = "
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS tab, c.relkind = 'p' OR pg_relation_size(c.oid) > 8000000 AS large
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+   AND NOT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid::oid = c.oid)
+ ORDER BY pg_relation_size(c.oid) DESC";
+
+/// How many small tables are analyzed by one statement.
+const AT_ONCE: usize = 100;
+
+/// Statistics, on every node of its own tables and shards, so many at a time. Where that fails, it is a finding: the rows
+/// are what they were, and the server gathers statistics by itself.
+pub fn analyze(
+    target: &Target,
+    jobs: usize,
+    halt: &Arc<AtomicBool>,
+) -> Result<Vec<String>, Failure> {
+    let jobs = (jobs / target.nodes.len()).max(1);
     let found = target.on_every_node(halt, |position, session| {
-        target.nodes[position].widen(session)?;
-        debug!("ANALYZE on {}", session.node());
-        match session.ask_within("analyze", "ANALYZE", LONG) {
-            Ok(_) => Ok(None),
-            Err(error @ RemoteError::Query { .. }) => {
-                Ok(Some(format!("there are no new statistics: {error}")))
+        let reply = session.ask("list tables", ANALYZED)?;
+        let (mut small, mut lists) = (Vec::new(), Vec::new());
+        for row in rows(&reply)? {
+            let name: String = row.get("tab")?;
+            match row.is_true("large")? {
+                true => lists.push(name),
+                false => small.push(name),
             }
-            Err(error) => Err(error.into()),
         }
+        lists.extend(small.chunks(AT_ONCE).map(|some| some.join(", ")));
+        target.share_out(jobs, halt, &lists, |list, sessions| {
+            let session = sessions.with(position)?;
+            target.nodes[position].widen(session)?;
+            match session.ask_within("analyze", &format!("ANALYZE {list}"), LONG) {
+                Ok(_) => Ok(None),
+                Err(error @ RemoteError::Query { .. }) => {
+                    Ok(Some(format!("there are no new statistics: {error}")))
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
     })?;
-    Ok(found.into_iter().flatten().collect())
+    Ok(found.into_iter().flatten().flatten().collect())
 }
 
 /// Triggers that have fired on rows which were loaded into a table that had them already.

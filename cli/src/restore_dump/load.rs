@@ -9,6 +9,8 @@
 //!
 //! Where tables have their keys already, a file whose rows point to rows that are not there yet comes again later.
 //!
+//! A file that is all of a table which this restore has made is copied with FREEZE (see `freeze`).
+//!
 //! A session that is lost is replaced, and its file begun again: if the COMMIT had come through, its row is there. See
 //! `progress` for why no file is loaded twice, whatever is killed.
 
@@ -26,6 +28,7 @@ use tracing::debug;
 
 use super::distribute::named;
 use super::error::RestoreDumpError;
+use super::freeze;
 use super::progress;
 use super::route::Load;
 use super::target::{LONG, Target, begin_all};
@@ -272,6 +275,12 @@ impl Pool<'_> {
         self.once(load, session, Some(root))
     }
 
+    /// Tables that were there before may be looked at by others.
+    fn may_freeze(&self, load: &Load) -> bool {
+        let is_made = !self.dump.schema.is_empty();
+        is_made && load.alone && self.dump.files[load.file].bytes >= freeze::WORTH_IT
+    }
+
     fn once(
         &self,
         load: &Load,
@@ -302,7 +311,10 @@ impl Pool<'_> {
         let at =
             |error: io::Error| Failure::from(RestoreDumpError::File { path: path.clone(), error });
         let mut reader = reader(&path, &self.dump.compression).map_err(at)?;
-        let mut sql = copy_sql(root.unwrap_or(&load.table), file, &self.dump.encoding);
+        let frozen =
+            root.is_none() && self.may_freeze(load) && freeze::prepare(session, &load.table)?;
+        let table = root.unwrap_or(&load.table);
+        let mut sql = copy_sql(table, file, &self.dump.encoding, frozen);
         if self.target.citus && !load.direct && self.target.encoding != "UTF8" {
             // Citus passes rows on in its client's encoding, and the others take that for their own.
             let own =
@@ -356,16 +368,17 @@ fn reader(path: &Path, compression: &str) -> io::Result<Box<dyn Read>> {
 }
 
 /// The COPY of a file into a table.
-fn copy_sql(table: &str, file: &DataFile, encoding: &str) -> String {
+fn copy_sql(table: &str, file: &DataFile, encoding: &str, frozen: bool) -> String {
     let columns = match file.columns.is_empty() {
         true => String::new(),
         false => format!(" ({})", file.columns.join(", ")),
     };
     let format = match file.is_binary() {
-        true => " WITH (FORMAT binary)".to_owned(),
-        false => format!(" WITH (ENCODING '{encoding}')"),
+        true => "FORMAT binary".to_owned(),
+        false => format!("ENCODING '{encoding}'"),
     };
-    format!("COPY {table}{columns} FROM STDIN{format}")
+    let freeze = if frozen { ", FREEZE" } else { "" };
+    format!("COPY {table}{columns} FROM STDIN WITH ({format}{freeze})")
 }
 
 /// The same statement without a letter that an encoding may write in another way. Such letters are in names, which are

@@ -13,7 +13,7 @@
 //! | `progress` | how far it is, in the database itself; why nothing is done twice |
 //! | `schema`, `statement` | pg_dump's files, by psql; which statement has failed |
 //! | `distribute` | what each table was to Citus |
-//! | `route`, `load` | where each file goes; loading them |
+//! | `route`, `load`, `freeze` | where each file goes; loading them; rows that no vacuum has to look at |
 //! | `settings` | what the database's sessions begin with |
 //! | `silence` | sessions that wait while something long is done |
 //! | `finish` | sequences, functions, views, statistics |
@@ -25,6 +25,7 @@ mod create;
 mod distribute;
 mod error;
 mod finish;
+mod freeze;
 mod load;
 mod progress;
 mod route;
@@ -37,6 +38,8 @@ mod target;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -209,7 +212,7 @@ fn restore_into(
         sessions[0].ask("try the search_path", &try_it)?;
     }
     if schema.before.is_none() && !resumed {
-        are_empty(dump, &target, &mut sessions)?;
+        are_empty(dump, &target, &mut sessions[0], &halt)?;
     }
     for (node, session) in target.nodes.iter().zip(&mut sessions) {
         target::can_write(node, session, &target, stop)?;
@@ -249,17 +252,23 @@ fn restore_into(
 }
 
 /// A dump of data alone goes into tables that are there, and have no rows.
-fn are_empty(dump: &Dump, target: &Target, sessions: &mut [NodeSession]) -> Result<(), Failure> {
+fn are_empty(
+    dump: &Dump,
+    target: &Target,
+    coordinator: &mut NodeSession,
+    halt: &Arc<AtomicBool>,
+) -> Result<(), Failure> {
     let node = target.coordinator().called();
-    let hashed = route::hashed_tables(target, &mut sessions[0])?;
+    let hashed = route::hashed_tables(target, coordinator)?;
+    let mut sessions = target.sessions(halt);
     for table in &dump.tables {
         let called = distribute::named(&table.schema, &table.name);
         let name = dump::literal(&distribute::quoted(&table.schema, &table.name));
         let there = format!("SELECT to_regclass({name}) IS NOT NULL");
-        if sessions[0].ask("look for a table", &there)?.single_value()? != "t" {
+        if coordinator.ask("look for a table", &there)?.single_value()? != "t" {
             return Err(RestoreDumpError::NoTable { table: called, node }.into());
         }
-        if !table.partitioned && compare::rows_of(table, target, &hashed, sessions)? > 0 {
+        if !table.partitioned && compare::rows_of(table, target, &hashed, &mut sessions)? > 0 {
             return Err(RestoreDumpError::HasRows { table: called, node }.into());
         }
     }
@@ -399,8 +408,9 @@ impl Work<'_> {
             findings.extend(finish::triggers(dump, &mut self.sessions[0])?);
         }
         findings.extend(self.schema.after.left_out.iter().cloned());
-        let halt = self.stop.flag();
-        findings.extend(while_talking(&mut self.sessions, || finish::analyze(target, &halt))?);
+        let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
+        let analyze = || finish::analyze(target, jobs, &halt);
+        findings.extend(while_talking(&mut self.sessions, analyze)?);
         Ok(findings)
     }
 
@@ -454,11 +464,12 @@ impl Work<'_> {
         let (dump, target) = (self.dump, self.target);
         let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
         let by_root = self.by_root()?;
-        let mut differences = compare::compare(dump, target, hashed, &by_root, &mut self.sessions)?;
-        let halt = self.stop.flag();
-        differences.extend(while_talking(&mut self.sessions, || {
-            compare::misplaced(dump, target, hashed, &halt)
-        })?);
+        let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
+        let mut differences = while_talking(&mut self.sessions, || {
+            let mut found = compare::compare(dump, target, hashed, &by_root, jobs, &halt)?;
+            found.extend(compare::misplaced(dump, target, hashed, &halt)?);
+            Ok(found)
+        })?;
         // Those of tables that were there before are as they were.
         let made = self.schema.before.is_some();
         let invalid =

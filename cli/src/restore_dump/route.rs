@@ -59,6 +59,8 @@ pub struct Load {
     pub direct: bool,
     /// The root of its partitions there, which finds the partition of each row, as SQL takes it.
     pub root: Option<String>,
+    /// Whether its table is one of the node's own, and gets no other file.
+    pub alone: bool,
 }
 
 /// The roots of all partitions of the target, by schema and name.
@@ -173,7 +175,7 @@ pub fn plan(
                         })?;
                     let table = shard.name.clone();
                     let root = root.clone();
-                    loads.push(Load { file: number, node, table, direct: true, root });
+                    loads.push(Load { file: number, node, table, direct: true, root, alone: true });
                 }
             }
             Err(why) if kind == Kind::Hash && !target.citus => {
@@ -183,9 +185,17 @@ pub fn plan(
             Err(_) => {
                 let table = quoted(&file.schema, &file.table);
                 let root = root.map(|(schema, name)| quoted(schema, name));
-                loads.push(Load { file: number, node: 0, table, direct: false, root });
+                let alone = kind == Kind::Local;
+                loads.push(Load { file: number, node: 0, table, direct: false, root, alone });
             }
         }
+    }
+    let mut files: HashMap<(usize, String), usize> = HashMap::new();
+    for load in &loads {
+        *files.entry((load.node, load.table.clone())).or_default() += 1;
+    }
+    for load in &mut loads {
+        load.alone &= files.get(&(load.node, load.table.clone())) == Some(&1);
     }
     loads.sort_by_key(|load| std::cmp::Reverse(dump.files[load.file].bytes));
     Ok(loads)

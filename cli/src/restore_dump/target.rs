@@ -1,7 +1,9 @@
 //! Where a dump is restored to: the nodes, and whether they are fit for it. Nothing is written here.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use remote::{NodeLabel, RemoteError, Reply, Target as Place};
@@ -153,6 +155,71 @@ impl Target {
             let threads: Vec<_> = self.nodes.iter().enumerate().map(begin).collect();
             threads.into_iter().map(join).collect()
         })
+    }
+}
+
+/// Sessions of one thread that does things on several nodes, begun when they are needed.
+pub struct Sessions<'a> {
+    target: &'a Target,
+    halt: &'a Arc<AtomicBool>,
+    open: HashMap<usize, NodeSession>,
+}
+
+impl Sessions<'_> {
+    /// The one with the node of a position.
+    pub fn with(&mut self, position: usize) -> Result<&mut NodeSession, Failure> {
+        Ok(match self.open.entry(position) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(self.target.nodes[position].session(self.halt)?),
+        })
+    }
+}
+
+impl Target {
+    /// Sessions for whoever is the only one to do things.
+    pub fn sessions<'a>(&'a self, halt: &'a Arc<AtomicBool>) -> Sessions<'a> {
+        Sessions { target: self, halt, open: HashMap::new() }
+    }
+
+    /// Does something with each of many things, so many at a time; what that has given, in their order. The first failure
+    /// ends it, once those that are at work have ended theirs.
+    pub fn share_out<T: Sync, R: Send>(
+        &self,
+        jobs: usize,
+        halt: &Arc<AtomicBool>,
+        things: &[T],
+        what: impl Fn(&T, &mut Sessions<'_>) -> Result<R, Failure> + Sync,
+    ) -> Result<Vec<R>, Failure> {
+        let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let do_some = || {
+            let mut sessions = self.sessions(halt);
+            let mut done = Vec::new();
+            while !has_failed.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(thing) = things.get(at) else {
+                    break;
+                };
+                match what(thing, &mut sessions) {
+                    Ok(result) => done.push((at, result)),
+                    Err(failure) => {
+                        has_failed.store(true, Ordering::Relaxed);
+                        return Err(failure);
+                    }
+                }
+            }
+            Ok(done)
+        };
+        let mut all = Vec::new();
+        let ends: Vec<Result<Vec<(usize, R)>, Failure>> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..jobs.min(things.len())).map(|_| scope.spawn(do_some)).collect();
+            threads.into_iter().map(join).collect()
+        });
+        for done in ends {
+            all.extend(done?);
+        }
+        all.sort_by_key(|(at, _)| *at);
+        Ok(all.into_iter().map(|(_, result)| result).collect())
     }
 }
 

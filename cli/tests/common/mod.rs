@@ -152,16 +152,25 @@ impl Gate {
 
     /// The same of another program.
     pub fn of(program: &str) -> Gate {
+        Gate::written(program, "REACHED; WAIT; exec 'PROGRAM' \"$@\"")
+    }
+
+    /// A program that has done its work, and waits before it says so.
+    pub fn after(program: &str) -> Gate {
+        Gate::written(program, "'PROGRAM' \"$@\"; end=$?; REACHED; WAIT; exit $end")
+    }
+
+    fn written(program: &str, script: &str) -> Gate {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
         let real = test_cluster::Installation::current().expect("PostgreSQL").program(program);
-        let script = format!(
-            "#!/bin/sh\n: > '{0}/reached'\nuntil [ -e '{0}/open' ]; do sleep 0.02; done\nexec '{1}' \"$@\"\n",
-            folder.path().display(),
-            real.display()
-        );
+        let script = script
+            .replace("REACHED", ": > 'FOLDER/reached'")
+            .replace("WAIT", "until [ -e 'FOLDER/open' ]; do sleep 0.02; done")
+            .replace("FOLDER", &folder.path().display().to_string())
+            .replace("PROGRAM", &real.display().to_string());
         let program = folder.path().join(program);
-        std::fs::write(&program, script).expect("a script");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a script");
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&program, mode).expect("a program");
         Gate(folder)
