@@ -44,11 +44,18 @@ impl Progress {
         Progress { shown, what, total, began }
     }
 
-    /// So much has been done.
-    pub fn at(&mut self, bytes: u64) {
+    /// So much has been done, and so many files are left, where somebody counts them.
+    pub fn at(&mut self, bytes: u64, left: impl Into<Option<usize>>) {
+        let what = match left.into() {
+            Some(left) => format!("{}, {left} files left", self.what),
+            None => self.what.to_owned(),
+        };
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Bar(bar) => bar.set_position(self.total.map_or(bytes, |all| bytes.min(all))),
+            Shown::Bar(bar) => {
+                bar.set_message(what);
+                bar.set_position(self.total.map_or(bytes, |all| bytes.min(all)));
+            }
             Shown::Lines { next, output, last, grew } => {
                 let now = Instant::now();
                 if bytes != *last {
@@ -58,12 +65,11 @@ impl Progress {
                     *next = now + LINE_EVERY;
                     output.progress(&match now - *grew > STANDS_STILL {
                         true => format!(
-                            "{}: {}, and nothing more for {}",
-                            self.what,
+                            "{what}: {}, and nothing more for {}",
                             size(bytes),
                             spell(now - *grew)
                         ),
-                        false => line(self.what, bytes, self.total, now - self.began),
+                        false => line(&what, bytes, self.total, now - self.began),
                     });
                 }
             }

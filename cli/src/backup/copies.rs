@@ -201,7 +201,7 @@ impl Watched {
         }
         // A file that is renamed meanwhile is no matter: this is for people.
         let bytes = self.places.iter().filter_map(|place| folder::size(place).ok()).sum();
-        self.progress.at(bytes);
+        self.progress.at(bytes, None);
         self.next = Instant::now() + LOOK_AT_SIZES.max(20 * began.elapsed());
     }
 }

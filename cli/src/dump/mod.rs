@@ -114,13 +114,13 @@ pub fn run(args: &DumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failur
 
 fn lines(summary: &Summary) -> String {
     let mut lines = format!(
-        "{} tables of {} nodes, {} rows in {} files, {} of {} bytes, in {}: {}\n",
+        "{} tables of {} nodes, {} rows in {} files, {} bytes, {} on disk, in {}: {}\n",
         summary.tables,
         summary.nodes,
         summary.rows,
         summary.files,
-        summary.stored_bytes,
         summary.bytes,
+        summary.stored_bytes,
         spell(Duration::from_secs_f64(summary.seconds)),
         summary.dir.display()
     );
@@ -352,7 +352,7 @@ fn copy(
                         debug!("{left} parts are left");
                         told = left;
                     }
-                    shown.at(done_size);
+                    shown.at(done_size, left);
                 }
             }
             if let Some(signal) = stop.signal() {

@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -34,6 +34,8 @@ use super::route::Load;
 use super::target::{LONG, Target, begin_all};
 use crate::dump::{DataFile, Dump, NodeSession};
 use crate::failure::Failure;
+use crate::output::Output;
+use crate::progress::Progress;
 use crate::signals::Stop;
 
 /// How often a file is begun whose session is lost each time.
@@ -62,6 +64,8 @@ struct Pool<'a> {
     dump: &'a Dump,
     target: &'a Target,
     halt: Arc<AtomicBool>,
+    /// The bytes that were sent, of loads that go on or have ended.
+    sent: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -89,7 +93,10 @@ pub fn load(
     loads: Vec<Load>,
     jobs: usize,
     stop: &Stop,
+    output: &Output,
 ) -> Result<(), Failure> {
+    let total = loads.iter().map(|load| dump.files[load.file].bytes).sum();
+    let mut shown = Progress::begin(output, "loading tables", Some(total));
     let halt = Arc::new(AtomicBool::new(false));
     let workers = jobs.min(loads.len());
     let state = State {
@@ -103,7 +110,8 @@ pub fn load(
         failure: None,
     };
     let (state, changed) = (Mutex::new(state), Condvar::new());
-    let pool = Pool { dir, dump, target, halt: Arc::clone(&halt), state, changed };
+    let sent = AtomicU64::new(0);
+    let pool = Pool { dir, dump, target, halt: Arc::clone(&halt), sent, state, changed };
     std::thread::scope(|scope| {
         // Whatever ends this closure, a panic too, ends the workers, for which the scope waits.
         let _halt = HaltOnDrop(halt);
@@ -113,6 +121,7 @@ pub fn load(
         let mut state = pool.state.lock();
         while state.left > 0 && state.failure.is_none() {
             pool.changed.wait_for(&mut state, LOOK);
+            shown.at(pool.sent.load(Ordering::Relaxed), state.left);
             if let Some(signal) = stop.signal() {
                 state.failure.get_or_insert(Failure::ToldToStop { signal });
             }
@@ -322,8 +331,17 @@ impl Pool<'_> {
             session.ask("take the database's encoding", own)?;
             sql = in_ascii(&sql);
         }
-        let end = session
-            .copy_from(&sql, &mut |piece| reader.by_ref().take(PIECE).read_to_end(piece).map(drop));
+        let mut sent = 0;
+        let end = session.copy_from(&sql, &mut |piece| {
+            let length = reader.by_ref().take(PIECE).read_to_end(piece)? as u64;
+            sent += length;
+            self.sent.fetch_add(length, Ordering::Relaxed);
+            Ok(())
+        });
+        if end.is_err() {
+            // It comes again.
+            self.sent.fetch_sub(sent, Ordering::Relaxed);
+        }
         let end = match end {
             Ok(end) => end,
             Err(CopyError::Sink(error)) => return Err(at(error)),

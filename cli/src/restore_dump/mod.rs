@@ -83,7 +83,7 @@ struct Summary {
 /// Restores.
 pub fn run(args: &RestoreDumpArgs, stop: &Stop, output: &Output) -> Result<Exit, Failure> {
     let mut began = false;
-    let end = restore(args, stop, &mut began);
+    let end = restore(args, stop, output, &mut began);
     let end = end.map_err(|failure| match stop.signal() {
         // Whatever a signal has interrupted, it is the signal's doing.
         Some(signal) => Failure::ToldToStop { signal },
@@ -117,6 +117,14 @@ fn lines(summary: &Summary) -> String {
     lines
 }
 
+/// A dump that is whole.
+struct Source {
+    dump: Dump,
+    schema: Schema,
+    /// Its manifest's hash.
+    id: String,
+}
+
 /// The schema's files of a dump.
 struct Schema {
     roles: Option<PathBuf>,
@@ -147,11 +155,17 @@ impl Schema {
     }
 }
 
-fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summary, Failure> {
+fn restore(
+    args: &RestoreDumpArgs,
+    stop: &Stop,
+    output: &Output,
+    began: &mut bool,
+) -> Result<Summary, Failure> {
     if args.clean || args.if_exists {
         return Err(RestoreDumpError::NoClean.into());
     }
     let dump = dump::list(&args.dir)?;
+    output.progress("comparing the dump with its checksums");
     let verified = crate::stored::verify::dump(&args.dir, stop)?;
     if !verified.damaged.is_empty() {
         return Err(Failure::Damaged { dir: args.dir.clone(), damaged: verified.damaged });
@@ -169,15 +183,16 @@ fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summ
             todo: "Dump with --roles, or restore without.",
         });
     }
+    let source = Source { dump, schema, id };
     let destination = Destination::new(&args.connection)?;
     if !args.create {
-        return restore_into(args, &destination, &dump, &schema, &id, stop, began);
+        return restore_into(args, &destination, &source, stop, output, began);
     }
-    let made = create::create(args, &destination, &dump, stop)?;
-    let into = create::destination(&destination, &dump);
-    let end = restore_into(args, &into, &dump, &schema, &id, stop, began);
+    let made = create::create(args, &destination, &source.dump, stop)?;
+    let into = create::destination(&destination, &source.dump);
+    let end = restore_into(args, &into, &source, stop, output, began);
     if end.is_err() && made && !*began {
-        create::remove(args, &destination, &dump);
+        create::remove(args, &destination, &source.dump);
     }
     end
 }
@@ -185,10 +200,9 @@ fn restore(args: &RestoreDumpArgs, stop: &Stop, began: &mut bool) -> Result<Summ
 fn restore_into(
     args: &RestoreDumpArgs,
     destination: &Destination,
-    dump: &Dump,
-    schema: &Schema,
-    id: &str,
+    Source { dump, schema, id }: &Source,
     stop: &Stop,
+    output: &Output,
     began: &mut bool,
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
@@ -226,7 +240,7 @@ fn restore_into(
         sessions.iter_mut().try_for_each(progress::await_script)?;
         progress::recover(&mut sessions[0])?;
     }
-    let mut work = Work { args, dump, schema, target: &target, sessions, stop };
+    let mut work = Work { args, dump, schema, target: &target, sessions, stop, output };
     let (direct, mut findings) = match work.perform(destination) {
         Ok(found) => found,
         Err(failure) => {
@@ -284,6 +298,7 @@ struct Work<'a> {
     /// One of each node, that nothing goes on from to others.
     sessions: Vec<NodeSession>,
     stop: &'a Stop,
+    output: &'a Output,
 }
 
 impl Work<'_> {
@@ -333,13 +348,13 @@ impl Work<'_> {
             if let Some(before) = &schema.before
                 && !self.done(node.group)?.contains("before the data")
             {
-                info!("the schema before the data, on {}", node.called());
+                self.output.progress(&format!("making the schema on {}", node.called()));
                 while_talking(&mut self.sessions, || psql.before(node, before))?;
             }
         }
         let mut making = self.making()?;
         distribute::columnar(dump, &mut making)?;
-        info!("distribution");
+        self.output.progress("distributing tables");
         while_talking(&mut self.sessions, || distribute::distribute(dump, target, &mut making))?;
         if !target.citus {
             for (node, session) in target.nodes.iter().zip(&mut self.sessions).skip(1) {
@@ -375,10 +390,10 @@ impl Work<'_> {
         let name = |load: &route::Load| load::name_of(&dump.files[load.file], load);
         let left: Vec<route::Load> =
             loads.into_iter().filter(|load| !done[load.node].contains(&name(load))).collect();
-        info!("{} loads of {} files", left.len(), dump.files.len());
-        let (args, stop) = (self.args, self.stop);
+        let (args, stop, output) = (self.args, self.stop, self.output);
+        output.progress(&format!("loading {} files", left.len()));
         while_talking(&mut self.sessions, || {
-            load::load(&args.dir, dump, target, left, args.jobs.get(), stop)
+            load::load(&args.dir, dump, target, left, args.jobs.get(), stop, output)
         })?;
         Ok(direct.len())
     }
@@ -389,6 +404,7 @@ impl Work<'_> {
         for node in target.makers() {
             let done = self.done(node.group)?;
             let entries = &self.schema.after;
+            self.output.progress(&format!("making indexes and keys on {}", node.called()));
             while_talking(&mut self.sessions, || psql.after(node, entries, &done))?;
         }
         let mut findings = Vec::new();
@@ -409,6 +425,7 @@ impl Work<'_> {
         }
         findings.extend(self.schema.after.left_out.iter().cloned());
         let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
+        self.output.progress("gathering statistics");
         let analyze = || finish::analyze(target, jobs, &halt);
         findings.extend(while_talking(&mut self.sessions, analyze)?);
         Ok(findings)
@@ -462,6 +479,7 @@ impl Work<'_> {
     /// An error names what is not as it was.
     fn compare(&mut self) -> Result<(), Failure> {
         let (dump, target) = (self.dump, self.target);
+        self.output.progress("counting rows");
         let hashed = &route::hashed_tables(target, &mut self.sessions[0])?;
         let by_root = self.by_root()?;
         let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
