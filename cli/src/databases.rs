@@ -12,6 +12,26 @@ const LOOK: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_node) AS has_n
      EXISTS (SELECT FROM pg_catalog.pg_dist_local_group WHERE groupid = 0) AS is_coordinator, \
      EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus_fence') AS has_fence";
 
+/// Whether a server takes itself for a coordinator without nodes that may be a worker whose metadata was taken from it
+/// (`stop_metadata_sync_to_node()`): its group was written after Citus was created.
+pub const IS_EMPTIED: &str = "NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node) \
+     AND (SELECT xmin FROM pg_catalog.pg_dist_local_group LIMIT 1) IS DISTINCT FROM \
+         (SELECT xmin FROM pg_catalog.pg_attribute WHERE attname = 'groupid' \
+             AND attrelid = 'pg_catalog.pg_dist_local_group'::pg_catalog.regclass)";
+
+/// The error of such a one.
+pub fn emptied(server: impl std::fmt::Display) -> Failure {
+    Failure::Unfit {
+        what: format!(
+            "{server} knows no nodes, and its pg_dist_local_group was changed since Citus was created there: so is a \
+             worker whose metadata was taken from it"
+        ),
+        todo: "Name the coordinator with -h and -p. If this server belongs to no cluster, there first: \
+               SELECT citus_set_coordinator_host('host name or address', port);"
+            .into(),
+    }
+}
+
 /// What is known of one.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {

@@ -54,6 +54,9 @@ fn what_is_broken_is_found_and_what_is_whole_is_not() {
 
         // Asked of a worker, it says whom to ask.
         check(worker.port(), &[]).expect(1).complains_of(&["is a worker (group 1)", "-h and -p"]);
+        // Also of one that has forgotten it: its metadata was taken from it.
+        worker.execute("UPDATE pg_dist_local_group SET groupid = 0; DELETE FROM pg_dist_node")?;
+        check(worker.port(), &[]).expect(1).complains_of(&["knows no nodes", "-h and -p"]);
         Ok(())
     });
 }

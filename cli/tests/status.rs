@@ -122,6 +122,10 @@ fn whoever_cannot_know_says_so_and_what_to_do() {
         status(cluster.standby_of(0), &[])
             .expect(1)
             .complains_of(&["is a standby", "target_session_attrs"]);
+        // One that has forgotten it: its metadata was taken from it.
+        let empty = "UPDATE pg_dist_local_group SET groupid = 0; DELETE FROM pg_dist_node";
+        cluster.worker(1).execute(empty)?;
+        status(cluster.worker(1), &[]).expect(1).complains_of(&["knows no nodes", "-h and -p"]);
 
         let coordinator = cluster.coordinator();
         coordinator.execute("CREATE DATABASE plain")?;

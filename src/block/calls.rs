@@ -72,6 +72,10 @@ pub fn notice_unless_coordinator() {
             Err(CatalogError::NotCoordinator { coordinator: None }) => {
                 "This node is a worker.".to_owned()
             }
+            Err(CatalogError::NoNodes { .. }) => {
+                "This node knows no nodes, like a worker whose metadata was taken from it."
+                    .to_owned()
+            }
             // Without a catalog there is no block on any node.
             Err(
                 CatalogError::Missing

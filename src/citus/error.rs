@@ -16,6 +16,12 @@ pub enum CatalogError {
         /// Where the coordinator is, as far as this node knows.
         coordinator: Option<String>,
     },
+    /// It takes itself for a coordinator, as a worker does whose metadata was taken from it.
+    #[error("this node is not known to be a coordinator")]
+    NoNodes {
+        /// The port of this server.
+        port: i32,
+    },
     /// Somebody keeps a table of the catalog to himself.
     #[error("could not read the tables of the cluster's nodes because they are locked")]
     Locked,
@@ -58,6 +64,9 @@ impl From<&CatalogError> for Report {
                         .hint("Connect to the coordinator and call the function there."),
                 }
             }
+            CatalogError::NoNodes { port } => Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("Its pg_dist_node is empty, and its pg_dist_local_group was changed since Citus was created here: so is a worker whose metadata was taken from it, as by stop_metadata_sync_to_node().")
+                .hint(format!("Call the function on the coordinator of the cluster that this node belongs to. If it belongs to none, and is to be a cluster of its own, first: SELECT citus_set_coordinator_host('host name or address', {port});")),
             CatalogError::Locked => Report::new(ERRCODE_LOCK_NOT_AVAILABLE, message)
                 .detail("Another session holds an ACCESS EXCLUSIVE lock on a pg_dist_* table.")
                 .hint(

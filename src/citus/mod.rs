@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use remote::{Deadline, Pause, Waiter, pause};
 
-use crate::pg::lock;
+use crate::pg::{ident, lock};
 
 /// The relations that a fence locks.
 #[derive(Clone, Copy, Debug)]
@@ -121,8 +121,25 @@ fn major(version: &str) -> Option<u32> {
     version.split(['.', '-']).next()?.parse().ok()
 }
 
-/// An error unless this node is the coordinator, which is found out within `bound`.
+/// An error unless this node is the coordinator of a cluster, which is found out within `bound`.
+///
+/// A worker whose metadata was taken from it (`stop_metadata_sync_to_node()`) has the coordinator's group and no nodes,
+/// like a new server with a cluster of its own; but the coordinator elsewhere counts on it.  What was done here for the
+/// cluster would be done to this node alone.
 pub fn require_coordinator<W: Waiter>(waiter: &mut W, bound: Duration) -> Result<(), CatalogError> {
+    require_group_of_coordinator(waiter, bound)?;
+    let is_new = read_within(waiter, bound, OF_THIS_NODE, node::was_never_a_worker)??;
+    if is_new || !read_within(waiter, bound, OF_NODES, nodes)??.is_empty() {
+        return Ok(());
+    }
+    Err(CatalogError::NoNodes { port: ident::port() })
+}
+
+/// An error unless this node takes itself for the coordinator, be it because it knows of no cluster.
+pub fn require_group_of_coordinator<W: Waiter>(
+    waiter: &mut W,
+    bound: Duration,
+) -> Result<(), CatalogError> {
     fence_relations()?;
     if read_within(waiter, bound, OF_THIS_NODE, local_group)?? == COORDINATOR_GROUP {
         return Ok(());

@@ -55,6 +55,17 @@ pub fn local_group() -> Result<i32, CatalogError> {
     group.ok_or_else(|| CatalogError::Read { table: TABLE, error: "no row".into() })
 }
 
+/// Whether `pg_dist_local_group` is as `CREATE EXTENSION` has made it: then this server has never been a worker.  Its
+/// row and its column are of one transaction as long as nobody writes there; `pg_upgrade` makes both anew, and then
+/// nobody can tell.
+pub fn was_never_a_worker() -> Result<bool, CatalogError> {
+    const TABLE: &CStr = c"pg_dist_local_group";
+    let relation = lock::catalog_relation(TABLE).ok_or(CatalogError::Missing)?;
+    let rows = small_table::rows(relation, &[c"xmin"]);
+    let row_made_by = rows.first().and_then(|row| row[0].as_ref()?.parse().ok());
+    Ok(row_made_by.is_some() && row_made_by == small_table::column_made_by(relation, c"groupid"))
+}
+
 /// All primaries, by `nodeid`.
 ///
 /// `hasmetadata` is no condition: a worker whose metadata sync was stopped still plans and records

@@ -7,7 +7,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use super::catalog::{self, Node, Row, oid_text};
 use super::error::EmbeddedError;
 use super::transaction::{Peer, Writes, run};
-use crate::citus::{COORDINATOR_GROUP, require_coordinator};
+use crate::citus::{COORDINATOR_GROUP, require_group_of_coordinator};
 use crate::pg::{elog, ident, text_sql, wait, xact_callbacks};
 use crate::report::Report;
 use remote::{Command, NodeLabel, RemoteError};
@@ -131,7 +131,7 @@ pub fn coordinator_only(function: &'static str) -> Result<(), EmbeddedError> {
     if xact_callbacks::keeps_snapshot() {
         return Err(EmbeddedError::KeptSnapshot { function });
     }
-    Ok(require_coordinator(&mut wait::interruptible(), CATALOG_BOUND)?)
+    Ok(require_group_of_coordinator(&mut wait::interruptible(), CATALOG_BOUND)?)
 }
 
 /// The same, then takes the lock and gives the nodes as they are under it.

@@ -57,6 +57,19 @@ pub(super) fn each_row<R>(
     })
 }
 
+/// The transaction that has made a column of a table, or changed it last, as `xmin` shows it.
+pub fn column_made_by(relation: pg_sys::Oid, column: &CStr) -> Option<u32> {
+    // SAFETY: a look-up in the system cache; a row of it has its header.
+    unsafe {
+        let row = pg_sys::SearchSysCacheAttName(relation, column.as_ptr());
+        (!row.is_null()).then(|| {
+            let made_by = (*(*row).t_data).t_choice.t_heap.t_xmin;
+            pg_sys::ReleaseSysCache(row);
+            u32::from(made_by)
+        })
+    }
+}
+
 const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// Where a column is, and what writes its values.
@@ -74,7 +87,8 @@ impl Column {
             let relation = (*table).rd_id;
             let number = pg_sys::get_attnum(relation, name.as_ptr());
             let mut output = pg_sys::InvalidOid;
-            if number > 0 {
+            // Those of the system's own have numbers below 0.
+            if number != 0 {
                 let mut is_varlena = false;
                 let of_type = pg_sys::get_atttype(relation, number);
                 pg_sys::getTypeOutputInfo(of_type, &mut output, &mut is_varlena);
@@ -86,7 +100,7 @@ impl Column {
     /// # Safety
     /// The row must be one of the table.
     unsafe fn value(&self, table: pg_sys::Relation, row: pg_sys::HeapTuple) -> Value {
-        if self.number <= 0 {
+        if self.number == 0 {
             return None;
         }
         // SAFETY: the column is one of the caller's table; what its type's output function gives is a C

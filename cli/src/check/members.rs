@@ -5,6 +5,7 @@ use std::time::Duration;
 use remote::{ConnParams, NodeLabel, Reply};
 
 use crate::connection::Destination;
+use crate::databases::{IS_EMPTIED, emptied};
 use crate::failure::Failure;
 use crate::nodes::NodeArgs;
 use crate::rows::{only_row, rows};
@@ -94,6 +95,11 @@ impl<'a> Cluster<'a> {
                 what: format!("{place} is a worker (group {group})"),
                 todo: "Name the coordinator with -h and -p.".into(),
             });
+        }
+        let is_emptied = format!("SELECT {IS_EMPTIED} AS is_emptied");
+        let emptied_row = ask(coordinator, "look for the cluster's nodes", &is_emptied)?;
+        if only_row(&emptied_row)?.is_true("is_emptied")? {
+            return Err(emptied(place));
         }
         let citus = has_citus(coordinator)?;
         let list = ask(

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use remote::{RemoteError, Reply};
 
 use super::answer::{Answerer, Block, Node, State, Status, WaitingSession};
+use crate::databases::{IS_EMPTIED, emptied};
 use crate::failure::Failure;
 use crate::rows::{Row, only_row, rows};
 use crate::server::Server;
@@ -132,6 +133,10 @@ fn answerer(server: &mut Server<'_>, who: Row<'_>) -> Result<Answerer, Failure> 
         let host = which.maybe("nodename")?;
         let coordinator = host.zip(which.maybe("nodeport")?);
         return Err(Failure::Worker { server: place.to_string(), group, coordinator });
+    }
+    let is_emptied = format!("SELECT {IS_EMPTIED} AS is_emptied");
+    if only_row(&server.ask("look for the cluster's nodes", &is_emptied)?)?.is_true("is_emptied")? {
+        return Err(emptied(&place));
     }
     Ok(Answerer {
         host: place.host,
