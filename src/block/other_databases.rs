@@ -10,10 +10,10 @@ use remote::{Command, Connecting, Deadline, RemoteError, Reply, Session, Target}
 
 use super::control;
 use super::state::State;
-use crate::citus::{HELPER_NAME, Roster};
+use crate::citus::Roster;
+use crate::citus::databases::{MOST, in_database, other_databases};
 use crate::pg::fd::ReservedDescriptors;
 use crate::pg::wait::interruptible;
-use crate::pg::{ident, lock, small_table};
 use crate::report::Report;
 
 const LOOK: &str = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_extension \
@@ -21,9 +21,6 @@ const LOOK: &str = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_extension \
 
 /// What all of them together may take; the caller waits for a worker meanwhile.
 const BOUND: Duration = Duration::from_secs(1);
-
-/// More of them are not looked into: a session each would cost more than the block.
-const MOST: usize = 50;
 
 /// What the caller is to be told: those that have Citus and no block of their own, and those of which it cannot be
 /// told although others have it.
@@ -78,31 +75,12 @@ fn has_citus(reply: &Reply) -> Result<bool, RemoteError> {
     Ok(reply.parse_single::<i64>()? > 0)
 }
 
-fn in_database(own: &Target, name: &str) -> Target {
-    let mut target = own.clone();
-    target.params.set("dbname", name).set("application_name", HELPER_NAME);
-    target
-}
-
-/// The other databases that take connections and have no active block.
+/// The names of those that have no active block.
 fn unblocked() -> Vec<String> {
-    let Some(relation) = lock::catalog_relation(c"pg_database") else { return Vec::new() };
-    let here = ident::database().to_u32();
-    let columns = [c"oid", c"datname", c"datallowconn", c"datistemplate"];
-    let rows = small_table::rows(relation, &columns).into_iter();
-    let candidates = rows.filter_map(|row| {
-        let database: u32 = row[0].as_ref()?.parse().ok()?;
-        let is_used = row[2].as_deref() == Some("t") && row[3].as_deref() == Some("f");
-        (is_used && database != here).then(|| (database, row[1].clone()))
-    });
     let is_blocked =
         |database| control::look(database).is_some_and(|(_, block)| block.state == State::Active);
-    let mut names: Vec<String> = candidates
-        .filter(|(database, _)| !is_blocked(*database))
-        .filter_map(|(_, name)| name)
-        .collect();
-    names.sort();
-    names
+    let others = other_databases().into_iter().filter(|other| !is_blocked(other.oid));
+    others.map(|other| other.name).collect()
 }
 
 #[cfg(test)]

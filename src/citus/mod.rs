@@ -7,6 +7,7 @@
 mod api;
 mod connection;
 pub mod daemon;
+pub mod databases;
 mod error;
 mod global_pid;
 pub mod identity;

@@ -3,8 +3,9 @@
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, search_path};
 
+use super::error::quoted;
 use super::nodes::{Nodes, require_coordinator};
-use super::{ClusterError, switch};
+use super::{ClusterError, elsewhere, switch};
 use crate::gate::error::GateError;
 use crate::pg::types::Lsn;
 use crate::pg::wait::interruptible;
@@ -62,6 +63,18 @@ fn citus_cluster_read_only_status() -> TableIterator<
         },
         by,
     );
+    let state = |reply: &remote::Reply| {
+        reply.sets.iter().find_map(|set| set.value(0, "state")).map(str::to_owned)
+    };
+    let is_read_only = |reply: &Result<remote::Reply, ClusterError>| {
+        reply.as_ref().is_ok_and(|reply| state(reply).as_deref() == Some("read-only"))
+    };
+    // It is not noted here, so that it may be in another database.
+    let noted_elsewhere = if !is_to_be_read_only && replies.iter().any(is_read_only) {
+        elsewhere::noted(&mut waiter, &nodes.roster)
+    } else {
+        Vec::new()
+    };
     let rows: Vec<_> = nodes
         .roster
         .nodes()
@@ -73,12 +86,19 @@ fn citus_cluster_read_only_status() -> TableIterator<
                     let value = |column| {
                         reply.sets.iter().find_map(|set| set.value(0, column)).map(str::to_owned)
                     };
-                    let state = value("state");
-                    let is_open = is_to_be_read_only && state.as_deref() == Some("read-write");
+                    let state = state(&reply);
+                    let told = match state.as_deref() {
+                        Some("read-write") if is_to_be_read_only => Some(LEFT_OUT.to_owned()),
+                        Some("read-only") if !noted_elsewhere.is_empty() => Some(format!(
+                            "the cluster in database {} of the same servers is noted as read only; {OPEN_IT}",
+                            quoted(&noted_elsewhere)
+                        )),
+                        _ => None,
+                    };
                     (
                         state,
                         value("read_only_lsn"),
-                        is_open.then(|| names::as_reached(LEFT_OUT).into_owned()),
+                        told.map(|text| names::as_reached(&text).into_owned()),
                     )
                 }
                 Err(error) => (None, None, Some(error.to_string())),
@@ -99,8 +119,11 @@ fn citus_cluster_read_only_status() -> TableIterator<
 
 /// What there is to say of a node that takes writes in a cluster that is read-only.
 const LEFT_OUT: &str = "it takes writes although the cluster is noted as read only: a call that closes or opens the cluster was broken \
-     off, it was opened by itself, or another server has taken its place; to let all nodes write: \
+     off, it was opened by itself or from another database, or another server has taken its place; to let all nodes write: \
      SELECT citus_set_cluster_read_write(); to make all of them read only: SELECT citus_set_cluster_read_only();";
+
+/// What there is to say of a node that another database's call has closed.
+const OPEN_IT: &str = "to let its nodes write, in that database, on its coordinator: SELECT citus_set_cluster_read_write();";
 
 /// Helpers that the extension calls on other nodes; users need none of them.
 #[pgrx::pg_schema]

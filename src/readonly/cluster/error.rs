@@ -74,8 +74,11 @@ pub enum ClusterError {
     #[error("{CLIENT_GONE}")]
     ClientGone,
     /// The coordinator itself was switched to read-only, so that nothing can be written down.
-    #[error("the coordinator is read only by itself")]
-    CoordinatorReadOnly,
+    #[error("{}", read_only_with(.databases))]
+    CoordinatorReadOnly {
+        /// Other databases of this server whose clusters are noted as read-only.
+        databases: Vec<String>,
+    },
 }
 
 impl From<FenceError> for ClusterError {
@@ -115,6 +118,19 @@ impl From<CatalogError> for ClusterError {
     fn from(error: CatalogError) -> Self {
         FenceError::from(error).into()
     }
+}
+
+fn read_only_with(databases: &[String]) -> String {
+    if databases.is_empty() {
+        return "the coordinator is read only by itself".into();
+    }
+    format!("the coordinator is read only with the cluster in database {}", quoted(databases))
+}
+
+/// Names of databases, in a message.
+pub fn quoted(databases: &[String]) -> String {
+    let quoted: Vec<String> = databases.iter().map(|name| format!("\"{name}\"")).collect();
+    quoted.join(", ")
 }
 
 impl From<&ClusterError> for Report {
@@ -175,10 +191,14 @@ impl From<&ClusterError> for Report {
             ClusterError::ClientGone => {
                 Report::new(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, message)
             }
-            ClusterError::CoordinatorReadOnly => {
+            ClusterError::CoordinatorReadOnly { databases } => {
                 Report::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                     .detail("That the cluster is to be read only must be written down here first.")
-                    .hint("Let it write first: SELECT alter_system_read_write();")
+                    .hint(if databases.is_empty() {
+                        "Let it write first: SELECT alter_system_read_write();"
+                    } else {
+                        "Let that cluster write first, in that database, on its coordinator: SELECT citus_set_cluster_read_write();"
+                    })
             }
         }
     }

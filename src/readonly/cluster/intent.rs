@@ -18,7 +18,8 @@ const WRITE: &str = concat!(
      COMMIT"
 );
 
-const REMOVE: &str = concat!(
+/// Takes it away, in whatever database.
+pub const REMOVE: &str = concat!(
     "BEGIN READ WRITE; ",
     as_owner!(),
     "SET LOCAL lock_timeout = '5s'; SET LOCAL synchronous_commit = 'local';\
@@ -52,7 +53,7 @@ pub fn write<W: Waiter>(
     match home.run(waiter, Command::new("note of the switch", WRITE), deadline) {
         Ok(_) => Ok(()),
         Err(error) if error.sqlstate().is_some_and(|code| code == "25006") => {
-            Err(ClusterError::CoordinatorReadOnly)
+            Err(ClusterError::CoordinatorReadOnly { databases: Vec::new() })
         }
         Err(error) => Err(error.into()),
     }

@@ -18,6 +18,7 @@
 pub mod api;
 pub mod error;
 
+mod elsewhere;
 mod hold_back;
 mod intent;
 mod nodes;

@@ -6,7 +6,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::hold_back::{ClosedGates, SILENCE_MS, close_gates};
 use super::nodes::{Nodes, connect_timeout, require_coordinator};
-use super::{ClusterError, intent};
+use super::{ClusterError, elsewhere, intent};
 use crate::citus::identity::{self, IdentityError, MARKS, QUESTION, Who};
 use crate::citus::myself::{Unproved, must_be_home, prove};
 use crate::citus::{Node, Roster};
@@ -121,13 +121,21 @@ pub fn read_only() -> Result<(), ClusterError> {
     let started = Instant::now();
     // What is written down and taken away again is so whether the caller is there or not.
     let mut regardless = BackendWaiter::new(|| false);
-    let was_interrupted = with_home(&mut regardless, |waiter, home, deadline| {
+    let noted = with_home(&mut regardless, |waiter, home, deadline| {
         let was_interrupted = intent::is_written(waiter, home, deadline)?;
         if !was_interrupted {
             intent::write(waiter, home, deadline)?;
         }
         Ok(was_interrupted)
-    })?;
+    });
+    let was_interrupted = match noted {
+        Err(ClusterError::CoordinatorReadOnly { .. }) => {
+            let nodes = Nodes::read(&mut waiter)?;
+            let databases = elsewhere::noted(&mut waiter, &nodes.roster);
+            return Err(ClusterError::CoordinatorReadOnly { databases });
+        }
+        noted => noted?,
+    };
     let closed =
         close_gates(&mut until_client_gone()).and_then(|gates| switch_all(&mut regardless, gates));
     match closed {
@@ -243,7 +251,9 @@ pub fn read_write() -> Result<(), ClusterError> {
     if !left.is_empty() {
         return Err(ClusterError::NotAllOpened { nodes: left });
     }
-    with_home(&mut BackendWaiter::new(|| false), intent::remove)?;
+    let mut regardless = BackendWaiter::new(|| false);
+    with_home(&mut regardless, intent::remove)?;
+    elsewhere::opened(&mut regardless, &nodes.roster);
     elog::log(&format!(
         "citus_fence: the cluster is read-write: {} nodes",
         nodes.roster.nodes().len()

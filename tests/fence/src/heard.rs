@@ -15,9 +15,14 @@ pub struct Heard {
 impl Heard {
     /// Connects to a node of a cluster without TLS.
     pub fn on(cluster: &Cluster, node: usize) -> Result<Self> {
+        Self::in_database(cluster, node, cluster.database())
+    }
+
+    /// The same in another of its databases.
+    pub fn in_database(cluster: &Cluster, node: usize, database: &str) -> Result<Self> {
         let said = Arc::new(Mutex::new(Vec::new()));
         let list = Arc::clone(&said);
-        let mut config = cluster.node(node).connect_params().config();
+        let mut config = cluster.node(node).connect_params().database(database).config();
         config.notice_callback(move |notice| {
             let text = format!(
                 "{}: {} ({})",
