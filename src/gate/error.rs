@@ -159,9 +159,9 @@ const IS_BEING_PROMOTED: &str = "It is a clone that is being promoted by citus_p
 /// What to do about a node that is read-only: opened by itself, it would write while its cluster does not.
 pub fn how_to_write(with_cluster: bool) -> &'static str {
     if with_cluster {
-        "The whole cluster is read only. To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();"
+        "The whole cluster is read only. To let it write again, as a superuser or a role with EXECUTE, on its coordinator: SELECT citus_set_cluster_read_write();"
     } else {
-        "To let the node write again, as a superuser on it: SELECT alter_system_read_write();"
+        "To let the node write again, as a superuser or a role with EXECUTE, on it: SELECT alter_system_read_write();"
     }
 }
 
@@ -177,7 +177,7 @@ fn how_to_open(clone: i32) -> String {
         ),
     };
     format!(
-        "{proper} To open this node whatever becomes of the clone, as a superuser: SELECT citus_fence.release_node_by_force({clone});"
+        "{proper} To open this node whatever becomes of the clone, as a superuser or a role with EXECUTE: SELECT citus_fence.release_node_by_force({clone});"
     )
 }
 

@@ -20,10 +20,10 @@ use crate::report::Report;
 const VICTIM_MESSAGE: &CStr = c"system is now read only";
 /// What its client can do.
 const VICTIM_HINT: &CStr =
-    c"Connect again to read.  To let the node write again, as a superuser on it: SELECT alter_system_read_write();";
+    c"Connect again to read.  To let the node write again, as a superuser or a role with EXECUTE, on it: SELECT alter_system_read_write();";
 
 /// The same where the whole cluster is switched.
-const VICTIM_CLUSTER_HINT: &CStr = c"Connect again to read.  The whole cluster is read only.  To let it write again, as a superuser on its coordinator: SELECT citus_set_cluster_read_write();";
+const VICTIM_CLUSTER_HINT: &CStr = c"Connect again to read.  The whole cluster is read only.  To let it write again, as a superuser or a role with EXECUTE, on its coordinator: SELECT citus_set_cluster_read_write();";
 
 /// What the server's hooks ask.
 pub const WATCH: Watch = Watch {

@@ -182,7 +182,7 @@ fn apply_reservation(node: &Node, judgement: reserved_file::Judgement) {
     };
     let how_to_open = |clone| {
         format!(
-            "Finish or give up the clone's promotion. To open this node whatever becomes of it, as a superuser: \
+            "Finish or give up the clone's promotion. To open this node whatever becomes of it, as a superuser or a role with EXECUTE: \
              SELECT citus_fence.release_node_by_force({clone});"
         )
     };
