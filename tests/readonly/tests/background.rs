@@ -1,6 +1,8 @@
 //! What writes by itself: autovacuum, the workers that apply what another server publishes, those of Citus and of other
 //! extensions. They stop on a read-only node without filling its log, and go on when it is open again.
 
+use std::time::Duration;
+
 use readonly_tests::{
     Engine, PATIENCE, Result, Server, StopMode, assert_agrees, assert_untouched, close,
     on_each_engine, open, serve, traces_of_writers, wait_until,
@@ -294,6 +296,54 @@ fn the_daemon_of_citus_goes_on_with_its_rounds() {
         open(node)?;
         many(waits())?;
         node.stop(StopMode::Fast)
+    });
+}
+
+/// It takes its work up soon after the node writes again, also where it searches for no deadlocks: nothing but that had
+/// it see the node's state oftener than once a minute.
+#[test]
+fn the_daemon_of_citus_is_soon_back_at_work() {
+    /// Longer than any of its rounds, and shorter than a minute.
+    const SOON: Duration = Duration::from_secs(25);
+    on_each_engine(|engine: Engine| {
+        if engine != Engine::Citus {
+            return Ok(());
+        }
+        let cluster = Cluster::builder(engine)
+            .workers(1)
+            .setting("citus.distributed_deadlock_detection_factor", "-1")
+            .setting("citus.recover_2pc_interval", "1s")
+            .build()?;
+        let node = cluster.coordinator();
+        serve(node)?;
+        cluster.worker(1).execute("CREATE TABLE own (n int)")?;
+        for restarts in [true, false] {
+            close(node)?;
+            if restarts {
+                node.restart()?;
+            }
+            // It has looked at what it finds, and waits.
+            drop(node.connect()?);
+            wait_until("the daemon", PATIENCE, || {
+                let daemon = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Extension' \
+                               AND backend_type LIKE 'Citus Maintenance%' AND datname = current_database()";
+                (node.query_value(daemon).ok()? == "1").then_some(())
+            })?;
+            open(node)?;
+            // As a crash would leave it; nobody but the daemon ends it.
+            cluster.worker(1).execute(
+                "SET application_name = 'citus_internal gpid=10000004242'; BEGIN; \
+                 INSERT INTO own VALUES (1); PREPARE TRANSACTION 'citus_0_4242_7_0'",
+            )?;
+            wait_until("its recovery", SOON, || {
+                let left = cluster.worker(1).query_value("SELECT count(*) FROM pg_prepared_xacts");
+                (left.ok()? == "0").then_some(())
+            })?;
+        }
+        // What is said in the files counts again.
+        let log = node.log();
+        assert!(!log.contains("PANIC") && !log.contains("terminated by signal"), "{log}");
+        assert_untouched(node)
     });
 }
 
