@@ -224,3 +224,56 @@ impl Drop for CancelsHeld {
         }
     }
 }
+
+thread_local! {
+    static PUT_OFF: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, neither a cancel nor a termination unwinds: whoever waits asks [`are_waiting`] and has to end soon
+/// after it says yes, having put back what was begun.  What else the server wants of this process is done.
+pub struct PutOff(());
+
+impl PutOff {
+    /// Puts them off.
+    pub fn begin() -> Self {
+        // SAFETY: a counter of this process; the counterpart is in Drop.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 }
+        PUT_OFF.set(true);
+        Self(())
+    }
+}
+
+impl Drop for PutOff {
+    fn drop(&mut self) {
+        PUT_OFF.set(false);
+        // SAFETY: counted up in begin().  An ERROR has set the counter to 0.
+        unsafe {
+            pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1);
+        }
+    }
+}
+
+/// Whether a cancel or a termination has come and waits to be served.
+pub fn are_waiting() -> bool {
+    // SAFETY: flags of this process, made for signal handlers.
+    unsafe {
+        let cancel = std::ptr::read_volatile(&raw const pg_sys::QueryCancelPending) != 0;
+        let die = std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0;
+        die || cancel && !are_cancels_held()
+    }
+}
+
+/// Serves what has come, but for what is put off.
+pub fn serve() {
+    if !PUT_OFF.get() {
+        pgrx::check_for_interrupts!();
+    } else if !are_waiting() {
+        // A cancel that comes right now goes on waiting.
+        let _held = CancelsHeld::begin();
+        // SAFETY: counted up in PutOff::begin().
+        unsafe { pg_sys::InterruptHoldoffCount -= 1 }
+        pgrx::check_for_interrupts!();
+        // SAFETY: as above.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 }
+    }
+}

@@ -71,7 +71,7 @@ impl<S: FnMut() -> bool> BackendWaiter<S> {
 
     /// A wait on this set, which is for so many sockets.
     fn wait_on(&mut self, set: &EventSet, sockets: usize, timeout: Duration) -> WaitEnd {
-        pgrx::check_for_interrupts!();
+        interrupts::serve();
         if (self.stop)() {
             return WaitEnd::Stopped;
         }
@@ -79,7 +79,7 @@ impl<S: FnMut() -> bool> BackendWaiter<S> {
         if latch {
             reset_latch();
         }
-        pgrx::check_for_interrupts!();
+        interrupts::serve();
         match self.client {
             Client::Raises if gone => raise_client_gone(),
             Client::Stops if gone => return WaitEnd::Stopped,
@@ -137,9 +137,10 @@ pub fn interruptible() -> BackendWaiter<impl FnMut() -> bool> {
     BackendWaiter { client: Client::Raises, ..BackendWaiter::new(|| false) }
 }
 
-/// The same, but the end of the client ends a wait with [`WaitEnd::Stopped`]: for who has to put something back.
-pub fn until_client_gone() -> BackendWaiter<impl FnMut() -> bool> {
-    BackendWaiter { client: Client::Stops, ..BackendWaiter::new(|| false) }
+/// The same, but the end of the client ends a wait with [`WaitEnd::Stopped`], and so do interrupts that are put off: for
+/// who has to put something back.
+pub fn until_broken_off() -> BackendWaiter<impl FnMut() -> bool> {
+    BackendWaiter { client: Client::Stops, ..BackendWaiter::new(interrupts::are_waiting) }
 }
 
 /// An error where the client of this session is gone: before what cannot be taken back, and after waits of the
@@ -200,7 +201,7 @@ impl<S: FnMut() -> bool> Waiter for BackendWaiter<S> {
     /// costs some calls of the system for each of them, at each turn.  The latch and the postmaster can wait for
     /// one turn; what the latch is set for is asked for here.
     fn wait(&mut self, interests: &[Interest], timeout: Duration) -> WaitEnd {
-        pgrx::check_for_interrupts!();
+        interrupts::serve();
         if (self.stop)() {
             return WaitEnd::Stopped;
         }

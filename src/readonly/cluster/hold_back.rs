@@ -54,7 +54,7 @@ pub fn close_gates<W: Waiter>(waiter: &mut W) -> Result<ClosedGates, ClusterErro
     };
     <Attempts as Trial<W>>::let_go(&mut attempts);
     Err(match why {
-        // Interrupts unwind; nothing else stops the waiter.
+        // Or an interrupt has come, which the caller serves.
         GaveUp::Stopped => ClusterError::ClientGone,
         GaveUp::NotHeld(Reason { what: last, blockers, .. }) => {
             ClusterError::WritersInTheWay { after_ms: limit.ms(), last, blockers }

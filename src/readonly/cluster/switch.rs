@@ -18,7 +18,7 @@ use crate::gate::lock::ClusterSwitch;
 use crate::guc;
 use crate::pg::interrupts;
 use crate::pg::wait::{
-    BackendWaiter, interruptible, is_client_gone, require_client, until_client_gone,
+    BackendWaiter, interruptible, is_client_gone, require_client, until_broken_off,
 };
 use crate::pg::{elog, lock};
 use crate::readonly::switch::require_switchable;
@@ -119,26 +119,17 @@ pub fn read_only() -> Result<(), ClusterError> {
         return Err(ClusterError::UnderWay(other));
     }
     let started = Instant::now();
-    // What is written down and taken away again is so whether the caller is there or not.
-    let mut regardless = BackendWaiter::new(|| false);
-    let noted = with_home(&mut regardless, |waiter, home, deadline| {
-        let was_interrupted = intent::is_written(waiter, home, deadline)?;
-        if !was_interrupted {
-            intent::write(waiter, home, deadline)?;
-        }
-        Ok(was_interrupted)
+    let nodes = Nodes::read(&mut waiter)?;
+    let was_interrupted = at_home(&mut waiter, &nodes.roster, Patience::Call, intent::is_written)?;
+    // A cancel or a termination ends the waits, and is served when the note is taken away again.
+    let put_off = interrupts::PutOff::begin();
+    let closed = note_and_close(&nodes.roster, was_interrupted);
+    let switched = closed.and_then(|gates| {
+        // That is bounded, and sees to cancels by itself.
+        drop(put_off);
+        switch_all(&mut BackendWaiter::new(|| false), gates)
     });
-    let was_interrupted = match noted {
-        Err(ClusterError::CoordinatorReadOnly { .. }) => {
-            let nodes = Nodes::read(&mut waiter)?;
-            let databases = elsewhere::noted(&mut waiter, &nodes.roster);
-            return Err(ClusterError::CoordinatorReadOnly { databases });
-        }
-        noted => noted?,
-    };
-    let closed =
-        close_gates(&mut until_client_gone()).and_then(|gates| switch_all(&mut regardless, gates));
-    match closed {
+    match switched {
         Ok(count) => {
             elog::log(&format!(
                 "citus_fence: the cluster is read only: {count} nodes, after {} ms",
@@ -146,16 +137,57 @@ pub fn read_only() -> Result<(), ClusterError> {
             ));
             Ok(())
         }
+        // Nothing could be written down.
+        Err(ClusterError::CoordinatorReadOnly { .. }) => {
+            let databases = elsewhere::noted(&mut waiter, &nodes.roster);
+            Err(ClusterError::CoordinatorReadOnly { databases })
+        }
         // Something was not taken back, or an earlier switch was not.
         Err(error @ ClusterError::HalfWay { .. }) => Err(error),
-        Err(error) if was_interrupted => Err(error),
-        Err(error) => match with_home(&mut regardless, intent::remove) {
-            Ok(()) => Err(error),
-            Err(left) => {
-                Err(ClusterError::NoteLeft { first: Box::new(error), why: left.to_string() })
+        Err(error) => {
+            let left = if was_interrupted { Ok(()) } else { take_note_away(&nodes.roster) };
+            let error = match left {
+                Ok(()) => error,
+                Err(why) => ClusterError::NoteLeft { first: Box::new(error), why: why.to_string() },
+            };
+            if let (ClusterError::NoteLeft { .. }, true) = (&error, interrupts::are_waiting()) {
+                let report = Report::from(&error);
+                let report = Report { sqlstate: PgSqlErrorCode::ERRCODE_WARNING, ..report };
+                elog::emit(PgLogLevel::WARNING, &report);
             }
-        },
+            // In the server's own words, if it was one of these.
+            interrupts::serve();
+            Err(error)
+        }
     }
+}
+
+/// Writes the note, where there is none, and closes all gates.
+fn note_and_close(roster: &Roster, is_noted: bool) -> Result<ClosedGates, ClusterError> {
+    if !is_noted {
+        // Whether the caller is there or not.
+        let mut unless_interrupted = BackendWaiter::new(interrupts::are_waiting);
+        at_home(&mut unless_interrupted, roster, Patience::Call, intent::write)?;
+    }
+    let mut gates = close_gates(&mut until_broken_off())?;
+    if interrupts::are_waiting() {
+        let_go(&mut BackendWaiter::new(|| false), &mut gates.party);
+        return Err(ClusterError::ClientGone);
+    }
+    Ok(gates)
+}
+
+/// Takes the note away, whether the caller is there or not; whoever cancels or terminates has that not wait long.
+fn take_note_away(roster: &Roster) -> Result<(), ClusterError> {
+    let _put_off = interrupts::PutOff::begin();
+    if !interrupts::are_waiting() {
+        let mut unless_interrupted = BackendWaiter::new(interrupts::are_waiting);
+        let removed = at_home(&mut unless_interrupted, roster, Patience::Call, intent::remove);
+        if removed.is_ok() || !interrupts::are_waiting() {
+            return removed;
+        }
+    }
+    at_home(&mut BackendWaiter::new(|| false), roster, Patience::Interrupted, intent::remove)
 }
 
 /// Switches the nodes behind closed gates, all or none; how many there are.
@@ -231,7 +263,8 @@ fn run<W: Waiter>(
 
 /// Whether it is written down that the cluster is read-only, or is to be.
 pub fn is_to_be_read_only<W: Waiter>(waiter: &mut W) -> Result<bool, ClusterError> {
-    with_home(waiter, intent::is_written)
+    let nodes = Nodes::read(waiter)?;
+    at_home(waiter, &nodes.roster, Patience::Call, intent::is_written)
 }
 
 /// Lets every node of the cluster write.
@@ -251,9 +284,10 @@ pub fn read_write() -> Result<(), ClusterError> {
     if !left.is_empty() {
         return Err(ClusterError::NotAllOpened { nodes: left });
     }
-    let mut regardless = BackendWaiter::new(|| false);
-    with_home(&mut regardless, intent::remove)?;
-    elsewhere::opened(&mut regardless, &nodes.roster);
+    // All that is left is to say so; a termination has that done, too.
+    interrupts::ignore_cancels();
+    take_note_away(&nodes.roster)?;
+    elsewhere::opened(&mut BackendWaiter::new(|| false), &nodes.roster);
     elog::log(&format!(
         "citus_fence: the cluster is read-write: {} nodes",
         nodes.roster.nodes().len()
@@ -481,16 +515,39 @@ fn run_on_open<W: Waiter>(
     sessions.iter().map(|session| session.as_ref().ok().and_then(|_| replies.next())).collect()
 }
 
-/// Does something over a session with this very node.
-fn with_home<W: Waiter, R>(
+/// How long something over a session with this very node may take.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// As long as the call has for it.
+    Call,
+    /// The caller has broken it off.
+    Interrupted,
+}
+
+impl Patience {
+    /// To connect once, to try that again, and to do it.
+    fn bounds(self) -> (Duration, Duration, Duration) {
+        match self {
+            Self::Call => (connect_timeout(), acquire_timeout(), SWITCH_BOUND),
+            Self::Interrupted => {
+                (connect_timeout().min(CANCEL_BOUND), Duration::ZERO, CANCEL_BOUND)
+            }
+        }
+    }
+}
+
+/// Does something over a session with this very node, and leaves nothing at work that has failed.
+fn at_home<W: Waiter, R>(
     waiter: &mut W,
+    roster: &Roster,
+    patience: Patience,
     body: impl FnOnce(&mut W, &mut Session, Deadline) -> Result<R, ClusterError>,
 ) -> Result<R, ClusterError> {
-    let nodes = Nodes::read(waiter)?;
-    let again_until = Deadline::after(waiter, acquire_timeout());
-    let mut home = loop {
-        let deadline = Deadline::after(waiter, connect_timeout());
-        match connect_all(waiter, &nodes.roster.targets()[..1], deadline).remove(0) {
+    let (connect, again, work) = patience.bounds();
+    let again_until = Deadline::after(waiter, again);
+    let mut home: Session = loop {
+        let deadline = Deadline::after(waiter, connect);
+        match connect_all(waiter, &roster.targets()[..1], deadline).remove(0) {
             Ok(home) => break home,
             // Out of connections, say.
             Err(error) if may_pass(&error) && !again_until.expired(waiter) => {
@@ -501,9 +558,15 @@ fn with_home<W: Waiter, R>(
             Err(error) => return Err(error.into()),
         }
     };
-    let deadline = Deadline::after(waiter, SWITCH_BOUND);
+    let deadline = Deadline::after(waiter, work);
     must_be_home(waiter, &mut home, deadline).map_err(FenceError::from)?;
-    body(waiter, &mut home, deadline)
+    let done = body(waiter, &mut home, deadline);
+    if done.is_err() {
+        let mut regardless = BackendWaiter::new(|| false);
+        let deadline = Deadline::after(&regardless, CANCEL_BOUND);
+        cancel_and_drain(&mut regardless, &mut [&mut home], deadline);
+    }
+    done
 }
 
 /// How long a call tries.

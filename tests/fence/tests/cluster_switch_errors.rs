@@ -26,31 +26,6 @@ fn elsewhere(cluster: &Cluster, node: usize) -> Result<Client> {
     Ok(client)
 }
 
-/// Before the nodes are switched: only the note stays, until one of the two functions is called again.
-#[test]
-fn a_cancelled_call_leaves_a_note() {
-    on_each_engine(|engine: Engine| {
-        let cluster = Cluster::builder(engine).workers(2).build()?;
-        let mut in_the_way = cluster.connect(1)?;
-        in_the_way.batch_execute("BEGIN; CREATE TEMPORARY TABLE written (n int)").expect("a write");
-        let mut caller = cluster.connect(0)?;
-        let pid: i32 = caller.query_one("SELECT pg_backend_pid()", &[]).expect("a pid").get(0);
-        let call = std::thread::spawn(move || caller.batch_execute(READ_ONLY));
-        let closed = "SELECT client_gate_closed FROM citus_fence.stat_gate";
-        wait_until("a closed gate", PATIENCE, || {
-            (cluster.coordinator().query_value(closed).ok()? == "t").then_some(())
-        })?;
-        cluster.coordinator().execute(&format!("SELECT pg_cancel_backend({pid})"))?;
-        let error = call.join().expect("a thread").expect_err("a cancelled call");
-        assert!(words(&error).starts_with("57014"), "{}", words(&error));
-        in_the_way.batch_execute("ROLLBACK").expect("a rollback");
-        assert!(all_write(&cluster)?, "no note");
-        cluster.coordinator().execute(READ_WRITE)?;
-        assert!(!all_write(&cluster)?);
-        Ok(())
-    });
-}
-
 #[test]
 fn a_node_without_the_preload_is_named() {
     on_each_engine(|engine: Engine| {
