@@ -11,8 +11,15 @@ impl From<&RemoteError> for Report {
         let node = error.node();
         let theirs = error.sqlstate().and_then(parse_sqlstate);
         let message = error.to_string();
-        let look =
-            format!("Check that the server at {node} runs and accepts connections from this host.");
+        let look = match theirs {
+            Some(ERRCODE_TOO_MANY_CONNECTIONS) => format!(
+                "End sessions at {node}, or raise max_connections there; those of citus_fence are a superuser's, for \
+                 whom superuser_reserved_connections are kept."
+            ),
+            _ => format!(
+                "Check that the server at {node} runs and accepts connections from this host."
+            ),
+        };
         match error {
             RemoteError::BadConnInfo { .. } => {
                 Report::new(ERRCODE_INVALID_PARAMETER_VALUE, message).hint(

@@ -86,11 +86,14 @@ pub fn opened<W: Waiter>(waiter: &mut W, roster: &Roster) {
     }
     if !unknown.is_empty() {
         let names = unknown.join(", ");
-        warn(Report::new(
-            PgSqlErrorCode::ERRCODE_WARNING,
-            format!("whether clusters in other databases are noted as read only is not known: {names}"),
+        let report = Report::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!(
+                "whether clusters in other databases are noted as read only is not known: {names}"
+            ),
         )
-        .detail("Those on the same servers take writes again, too."));
+        .detail("Those on the same servers take writes again, too.");
+        elog::emit(PgLogLevel::NOTICE, &report);
     }
 }
 

@@ -74,6 +74,17 @@ fn a_worker_that_is_out_of_connections() {
             })?;
             client.batch_execute(after).expect(after);
         }
+        // Who gives up says what is short there, and not that the server does not run.
+        let mut all = Vec::new();
+        while let Ok(one) = cluster.connect(1) {
+            all.push(one);
+        }
+        client.batch_execute("SET citus_fence.acquire_timeout = '2s'").expect("a setting");
+        let error = refusal(&mut client, "SELECT citus_block_writes_for_backup()");
+        assert!(error.message().contains("too many clients"), "{error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("max_connections")), "{error:?}");
+        drop(all);
+        client.batch_execute("RESET citus_fence.acquire_timeout").expect("a setting");
         prove_usable(&cluster)
     });
 }
