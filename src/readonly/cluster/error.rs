@@ -73,6 +73,9 @@ pub enum ClusterError {
     /// The caller's client is gone.
     #[error("{CLIENT_GONE}")]
     ClientGone,
+    /// A cancel or a termination has come, and is about to be told in the server's own words.
+    #[error("the switch of the cluster was broken off")]
+    BrokenOff,
     /// The coordinator itself was switched to read-only, so that nothing can be written down.
     #[error("{}", read_only_with(.databases))]
     CoordinatorReadOnly {
@@ -191,6 +194,7 @@ impl From<&ClusterError> for Report {
             ClusterError::ClientGone => {
                 Report::new(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE, message)
             }
+            ClusterError::BrokenOff => Report::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message),
             ClusterError::CoordinatorReadOnly { databases } => {
                 Report::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message)
                     .detail("That the cluster is to be read only must be written down here first.")

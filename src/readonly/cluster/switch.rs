@@ -145,6 +145,7 @@ pub fn read_only() -> Result<(), ClusterError> {
         // Something was not taken back, or an earlier switch was not.
         Err(error @ ClusterError::HalfWay { .. }) => Err(error),
         Err(error) => {
+            let error = if interrupts::are_waiting() { ClusterError::BrokenOff } else { error };
             let left = if was_interrupted { Ok(()) } else { take_note_away(&nodes.roster) };
             let error = match left {
                 Ok(()) => error,
@@ -172,7 +173,7 @@ fn note_and_close(roster: &Roster, is_noted: bool) -> Result<ClosedGates, Cluste
     let mut gates = close_gates(&mut until_broken_off())?;
     if interrupts::are_waiting() {
         let_go(&mut BackendWaiter::new(|| false), &mut gates.party);
-        return Err(ClusterError::ClientGone);
+        return Err(ClusterError::BrokenOff);
     }
     Ok(gates)
 }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use fence_tests::{
     Cluster, Engine, PATIENCE, Result, on_each_engine, prove_usable, wait_until, words,
 };
+use test_cluster::StopMode;
 use test_cluster::postgres::Error;
 
 const READ_ONLY: &str = "SELECT citus_set_cluster_read_only()";
@@ -153,6 +154,34 @@ fn a_call_that_has_opened_all_nodes_takes_its_note_away() {
                 (cluster.coordinator().query_value(NOTES).ok()? == "0").then_some(())
             })?;
         }
+        prove_usable(&cluster)
+    });
+}
+
+/// A server that is being stopped takes no session in which the note could go: that is said, and keeps nobody.
+#[test]
+fn a_stop_of_the_server_is_not_kept_up() {
+    on_each_engine(|engine: Engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let node = cluster.coordinator();
+        let mut in_the_way = cluster.connect(1)?;
+        in_the_way.batch_execute("BEGIN; CREATE TEMPORARY TABLE written (n int)").expect("a write");
+        let (_, call) = begin(&cluster, "pg_terminate_backend")?;
+        let closed = "SELECT client_gate_closed FROM citus_fence.stat_gate";
+        wait_until("a closed gate", PATIENCE, || {
+            (node.query_value(closed).ok()? == "t").then_some(())
+        })?;
+        node.stop(StopMode::Fast)?;
+        assert!(call.join().expect("a thread").is_err());
+        node.start()?;
+        in_the_way.batch_execute("ROLLBACK").expect("a rollback");
+        if node.query_value(NOTES)? == "1" {
+            let log = node.log();
+            assert!(log.contains("could not be taken away"), "{log}");
+            assert!(log.contains("WARNING:  the switch of the cluster was broken off"), "{log}");
+        }
+        node.execute(READ_WRITE)?;
+        assert_eq!(node.query_value(NOTES)?, "0");
         prove_usable(&cluster)
     });
 }
