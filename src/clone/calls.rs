@@ -16,6 +16,7 @@ use super::reach;
 use super::registry::{self, Replica, Terms};
 use super::state::Step;
 use super::statements::query;
+use super::twice;
 use super::worker;
 use crate::citus::{self, CatalogError, Roster, identity};
 use crate::fence::FenceError;
@@ -137,6 +138,7 @@ pub fn add(host: &str, port: i32, source: Named<'_>) -> Result<i32, CloneError> 
         let place = format!("{}:{}", node.host, node.port);
         return Err(CloneError::unfit(Fault::NotTold { place, active: false }));
     }
+    twice::one_at_a_time();
     require_free(host, port)?;
     let place = NodeLabel::unregistered(host.to_owned(), port);
     let map = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || {
@@ -146,6 +148,8 @@ pub fn add(host: &str, port: i32, source: Named<'_>) -> Result<i32, CloneError> 
     let mut at_clone = connect_clone(&mut waiter, &map)?;
     let slot =
         driver::look_at_both(&mut waiter, &map, &mut at_source, &mut at_clone, (host, port))?;
+    let place = format!("{host}:{port}");
+    twice::require_new(&mut waiter, &mut at_clone, &place, slot.as_deref())?;
     let mut lines = links::open(&mut waiter, map.roster.targets())
         .into_iter()
         .collect::<Result<Vec<_>, _>>()

@@ -50,6 +50,7 @@ mod settle;
 pub mod shards;
 pub mod state;
 mod statements;
+mod twice;
 mod worker;
 
 pub use calls::{OPERATION, before_drop, under_way};

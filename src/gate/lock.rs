@@ -9,6 +9,10 @@ use crate::pg::numbered_lock::{self, Holder, Mode, NumberedLock, for_top_transac
 
 /// The numbers as they stand in SQL text: only literals can be put together with it at compile time.
 macro_rules! numbers {
+    // Held by who registers a clone, to the end of his transaction.
+    (clone_adder) => {
+        9992
+    };
     // Held by the call that switches the whole cluster.
     (cluster_switch) => {
         9993
