@@ -176,7 +176,9 @@ CREATE FUNCTION "citus_clone_status"() RETURNS TABLE (
 	"step" TEXT,
 	"step_since" timestamp with time zone,
 	"lag_bytes" bigint,
-	"last_error" TEXT
+	"last_error" TEXT,
+	"fork_timeline" INT,
+	"fork_lsn" pg_catalog.pg_lsn
 )
 STRICT VOLATILE PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
@@ -218,6 +220,8 @@ CREATE TABLE citus_fence.clone (
     plan jsonb,
     former_settings jsonb,
     former_source_setting jsonb,
+    fork_timeline int,
+    fork_lsn pg_lsn,
     last_error text,
     UNIQUE (nodename, nodeport)
 );
@@ -265,7 +269,7 @@ REVOKE ALL ON FUNCTION citus_fence.library_version() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.shard_has_moved() FROM PUBLIC;
 
 COMMENT ON TABLE citus_fence.clone IS
-'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone and its source had before, and the secret that opens it';
+'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone and its source had before, where it has left its source''s timeline, and the secret that opens it';
 COMMENT ON TABLE citus_fence.clone_journal IS
 'what splits have done, in order: what citus_promote_clone_and_rebalance() says while it runs, and how it ended';
 COMMENT ON SEQUENCE citus_fence.clone_journal_entry_seq IS
@@ -281,7 +285,7 @@ COMMENT ON FUNCTION @extschema@.citus_remove_clone_node_with_nodeid(int) IS
 COMMENT ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, int) IS
 'make a worker of its own of a registered clone, and give it half of its source''s shards without copying them: writers of those shards wait for a moment on every node, reads never; rebalance_strategy is a row of pg_dist_rebalance_strategy, null for the default one; catchup_timeout_seconds (1 to 86400, default 300) bounds how long the clone may take to come near its source; before the promotion a failure or a cancel puts everything back, after it the split is finished in the background, also after a restart, or by calling again; not in a transaction block (25001); coordinator only; errors: 42704 no such clone, 22023, 55000 unfit, 55006 another operation is under way, 55P03 writers in the way within citus_fence.acquire_timeout, 57014';
 COMMENT ON FUNCTION @extschema@.citus_clone_status() IS
-'a row per registered clone: its address, its source, the step its split is at and since when, how many bytes it lags behind its source (null where that is not known), and the last error';
+'a row per registered clone: its address, its source, the step its split is at and since when, how many bytes it lags behind its source (null where that is not known), the last error, and, once it is promoted, its timeline and the position up to which it has what its source wrote';
 COMMENT ON FUNCTION citus_fence.give_up_clone_by_force(int) IS
 'take back a split whose clone is lost for good at step promoting or promoted: every other node still has the old placements, and what is prepared there is rolled back by a background worker; the clone has taken no client until then, and must never be started again; errors: 22004 null, 42704 no such clone, 55000 another step, or a clone that answers';
 COMMENT ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) IS

@@ -7,7 +7,7 @@ use pgrx::{default, name, pg_extern, search_path};
 use super::CloneError;
 use super::calls::{self, Named};
 use crate::pg::elog;
-use crate::pg::types::{Name, Words};
+use crate::pg::types::{Lsn, Name, Words};
 use crate::report::Report;
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -78,10 +78,24 @@ fn citus_clone_status() -> TableIterator<
         name!(step_since, Option<TimestampWithTimeZone>),
         name!(lag_bytes, Option<i64>),
         name!(last_error, Option<String>),
+        name!(fork_timeline, Option<i32>),
+        name!(fork_lsn, Option<Lsn>),
     ),
 > {
     let rows = or_raise(calls::status()).into_iter().map(|row| {
-        (row.nodeid, row.host, row.port, row.source, row.step, row.since, row.lag, row.last_error)
+        let (timeline, lsn) = (row.fork_timeline, row.fork_lsn);
+        (
+            row.nodeid,
+            row.host,
+            row.port,
+            row.source,
+            row.step,
+            row.since,
+            row.lag,
+            row.last_error,
+            timeline,
+            lsn,
+        )
     });
     TableIterator::new(rows)
 }

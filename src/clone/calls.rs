@@ -25,6 +25,7 @@ use crate::gate;
 use crate::guc;
 use crate::pg::quote::literal;
 use crate::pg::superuser::as_superuser;
+use crate::pg::types::Lsn;
 use crate::pg::wait::{interruptible, require_client};
 use crate::pg::{elog, ident, libpq, lock, process, session, small_table};
 use crate::report::Report;
@@ -420,11 +421,16 @@ pub struct Row {
     pub lag: Option<i64>,
     /// What its last split ended with, or what is in its way.
     pub last_error: Option<String>,
+    /// The timeline of a promoted clone.
+    pub fork_timeline: Option<i32>,
+    /// Where that begins: up to there it has what its source wrote.
+    pub fork_lsn: Option<Lsn>,
 }
 
 /// All clones.
 pub fn status() -> Result<Vec<Row>, CloneError> {
-    let sql = "SELECT clone_nodeid, nodename, nodeport, source_nodeid, step, step_since, last_error \
+    let sql = "SELECT clone_nodeid, nodename, nodeport, source_nodeid, step, step_since, last_error, \
+                      fork_timeline, fork_lsn::text \
                  FROM citus_fence.clone ORDER BY clone_nodeid";
     let rows = as_superuser(|| {
         Spi::connect(|client| {
@@ -439,6 +445,8 @@ pub fn status() -> Result<Vec<Row>, CloneError> {
                     since: row.get(6)?,
                     lag: None,
                     last_error: row.get(7)?,
+                    fork_timeline: row.get(8)?,
+                    fork_lsn: row.get::<String>(9)?.and_then(|text| Lsn::parse(&text)),
                 });
             }
             Ok::<_, pgrx::spi::Error>(rows)

@@ -134,8 +134,10 @@ impl<W: Waiter> Drive<'_, W> {
     /// gone is not to keep the others' writers waiting, nor its own new address from being written down.
     pub fn cross(&mut self, home: &mut Session, session: &mut Session) -> Result<(), CloneError> {
         if self.clone.step == Step::Promoting {
-            identity::promote(self.waiter, session, self.clone)?;
-            self.advance(home, Step::Promoted, "")?;
+            let fork = identity::promote(self.waiter, session, self.clone)?;
+            self.clone.has_forked = fork.is_some();
+            let note = fork.map_or_else(String::new, |fork| fork.note(self.clone.nodeid));
+            self.advance(home, Step::Promoted, &note)?;
         }
         if self.clone.step == Step::Promoted {
             let plan = self.plan(home)?;
@@ -416,9 +418,15 @@ impl<W: Waiter> Drive<'_, W> {
         );
         let done = Report::new(well, format!("clone {place} is node {nodeid} of group {}", plan.group))
             .hint("Run ANALYZE on it, give it a backup of its own, which has to be a full one, and a standby.");
+        // Where a node that had committed led forward, the registry has not seen the promotion.
+        let fork = match self.clone.has_forked {
+            true => None,
+            false => identity::fork(self.waiter, &mut links.clone)?,
+        };
+        let fork = fork.map_or_else(String::new, |fork| fork.note(nodeid));
         // With the step, in one transaction: what is dropped, and that it is done, is written down once.
         let besides = format!(
-            "{}{}; {}",
+            "{fork}{}{}; {}",
             statements::clean_up(plan, source_group),
             entry(nodeid, Kind::Notice, &cleaned),
             entry(nodeid, Kind::Done, &done)

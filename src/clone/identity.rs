@@ -8,7 +8,7 @@ use remote::{Deadline, Pause, RemoteError, Session, Waiter, pause};
 
 use super::error::CloneError;
 use super::links::{SHORT, ask};
-use super::registry::{Plan, Replica};
+use super::registry::{Fork, Plan, Replica};
 use super::statements::{self, query};
 use crate::pg::quote::literal;
 
@@ -74,12 +74,12 @@ fn not_reserved(session: &Session, clone: &Replica) -> CloneError {
     CloneError::NotReserved { node: session.node().to_string(), nodeid: clone.nodeid }
 }
 
-/// Ends the clone's recovery.
+/// Ends the clone's recovery; where it has left its source's timeline, if that is to be found.
 pub fn promote<W: Waiter>(
     waiter: &mut W,
     session: &mut Session,
     clone: &Replica,
-) -> Result<(), CloneError> {
+) -> Result<Option<Fork>, CloneError> {
     // To ask and look: to wait for it, the function sleeps in steps of a tenth of a second.
     let ask_for = query(&format!(
         "SELECT CASE WHEN citus_fence.reserved_for() IS DISTINCT FROM {} THEN 'another' \
@@ -91,17 +91,25 @@ pub fn promote<W: Waiter>(
         return Err(not_reserved(session, clone));
     }
     let by = Deadline::after(waiter, PROMOTION_BOUND);
-    let look = query("SELECT pg_is_in_recovery()");
+    let look = query(statements::FORK);
     loop {
         let reply = ask(waiter, session, "look whether it is promoted", &look, SHORT)?;
-        if reply.single_value()? == "f" {
-            return Ok(());
+        let answer = reply.single_value()?;
+        if answer != "recovery" {
+            return Ok(Fork::parse(answer));
         }
         if by.expired(waiter) {
             return Err(reply.unexpected("the server is still in recovery").into());
         }
         rest(waiter, session, "look whether it is promoted")?;
     }
+}
+
+/// Where the promoted clone has left its source's timeline.
+pub fn fork<W: Waiter>(waiter: &mut W, session: &mut Session) -> Result<Option<Fork>, CloneError> {
+    let sql = query(statements::FORK);
+    let reply = ask(waiter, session, "look where it has forked", &sql, SHORT)?;
+    Ok(Fork::parse(reply.single_value()?))
 }
 
 /// Gives the promoted clone its own identity.

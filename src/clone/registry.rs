@@ -36,8 +36,36 @@ pub struct Replica {
     pub plan: Option<Plan>,
     /// The settings that it had before, by name; null where it had none of its own.
     pub former_settings: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Whether it is written down where it has forked from its source.
+    pub has_forked: bool,
     /// What the source had set of [`statements::FAST_PATH`], if the split has changed it: null for nothing.
     pub former_source_setting: Option<Option<String>>,
+}
+
+/// Where a promoted clone has left its source's timeline: all before that position both have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The clone's timeline.
+    pub timeline: i32,
+    /// The position.
+    pub lsn: String,
+}
+
+impl Fork {
+    /// From what [`statements::FORK`] tells of a server that is not in recovery.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (timeline, lsn) = text.split_once(' ')?;
+        Some(Self { timeline: timeline.parse().ok()?, lsn: lsn.to_owned() })
+    }
+
+    /// Writes it down, as SQL.
+    pub fn note(&self, nodeid: i32) -> String {
+        format!(
+            "UPDATE citus_fence.clone SET fork_timeline = {}, fork_lsn = {} WHERE clone_nodeid = {nodeid};",
+            self.timeline,
+            literal(&self.lsn)
+        )
+    }
 }
 
 /// What the caller of a split asked for.
@@ -149,6 +177,7 @@ fn parse(text: &str) -> Option<Replica> {
             plan => Some(serde_json::from_value(plan.clone()).ok()?),
         },
         former_settings: row["former_settings"].as_object().cloned(),
+        has_forked: row["fork_lsn"].is_string(),
         former_source_setting: row["former_source_setting"]
             .as_array()
             .map(|value| value.first().and_then(|value| value.as_str()).map(str::to_owned)),
@@ -257,7 +286,7 @@ pub fn advance<W: Waiter>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, entry, parse, unpack_sqlstate};
+    use super::{Fork, Kind, entry, parse, unpack_sqlstate};
     use crate::report::{Report, pack_sqlstate};
     use pgrx::PgSqlErrorCode;
 
@@ -271,6 +300,14 @@ mod tests {
     fn lines_are_quoted() {
         let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, "it's").hint("\\");
         assert!(entry(7, Kind::Warning, &report).ends_with("'01000', 'it''s', NULL, E'\\\\')"));
+    }
+
+    #[test]
+    fn a_fork_is_a_timeline_and_a_position() {
+        let fork = Fork { timeline: 2, lsn: "0/5000028".into() };
+        assert_eq!(Fork::parse("2 0/5000028"), Some(fork));
+        assert_eq!(Fork::parse(""), None);
+        assert_eq!(Fork::parse("recovery"), None);
     }
 
     #[test]

@@ -241,6 +241,14 @@ pub fn prepare(gid: &str) -> String {
     format!("PREPARE TRANSACTION {}", literal(gid))
 }
 
+/// Where a promoted server has left its former timeline, as its history says: its timeline and the position.  Empty if that is
+/// not to be found, and `recovery` for one that is not promoted.
+pub const FORK: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN 'recovery' ELSE coalesce(( \
+        SELECT ('x' || name)::bit(32)::int || ' ' \
+               || (regexp_match(pg_read_file('pg_wal/' || name || '.history', 0, 1048576, true), \
+                                '(.*\n)?[0-9]+\t([0-9A-F]+/[0-9A-F]+)\t'))[2] \
+          FROM (SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS name) timeline), '') END";
+
 /// Which of our own transactions are prepared on a node.
 pub fn prepared(clone: &Replica) -> String {
     query(&format!(
