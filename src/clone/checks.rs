@@ -341,6 +341,9 @@ fn facts(reply: &Reply, host: &str, port: i32) -> Option<Facts> {
     })
 }
 
+/// What a server says that has no database of that name.
+const NO_SUCH_DATABASE: &str = "3D000";
+
 /// Whether the place that a replica streams from is its source; `None` where it cannot be found out from here.
 pub fn ask_sender<W: Waiter>(
     waiter: &mut W,
@@ -367,19 +370,45 @@ pub fn ask_sender<W: Waiter>(
     (is_source || !is_loopback).then_some(is_source)
 }
 
-/// Whether pg_cron would run jobs there: it is preloaded, starts jobs, and has some.
-pub fn ask_scheduled<W: Waiter>(waiter: &mut W, session: &mut Session) -> Result<bool, CloneError> {
-    let has_table = query(
-        "SELECT current_setting('shared_preload_libraries') LIKE '%pg_cron%' \
-            AND coalesce(current_setting('cron.launch_active_jobs', true), 'on') <> 'off' \
-            AND to_regclass('cron.job') IS NOT NULL",
+/// Whether pg_cron would run jobs there: it is preloaded, starts jobs, and has some, in the one database of the server where it
+/// keeps them, for whichever database they are.
+pub fn ask_scheduled<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    target: &Target,
+) -> Result<bool, CloneError> {
+    // Its own settings are in pg_settings: one that its version does not know is none, whatever a file sets.
+    let of_jobs = query(
+        "SELECT CASE WHEN current_setting('shared_preload_libraries') LIKE '%pg_cron%' \
+                      AND NOT EXISTS (SELECT FROM pg_settings \
+                                       WHERE name = 'cron.launch_active_jobs' AND setting = 'off') \
+                     THEN coalesce((SELECT setting FROM pg_settings WHERE name = 'cron.database_name'), \
+                                   'postgres') \
+                     ELSE '' END AS database",
     );
-    let reply = ask(waiter, session, "look for a scheduler", &has_table, SHORT)?;
+    let reply = ask(waiter, session, "look for a scheduler", &of_jobs, SHORT)?;
+    let database = reply.single_value()?.to_owned();
+    if database.is_empty() {
+        return Ok(false);
+    }
+    let mut there = target.clone();
+    there.params.set("dbname", &*database);
+    let mut there = match connect(waiter, &there) {
+        Ok(there) => there,
+        Err(CloneError::Fence(FenceError::Remote(error)))
+            if error.sqlstate() == Some(NO_SUCH_DATABASE) =>
+        {
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
+    let has_table = query("SELECT to_regclass('cron.job') IS NOT NULL");
+    let reply = ask(waiter, &mut there, "look for a scheduler's jobs", &has_table, SHORT)?;
     if reply.single_value()? != "t" {
         return Ok(false);
     }
     let has_jobs = query("SELECT EXISTS (SELECT FROM cron.job WHERE active)");
-    Ok(ask(waiter, session, "look for scheduled jobs", &has_jobs, SHORT)?.single_value()? == "t")
+    Ok(ask(waiter, &mut there, "look for scheduled jobs", &has_jobs, SHORT)?.single_value()? == "t")
 }
 
 /// A library of an installed extension that cannot be loaded there.

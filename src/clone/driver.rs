@@ -507,7 +507,7 @@ pub fn look_at_both<W: Waiter>(
     let mut of_clone = checks::ask_facts(waiter, clone, is_citus, place.0, place.1)?;
     of_clone.receives_from_source =
         checks::ask_sender(waiter, &map.roster.targets()[map.source], &of_source, &of_clone);
-    of_clone.scheduled = checks::ask_scheduled(waiter, clone)?;
+    of_clone.scheduled = checks::ask_scheduled(waiter, clone, &map.clone)?;
     if let Some(fault) = checks::judge(&of_source, &of_clone) {
         return Err(CloneError::unfit(fault));
     }
