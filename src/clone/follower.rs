@@ -19,7 +19,7 @@ use crate::report::{Report, parse_sqlstate};
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How often is looked whether a worker that has said its last word is at its end, and for how long.
 const LOOK_FOR_END: Duration = Duration::from_millis(5);
-const END_OF_WORKER: Duration = Duration::from_secs(1);
+const END_OF_WORKER: Duration = Duration::from_secs(5);
 /// How long a split that only goes forward may stand still before its caller is told.
 const PATIENCE: Duration = Duration::from_secs(60);
 
