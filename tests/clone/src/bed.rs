@@ -84,10 +84,16 @@ impl Bed {
     /// Splits the source while writers of every kind write at every node, then has the new node written at
     /// too.
     pub fn split_under_load(&mut self, how: How) -> Result<Split> {
+        self.split_under(how, Kind::all(self.tables.engine()))
+    }
+
+    /// The same with writers of these kinds.
+    pub fn split_under(&mut self, how: How, kinds: &[Kind]) -> Result<Split> {
         // Before the writers: pg_basebackup gives up where it meets an intermediate result of a repartitioning
         // query, whose file it takes for a table's ("invalid segment number").
         let replica = self.replica()?;
-        let load = Load::start_everywhere(&self.cluster, &self.tables)?;
+        let nodes: Vec<usize> = (0..self.cluster.nodes().len()).collect();
+        let load = Load::start(&self.cluster, &self.tables, &nodes, kinds, true)?;
         let id = how.register(&self.cluster, &replica)?;
         load.wait_for_each(TURNS, PATIENCE)?;
         // Citus holds only the writers that come by the coordinator; with others at work it rarely finds the replica
@@ -115,7 +121,6 @@ impl Bed {
             panic!("the split failed: {error}\n{}", self.cluster.node(node).log());
         }
         load.wait_for_each(TURNS, PATIENCE)?;
-        let kinds = Kind::all(self.tables.engine());
         let at_new = Load::start(&self.cluster, &self.tables, &[node], kinds, true)?;
         at_new.wait_for_each(TURNS, PATIENCE)?;
         load.wait_for_each(TURNS, PATIENCE)?;

@@ -49,6 +49,20 @@ pub enum Kind {
     Block,
     /// INSERT that draws from two sequences.
     Drawn,
+    /// INSERT .. ON CONFLICT.
+    Upsert,
+    /// Two INSERTs in WITH.
+    With,
+    /// One statement for rows in many shards, in a transaction that takes them one after the other.
+    Sequential,
+    /// A transaction that takes back a part of itself.
+    Savepoint,
+    /// A transaction that reads by a cursor while it writes.
+    Cursor,
+    /// A transaction that writes to two shards of which there are two copies each.
+    Copies,
+    /// INSERT into shards with a trigger that writes a second row there.
+    Triggered,
 }
 
 /// Where the rows of a kind are.
@@ -68,6 +82,10 @@ pub enum Table {
     Entries,
     /// One row per writer and key, which counts turns.
     Counters,
+    /// Two copies of each shard.
+    Copied,
+    /// Its shards have a trigger.
+    Fired,
 }
 
 impl Table {
@@ -83,6 +101,8 @@ impl Table {
             }
             Table::Entries => "ref_entries",
             Table::Counters => "counters",
+            Table::Copied => "copied",
+            Table::Fired => "fired",
         };
         vec![one.to_owned()]
     }
@@ -127,10 +147,18 @@ impl Kind {
         }
     }
 
+    /// Those that are tried apart from the others, which are enough for a machine: Citus alone has them.
+    pub fn more() -> &'static [Kind] {
+        use Kind::*;
+        &[Upsert, With, Sequential, Savepoint, Cursor, Copies, Triggered]
+    }
+
     /// Where its rows are.
     pub fn table(self) -> Table {
         match self {
-            Kind::Merge => Table::Merged,
+            Kind::Merge | Kind::Upsert => Table::Merged,
+            Kind::Copies => Table::Copied,
+            Kind::Triggered => Table::Fired,
             Kind::Reference => Table::Entries,
             Kind::Tenant => Table::Notes,
             Kind::AllShards => Table::Counters,
@@ -145,7 +173,11 @@ impl Kind {
             | Kind::SelectPulled
             | Kind::Delegated
             | Kind::Slow
-            | Kind::Block => Table::Writes,
+            | Kind::Block
+            | Kind::With
+            | Kind::Sequential
+            | Kind::Savepoint
+            | Kind::Cursor => Table::Writes,
         }
     }
 
@@ -158,10 +190,19 @@ impl Kind {
             | Kind::Reference
             | Kind::Tenant
             | Kind::Delegated
-            | Kind::Drawn => 1,
-            Kind::Partitioned | Kind::Block => 2,
+            | Kind::Drawn
+            | Kind::Upsert => 1,
+            Kind::Partitioned
+            | Kind::Block
+            | Kind::With
+            | Kind::Savepoint
+            | Kind::Cursor
+            | Kind::Triggered => 2,
             Kind::Slow => 3,
+            // Two rows, and two copies of each.
+            Kind::Copies => 4,
             Kind::MultiRow
+            | Kind::Sequential
             | Kind::Copy
             | Kind::SelectColocated
             | Kind::SelectRepartitioned
@@ -236,6 +277,43 @@ impl Kind {
                 vec![format!("DO $do$ BEGIN {}; {}; END $do$", insert(key, 0), insert(other, 1))]
             }
             Kind::Drawn => vec![format!("INSERT INTO drawn (key, op) VALUES ({key}, {op})")],
+            Kind::Upsert => vec![format!(
+                "INSERT INTO merged (key, op) VALUES ({key}, {op}) \
+                 ON CONFLICT (key, op) DO UPDATE SET op = excluded.op"
+            )],
+            Kind::With => vec![format!(
+                "WITH one AS ({} RETURNING op), two AS ({} RETURNING op) SELECT count(*) FROM one, two",
+                insert(key, 0),
+                insert(other, 1)
+            )],
+            Kind::Sequential => transaction([
+                String::from("SET LOCAL citus.multi_shard_modify_mode = 'sequential'"),
+                format!(
+                    "INSERT INTO writes (key, op, part) \
+                     SELECT key + {key}, {op}, 0 FROM generate_series(1, {KEYS}) AS key"
+                ),
+            ]),
+            Kind::Savepoint => transaction([
+                insert(key, 0),
+                String::from("SAVEPOINT s"),
+                insert(other, 1),
+                String::from("ROLLBACK TO SAVEPOINT s"),
+                insert(any_key(), 2),
+            ]),
+            Kind::Cursor => transaction([
+                String::from("DECLARE c CURSOR FOR SELECT key FROM seeds ORDER BY key"),
+                String::from("FETCH 3 FROM c"),
+                insert(key, 0),
+                String::from("FETCH 3 FROM c"),
+                insert(other, 1),
+            ]),
+            Kind::Copies => transaction(
+                [key, other]
+                    .map(|key| format!("INSERT INTO copied (key, op) VALUES ({key}, {op})")),
+            ),
+            Kind::Triggered => {
+                vec![format!("INSERT INTO fired (key, op, part) VALUES ({key}, {op}, 0)")]
+            }
         };
         statements.into_iter().map(Say::Sql).collect()
     }
@@ -279,7 +357,14 @@ impl Kind {
             | Kind::Tenant
             | Kind::Delegated
             | Kind::Partitioned
-            | Kind::Drawn => vec![insert(key, 0)],
+            | Kind::Drawn
+            | Kind::Upsert
+            | Kind::With
+            | Kind::Sequential
+            | Kind::Savepoint
+            | Kind::Cursor
+            | Kind::Copies
+            | Kind::Triggered => vec![insert(key, 0)],
         };
         statements.into_iter().map(Say::Sql).collect()
     }

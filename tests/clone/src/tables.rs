@@ -15,6 +15,8 @@ const OPENING_BALANCE: i64 = 1_000;
 /// The tables of a cluster, with the bank's among them.
 pub struct Tables {
     engine: Engine,
+    /// Whether there are those of [`Kind::more`].
+    has_more: bool,
     /// Transfers between accounts on different nodes.
     pub bank: Bank,
     /// Numbers the writers of all loads.
@@ -42,7 +44,30 @@ impl Tables {
             create_what_only_citus_has(cluster)?;
         }
         let bank = Bank::create(cluster, ACCOUNTS, OPENING_BALANCE)?;
-        Ok(Tables { engine, bank, next_writer: Arc::new(AtomicI64::new(1)) })
+        Ok(Tables { engine, has_more: false, bank, next_writer: Arc::new(AtomicI64::new(1)) })
+    }
+
+    /// Creates those of [`Kind::more`], on Citus with `citus.enable_unsafe_triggers`.
+    pub fn create_more(&mut self, cluster: &Cluster) -> Result<()> {
+        self.has_more = true;
+        [
+            "CREATE TABLE copied (key bigint NOT NULL, op bigint NOT NULL)",
+            "SET citus.shard_replication_factor = 2; \
+             SELECT create_distributed_table('copied', 'key', shard_count := 8)",
+            "CREATE TABLE fired (key bigint NOT NULL, op bigint NOT NULL, part int NOT NULL)",
+            "SELECT create_distributed_table('fired', 'key', colocate_with := 'writes')",
+            "CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF NEW.part = 0 THEN \
+                     EXECUTE format('INSERT INTO %I.%I VALUES ($1, $2, 1)', TG_TABLE_SCHEMA, TG_TABLE_NAME) \
+                         USING NEW.key, NEW.op; \
+                 END IF; \
+                 RETURN NULL; \
+             END $$",
+            "SELECT create_distributed_function('fire()')",
+            "CREATE TRIGGER fire AFTER INSERT ON fired FOR EACH ROW EXECUTE FUNCTION fire()",
+        ]
+        .into_iter()
+        .try_for_each(|statement| cluster.coordinator().execute(statement))
     }
 
     /// The engine that they are on.
@@ -52,7 +77,9 @@ impl Tables {
 
     /// All tables that any kind of this engine writes to.
     pub fn all(&self) -> Vec<Table> {
-        let mut all: Vec<Table> = Kind::all(self.engine).iter().map(|kind| kind.table()).collect();
+        let more = if self.has_more { Kind::more() } else { &[] };
+        let kinds = Kind::all(self.engine).iter().chain(more);
+        let mut all: Vec<Table> = kinds.map(|kind| kind.table()).collect();
         all.sort_unstable();
         all.dedup();
         all

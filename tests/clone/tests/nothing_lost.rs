@@ -55,3 +55,27 @@ fn a_split_under_load_loses_nothing_and_so_does_a_second_one() {
         check(&bed, &second)
     });
 }
+
+/// Kinds of writers that are tried apart, for their number: the machine has them all at one time.
+#[test]
+fn a_split_under_other_writers_loses_nothing() -> Result<()> {
+    if !Engine::available().contains(&Engine::Citus) {
+        return Ok(());
+    }
+    let builder = Bed::builder(Engine::Citus).setting("citus.enable_unsafe_triggers", "on");
+    let mut bed = Bed::of(builder)?;
+    if !ours_exists(&bed)? {
+        return Ok(());
+    }
+    bed.tables.create_more(&bed.cluster)?;
+    let split = bed.split_under(How::Ours, Kind::more())?;
+    check(&bed, &split)?;
+    for table in ["writes", "copied", "fired"] {
+        let placements = bed.cluster.placements(table)?;
+        assert!(
+            placements.iter().any(|placement| placement.node == split.node),
+            "nothing of {table} has moved"
+        );
+    }
+    Ok(())
+}

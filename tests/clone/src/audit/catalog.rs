@@ -46,7 +46,8 @@ pub(super) fn check(cluster: &Cluster, tables: &Tables, audit: &mut Audit) -> Re
     for table in tables.all() {
         for name in table.names() {
             if table != Table::Entries {
-                check_owners(cluster, &name, audit)?;
+                let copies = if table == Table::Copied { 2 } else { 1 };
+                check_owners(cluster, &name, copies, audit)?;
             }
             let query = match tables.engine() {
                 Engine::Citus if table == Table::Counters => {
@@ -105,13 +106,13 @@ fn check_groups(cluster: &Cluster, audit: &mut Audit) -> Result<()> {
     Ok(())
 }
 
-/// Every shard has one owner.
-fn check_owners(cluster: &Cluster, table: &str, audit: &mut Audit) -> Result<()> {
+/// Every shard has its owner, or as many as it has copies.
+fn check_owners(cluster: &Cluster, table: &str, copies: usize, audit: &mut Audit) -> Result<()> {
     let mut owners: BTreeMap<i64, usize> = BTreeMap::new();
     for placement in cluster.placements(table)? {
         *owners.entry(placement.shardid).or_default() += 1;
     }
-    let shared = owners.iter().filter(|(_, count)| **count != 1);
+    let shared = owners.iter().filter(|(_, count)| **count != copies);
     audit.wrong.extend(shared.map(|(shard, count)| format!("shard {shard} has {count} owners")));
     Ok(())
 }
