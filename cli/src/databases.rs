@@ -4,7 +4,9 @@ use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 use crate::talk::Talk;
 
-const LIST: &str = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname";
+/// Those to connect to. One that an interrupted DROP DATABASE has left is invalid, and takes no connections for ever.
+const LIST: &str = "SELECT datname FROM pg_catalog.pg_database \
+     WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
 const HAS_CATALOG: &str =
     "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_node') IS NOT NULL AS has_catalog";
 const LOOK: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_node) AS has_nodes, \

@@ -22,7 +22,7 @@ use tracing::debug;
 use super::args::FinishArgs;
 use super::config::{QUIET, settings};
 use super::guard::FORMER_AUTO_CONF;
-use crate::check::{self, Age, Cluster, ask, has_citus, open, params, tell};
+use crate::check::{self, Age, Cluster, Finding, ask, has_citus, open, params, tell};
 use crate::connection::Destination;
 use crate::databases;
 use crate::exit::Exit;
@@ -98,7 +98,7 @@ pub fn together<'a>(
         open(&destination.target.node, &destination.target.params, destination, stop)
     })?;
     let restore_id = restore_id(&mut first)?;
-    let databases = databases(&mut first, destination, stop)?;
+    let (databases, elsewhere) = databases(&mut first, destination, stop)?;
     let mut clusters = Vec::new();
     for database in &databases {
         await_all(database, destination, at, deadline, stop)?;
@@ -118,6 +118,7 @@ pub fn together<'a>(
         recovered: 0,
         check: check::Report {
             nodes: clusters.iter().map(|cluster| cluster.members.len()).max().unwrap_or_default(),
+            findings: elsewhere,
             ..check::Report::default()
         },
     };
@@ -174,21 +175,31 @@ fn restore_id(talk: &mut Talk<'_>) -> Result<String, Failure> {
     })
 }
 
-/// All databases with Citus' catalog that know nodes: one that never had any has nobody to agree with.
+/// All databases with Citus' catalog that know nodes: one that never had any has nobody to agree with. Those whose
+/// coordinator is another one of the servers are findings: from here nobody speaks for them.
 fn databases(
     first: &mut Talk<'_>,
     destination: &Destination,
     stop: &Stop,
-) -> Result<Vec<String>, Failure> {
+) -> Result<(Vec<String>, Vec<Finding>), Failure> {
     let place = first.place().clone();
+    let own = ask(first, "own database", "SELECT current_database()")?.single_value()?.to_owned();
     let connect = |name: &str| in_database(&place, destination, name, stop);
-    let mut names = Vec::new();
+    let (mut names, mut elsewhere) = (Vec::new(), Vec::new());
     for (name, found) in databases::with_citus(first, connect)? {
-        if found?.has_nodes {
-            names.push(name);
+        match found? {
+            found if !found.has_nodes => {}
+            found if found.is_coordinator || name == own => names.push(name),
+            _ => elsewhere.push(Finding {
+                check: "databases",
+                node: place.to_string(),
+                what: format!(
+                    "database \"{name}\" has another coordinator than this server: run restore finish there, too"
+                ),
+            }),
         }
     }
-    Ok(names)
+    Ok((names, elsewhere))
 }
 
 /// A session with the coordinator in another database.

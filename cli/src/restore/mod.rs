@@ -14,6 +14,7 @@
 //! | `first` | the first start |
 //! | `log` | what is told of the log of the first start |
 //! | `rewrite` | what is changed in it |
+//! | `numbering` | which node of the backup each node of a database is |
 //! | `stage` | how far a node has come |
 //! | `steps` | what is done with one node, a step at a time |
 //! | `all` | `restore all`, `prepare` and `promote`: all of that in order |
@@ -30,6 +31,7 @@ mod finish;
 mod first;
 mod guard;
 mod log;
+mod numbering;
 mod place;
 mod plan;
 mod programs;

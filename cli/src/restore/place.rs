@@ -164,6 +164,7 @@ pub fn settle(
         started: false,
         in_time: false,
         superuser: None,
+        closed: Vec::new(),
         tablespaces: Vec::new(),
         found: Vec::new(),
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use remote::{Command, ConnParams};
 
 use super::first::FirstStart;
+use super::numbering::{self, Known};
 use super::plan::{Place, Plan};
 use super::stage::Progress;
 use crate::failure::Failure;
@@ -36,7 +37,26 @@ impl<'a> Notes<'a> {
         }
         Ok(())
     }
+
+    /// Takes down that a database takes no connections as a rule, before it is opened.
+    fn will_close(&mut self, name: &str) -> Result<(), Failure> {
+        if !self.is_to_close(name) {
+            self.progress.closed.push(name.to_owned());
+            self.progress.write(self.data)?;
+        }
+        Ok(())
+    }
+
+    fn is_to_close(&self, name: &str) -> bool {
+        self.progress.closed.iter().any(|closed| closed == name)
+    }
 }
+
+/// The databases. PostgreSQL's own template that nobody connects to has nothing in it; an invalid one is what an
+/// interrupted DROP DATABASE has left, and nobody ever connects to it again.
+const DATABASES: &str =
+    "SELECT datname, datallowconn AS is_open, datconnlimit = -2 AS is_invalid FROM pg_database
+      WHERE datname <> 'template0' ORDER BY 1";
 
 /// Rewrites all databases. Gives the superuser that it was done as.
 pub fn all(
@@ -48,11 +68,20 @@ pub fn all(
 ) -> Result<String, Failure> {
     let (mut main, user) = server.connect_as_superuser(users, &plan.backup.database)?;
     check(plan, place, &mut main)?;
-    let names = main
-        .ask("list databases", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")?;
-    let names: Vec<String> =
-        rows(&names)?.map(|row| row.get("datname")).collect::<Result<_, _>>()?;
-    for name in names {
+    let databases = main.ask("list databases", DATABASES)?;
+    for row in rows(&databases)? {
+        let name: String = row.get("datname")?;
+        if row.is_true("is_invalid")? {
+            notes.add(format!(
+                "database \"{name}\" is what an interrupted DROP DATABASE has left: nobody connects to it; drop it"
+            ))?;
+            continue;
+        }
+        // One that takes no connections would lead to production as soon as it does.
+        if !row.is_true("is_open")? {
+            notes.will_close(&name)?;
+            allow(&mut main, &name, true)?;
+        }
         let mut database = server.connect(&user, &name)?;
         let has_catalog = "SELECT to_regclass('pg_catalog.pg_dist_node') IS NOT NULL";
         if database.ask("look for Citus", has_catalog)?.single_value()? == "t" {
@@ -61,6 +90,13 @@ pub fn all(
         schedulers(&mut database, &name, notes)?;
         subscriptions(&mut database, &name, notes)?;
         leads(&mut database, &name, notes)?;
+        drop(database);
+        if notes.is_to_close(&name) {
+            allow(&mut main, &name, false)?;
+            notes.add(format!(
+                "database \"{name}\" takes no connections, as before: once it does, run restore finish, again if need be"
+            ))?;
+        }
     }
     let slots = main.ask(
         "drop replication slots",
@@ -77,6 +113,16 @@ pub fn all(
         notes.add(format!("a role or database has the setting {}", row.get::<String>("s")?))?;
     }
     Ok(user)
+}
+
+/// Lets sessions into a database, or none any more.
+fn allow(main: &mut Talk<'_>, name: &str, is_open: bool) -> Result<(), Failure> {
+    let name = format!("\"{}\"", name.replace('"', "\"\""));
+    main.ask(
+        "open or close a database",
+        &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {is_open}"),
+    )?;
+    Ok(())
 }
 
 /// Whether this copy is the node it is taken for, and ends where it has to.
@@ -121,14 +167,28 @@ fn addresses(
 ) -> Result<(), Failure> {
     let group: i32 =
         database.ask("group", "SELECT groupid FROM pg_dist_local_group")?.parse_single()?;
-    let nodes: i64 = database.ask("nodes", "SELECT count(*) FROM pg_dist_node")?.parse_single()?;
-    if group != place.group() && nodes > 0 {
-        let what = format!(
-            "database \"{name}\" numbers its nodes in another way: this one is {group} there"
-        );
-        let todo = "Restore such a database from a backup of its own.";
-        return Err(place.refused(what, todo).into());
+    if is_rewritten(plan, database)? {
+        return lost(database, name, notes);
     }
+    let known = database.ask(
+        "nodes",
+        "SELECT n.groupid, n.nodename, n.nodeport FROM pg_dist_node n
+          WHERE n.noderole::text = 'primary' AND to_jsonb(n) ->> 'nodeisclone' IS DISTINCT FROM 'true'",
+    )?;
+    let known = rows(&known)?.map(|row| {
+        Ok(Known {
+            group: row.get("groupid")?,
+            host: row.get("nodename")?,
+            port: row.get("nodeport")?,
+        })
+    });
+    let known = known.collect::<Result<Vec<_>, remote::RemoteError>>()?;
+    let new: Vec<String> = numbering::addresses(plan, place, name, group, &known)?
+        .iter()
+        .map(|(group, to)| format!("({group}, {}, {})", quoted(&to.host), to.port))
+        .collect();
+    // A node that has never had metadata is known to others by a number that it does not know itself.
+    let group = if known.is_empty() { place.group() } else { group };
     let gone = database.ask(
         "read other nodes",
         "SELECT n.noderole::text AS role, n.nodename, n.nodeport, n.groupid FROM pg_dist_node n
@@ -159,11 +219,6 @@ fn addresses(
             row.get::<i32>("nodeid")?
         ))?;
     }
-    let new: Vec<String> = plan
-        .addresses
-        .iter()
-        .map(|to| format!("({}, {}, {})", to.group, quoted(&to.host), to.port))
-        .collect();
     let read_only = "SELECT to_regclass('citus_fence.cluster_read_only') IS NOT NULL";
     let open = match database.ask("look for a switch", read_only)?.single_value()? {
         "t" => "DELETE FROM citus_fence.cluster_read_only;",
@@ -191,9 +246,23 @@ fn addresses(
              COMMIT",
             new.join(", "),
             quoted(&plan.restore_id),
-            place.group()
+            group
         ),
     )?;
+    lost(database, name, notes)
+}
+
+/// Whether that has been done, in one transaction: the names of nodes are the copies' then, and tell nothing any more.
+fn is_rewritten(plan: &Plan, database: &mut Talk<'_>) -> Result<bool, Failure> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_dist_node_metadata WHERE metadata ->> 'restore_id' = {})",
+        quoted(&plan.restore_id)
+    );
+    Ok(database.ask("look for an earlier run", &sql)?.single_value()? == "t")
+}
+
+/// Takes down which nodes nobody has restored.
+fn lost(database: &mut Talk<'_>, name: &str, notes: &mut Notes<'_>) -> Result<(), Failure> {
     let lost = database.ask(
         "look for lost nodes",
         "SELECT groupid FROM pg_dist_node WHERE nodename LIKE 'lost-%.invalid' ORDER BY 1",

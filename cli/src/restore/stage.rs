@@ -53,6 +53,9 @@ pub struct Progress {
     /// A superuser of it.
     #[serde(default)]
     pub superuser: Option<String>,
+    /// Its databases that take no connections, and have been opened for the time of the rewriting.
+    #[serde(default)]
+    pub closed: Vec<String>,
     /// Where its tablespaces are being copied to: nothing else is ever thrown away.
     #[serde(default)]
     pub tablespaces: Vec<PathBuf>,
@@ -97,6 +100,7 @@ mod tests {
             started: false,
             in_time: false,
             superuser: None,
+            closed: Vec::new(),
             tablespaces: Vec::new(),
             found: vec!["y".into()],
         };
