@@ -239,16 +239,29 @@ pub fn identify(node: &Node, talk: &mut Talk<'_>) -> Result<Identity, Failure> {
            FROM pg_catalog.pg_control_system()",
     )?;
     let row = only_row(&reply)?;
-    if !node.is_active {
-        let group = talk.ask("group", "SELECT groupid FROM pg_catalog.pg_dist_local_group")?;
-        if group.parse_single::<i32>()? != node.groupid {
-            return Err(node.unfit("it has never been brought into the cluster", "Activate it."));
-        }
+    let group = talk.ask("group", "SELECT groupid FROM pg_catalog.pg_dist_local_group")?;
+    let group = group.parse_single::<i32>()?;
+    if !node.is_active && group != node.groupid {
+        return Err(node.unfit("it has never been brought into the cluster", "Activate it."));
     }
     if row.is_true("in_recovery")? {
         return Err(node.unfit(
             "a standby answers here",
             format!("Name the primary: --node {}=CONNINFO", node.groupid),
+        ));
+    }
+    // The system identifier does not tell: a worker that was split off another one has that one's. One that has never had
+    // metadata takes itself for the coordinator of nobody.
+    let is_another = group != node.groupid
+        && (group != 0
+            || talk
+                .ask("nodes", "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_node)")?
+                .single_value()?
+                == "t");
+    if is_another {
+        return Err(node.unfit(
+            format!("node {group} answers here"),
+            format!("Say how to reach it from here: --node {}=CONNINFO", node.groupid),
         ));
     }
     Ok(Identity {

@@ -284,3 +284,48 @@ fn a_cluster_whose_coordinator_is_a_worker_here_is_named() {
         Ok(())
     });
 }
+
+/// Workers that were split off one source have its system identifier, and may be as far in their WAL: what answers is told
+/// by its group.
+#[test]
+fn a_nodes_twin_is_not_copied_in_its_place() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let mut twins = Vec::new();
+        for group in [11, 12] {
+            let twin = cluster.clone_of(1)?;
+            cluster.wait_in_step(&twin, PATIENCE)?;
+            twin.server().execute("SELECT pg_promote()")?;
+            twin.server().execute(&format!("UPDATE pg_dist_local_group SET groupid = {group}"))?;
+            twins.push((group, twin));
+        }
+        let servers: Vec<_> =
+            cluster.nodes().iter().chain(twins.iter().map(|(_, twin)| twin.server())).collect();
+        for (group, twin) in &twins {
+            for server in &servers {
+                server.execute(&format!(
+                    "INSERT INTO pg_dist_node (nodeid, groupid, nodename, nodeport, hasmetadata, metadatasynced, isactive)
+                     VALUES ({group}, {group}, '127.0.0.1', {}, true, true, true)",
+                    twin.catalog_port()
+                ))?;
+            }
+        }
+        // One that is further than the other: its copy would be far enough in the other's place.
+        twins[0].1.server().execute("SELECT pg_switch_wal()")?;
+        let dir = place(&cluster, "twins")?;
+        let other = format!("12=port={}", twins[0].1.server().port());
+        backup(&cluster, &dir, &["--node", &other])?.expect(1).complains_of(&[
+            "(group 12)",
+            "node 11 answers here",
+            "--node 12=CONNINFO",
+        ]);
+        assert!(is_gone(&dir));
+        // The control: nothing else is wrong with it, and the identifiers do not tell.
+        backup(&cluster, &dir, &[])?.expect(0);
+        let text = fs::read(dir.join("manifest.json")).expect("a manifest");
+        let kept: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let identifier = |at: usize| kept["nodes"][at]["system_identifier"].clone();
+        assert_eq!(identifier(2), identifier(3), "{kept}");
+        Ok(())
+    });
+}
