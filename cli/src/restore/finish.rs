@@ -22,6 +22,7 @@ use tracing::debug;
 use super::args::FinishArgs;
 use super::config::{QUIET, settings};
 use super::guard::FORMER_AUTO_CONF;
+use super::party;
 use crate::check::{self, Age, Cluster, Finding, ask, has_citus, open, params, tell};
 use crate::connection::Destination;
 use crate::databases;
@@ -111,6 +112,9 @@ pub fn together<'a>(
     }
     for cluster in &mut clusters {
         from_every_node(cluster, &restore_id)?;
+    }
+    for cluster in &mut clusters {
+        party::require(cluster)?;
     }
     let mut report = Report {
         restore_id,

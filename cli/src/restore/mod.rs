@@ -19,6 +19,7 @@
 //! | `steps` | what is done with one node, a step at a time |
 //! | `all` | `restore all`, `prepare` and `promote`: all of that in order |
 //! | `finish` | `restore finish` |
+//! | `party` | who was brought to one mind with whom |
 //! | `scratch` | a directory for copies that nobody keeps |
 //! | `trial` | `verify --full`: all of that in such a directory |
 
@@ -32,6 +33,7 @@ mod first;
 mod guard;
 mod log;
 mod numbering;
+mod party;
 mod place;
 mod plan;
 mod programs;

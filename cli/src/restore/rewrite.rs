@@ -278,12 +278,12 @@ fn lost(database: &mut Talk<'_>, name: &str, notes: &mut Notes<'_>) -> Result<()
 
 /// What a publication of all tables takes to let rows of the catalog be changed: it publishes the tables of Citus, too,
 /// and `pg_dist_node_metadata` has no key. Citus itself writes past that. Statements for before and after.
-fn identities(database: &mut Talk<'_>) -> Result<(String, String), Failure> {
+pub fn identities(database: &mut Talk<'_>) -> Result<(String, String), Failure> {
     let reply = database.ask(
         "look for tables without a replica identity",
         "SELECT c.oid::regclass::text AS name, CASE relreplident WHEN 'd' THEN 'DEFAULT' ELSE 'NOTHING' END AS identity
-           FROM unnest(ARRAY[to_regclass('pg_dist_node'), to_regclass('pg_dist_poolinfo'),
-                to_regclass('pg_dist_node_metadata'), to_regclass('citus_fence.cluster_read_only')]) AS o
+           FROM unnest(ARRAY[to_regclass('pg_catalog.pg_dist_node'), to_regclass('pg_catalog.pg_dist_poolinfo'),
+                to_regclass('pg_catalog.pg_dist_node_metadata'), to_regclass('citus_fence.cluster_read_only')]) AS o
            JOIN pg_class c ON c.oid = o
           WHERE relreplident = 'n' OR relreplident = 'd'
             AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)",
