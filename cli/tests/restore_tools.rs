@@ -358,7 +358,11 @@ fn a_backup_is_prepared_host_by_host() {
         step("promote", 0).expect(2).complains_of(&["without a restore point"]);
         for here in [1, 2, 0] {
             let ready = step("prepare", here).expect(0);
-            assert!(ready.out.contains("start the nodes of this host"), "{ready:?}");
+            // Once one answers, the others are not prepared any more.
+            assert!(
+                ready.out.contains("every host, and not before: keep clients out, start"),
+                "{ready:?}"
+            );
         }
         // What each has been given are the addresses of all.
         let restored = finished(places)?;

@@ -78,6 +78,14 @@ fn a_backup_and_a_dump_are_listed_and_no_changed_bit_goes_unseen() {
         assert!(verify(&dir).expect(1).err.contains("pg_control"));
         fs::rename(&kept, &lost).expect("the file back");
         verify(&dir).expect(0);
+        // A later program may have written something else.
+        let written = fs::read_to_string(dir.join("manifest.json")).expect("a manifest");
+        let later = written.replace("\"version\": 1,", "\"version\": 2, \"pieces\": [],");
+        assert_ne!(later, written);
+        fs::write(dir.join("manifest.json"), later).expect("a file");
+        for ended in [list(&dir, &[]), verify(&dir)] {
+            ended.expect(1).complains_of(&["version 2", "a later one"]);
+        }
         fs::remove_file(dir.join("manifest.json")).expect("no manifest");
         list(&dir, &[]).expect(1).complains_of(&["no backup", "manifest"]);
 

@@ -313,7 +313,20 @@ fn told_to_stop_it_leaves_nothing_and_killed_the_next_one_clears_up() {
         assert!(next.err.contains(&left) && next.err.contains("killed"), "{next:?}");
         assert_eq!(temp.entries(), std::slice::from_ref(&locked));
         drop(held);
+        // Killed before it had written anything, or while it did; somebody else's of such a name stays.
+        for (name, file) in [("a", None), ("b", Some(".citus_fence.draft.x")), ("c", Some("else"))]
+        {
+            let left = temp.path().join(format!("citus-fence-verify-{name}"));
+            fs::create_dir(&left).expect("a directory");
+            if let Some(file) = file {
+                fs::write(left.join(file), "").expect("a file");
+            }
+            give_tree_to_server_user(&left)?;
+        }
         verify(&dir, &temp, &[]).expect(0);
+        let elses = temp.path().join("citus-fence-verify-c");
+        assert_eq!(temp.entries(), std::slice::from_ref(&elses));
+        fs::remove_dir_all(&elses).expect("its end");
         temp.must_be_empty();
         // What is left of it is a backup that is as good as before.
         let places = cluster.places()?;

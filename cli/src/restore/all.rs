@@ -330,7 +330,11 @@ fn lines(report: &Report) -> String {
     }
     text.push_str(match report.elsewhere {
         0 => "keep clients out, start all nodes:\n",
-        _ => "keep clients out, start the nodes of this host:\n",
+        // What answers at an address keeps the others from being prepared.
+        _ => {
+            "once this has ended with success on every host, and not before: keep clients out, start the nodes of this \
+             host:\n"
+        }
     });
     for node in &report.nodes {
         text.push_str(&format!("  {}\n", node.start));

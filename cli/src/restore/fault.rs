@@ -22,6 +22,14 @@ pub enum Fault {
         /// Why.
         what: String,
     },
+    /// The manifest is of a later version of this program.
+    #[error("{} is of version {version} of the format, which this program does not know", path.display())]
+    Newer {
+        /// Its file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
     /// PostgreSQL's programs refuse root, and files made by root would be of no use to the servers.
     #[error("a restore cannot run as root")]
     Root,
@@ -89,6 +97,7 @@ impl Fault {
         match self {
             Fault::WrongUse { .. } => Exit::WrongUse,
             Fault::Manifest { .. }
+            | Fault::Newer { .. }
             | Fault::Root
             | Fault::Io { .. }
             | Fault::Copy { .. }
@@ -110,6 +119,7 @@ impl Fault {
             Fault::Program { .. }
             | Fault::WrongUse { .. }
             | Fault::Manifest { .. }
+            | Fault::Newer { .. }
             | Fault::Root
             | Fault::Io { .. }
             | Fault::Copy { .. }
@@ -125,6 +135,9 @@ impl Fault {
             }
             Fault::Manifest { .. } => {
                 Some("Name a directory that `citus-fence backup` has finished.".into())
+            }
+            Fault::Newer { .. } => {
+                Some("It is a backup: use the citus-fence that has made it, or a later one.".into())
             }
             Fault::Root => Some(
                 "Run it as the user of the operating system whom the servers run as, such as: \

@@ -5,7 +5,7 @@
 //! own user reaches it, it knows of no other server, and the next run finds it by its private directory.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -51,20 +51,43 @@ const PREFIX: &str = "citus-fence-";
 /// Makes a private directory for the first start, below another one: that of TMPDIR, as a rule.
 pub fn private_directory(parent: &Path) -> Result<PathBuf, Fault> {
     let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
-    let path = made.map(tempfile::TempDir::keep).map_err(|error| Fault::WrongUse {
-        what: format!(
-            "no directory for the first starts can be made in {} ({}): TMPDIR names another place",
-            parent.display(),
-            error.kind()
-        ),
-    })?;
-    if path.as_os_str().len() + "/.s.PGSQL.5432".len() > LONGEST_SOCKET {
+    let path = made.map(tempfile::TempDir::keep).map_err(|error| not_made(parent, error.kind()))?;
+    if let Err(fault) = fits(parent, &path) {
         // It is empty.
         let _ = fs::remove_dir(&path);
-        let what = format!("TMPDIR ({}) is too long for a socket in it", parent.display());
-        return Err(Fault::WrongUse { what });
+        return Err(fault);
     }
     Ok(path)
+}
+
+/// Where one of that name would be, for who has to write it down before it is there.
+pub fn private_path(parent: &Path, name: &str) -> Result<PathBuf, Fault> {
+    let path = parent.join(format!("{PREFIX}{name}"));
+    fits(parent, &path).map(|()| path)
+}
+
+/// Makes it.
+pub fn make_private_path(parent: &Path, path: &Path) -> Result<(), Fault> {
+    let made = fs::DirBuilder::new().mode(0o700).create(path);
+    made.map_err(|error| not_made(parent, error.kind()))
+}
+
+fn fits(parent: &Path, path: &Path) -> Result<(), Fault> {
+    match path.as_os_str().len() + "/.s.PGSQL.5432".len() > LONGEST_SOCKET {
+        false => Ok(()),
+        true => Err(Fault::WrongUse {
+            what: format!("TMPDIR ({}) is too long for a socket in it", parent.display()),
+        }),
+    }
+}
+
+fn not_made(parent: &Path, kind: std::io::ErrorKind) -> Fault {
+    Fault::WrongUse {
+        what: format!(
+            "no directory for the first starts can be made in {} ({kind}): TMPDIR names another place",
+            parent.display()
+        ),
+    }
 }
 
 /// Whether a directory is there that [`private_directory`] has made for this user.

@@ -205,8 +205,11 @@ pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
         version: u32,
     }
     let head: Head = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
-    if head.format != manifest::BACKUP || head.version > manifest::VERSION {
+    if head.format != manifest::BACKUP {
         return Err(no(format!("it is \"{}\" version {}", head.format, head.version)));
+    }
+    if head.version > manifest::VERSION {
+        return Err(Fault::Newer { path, version: head.version });
     }
     let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
     if !backup.is_as_written() {

@@ -10,6 +10,7 @@
 //! reaches: the next run that names the same place ends them and takes it away.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ use crate::units::size;
 
 /// How its name begins.
 const PREFIX: &str = "citus-fence-verify-";
+/// How often another directory is made.
+const TRIES: usize = 10;
 /// What says that it is one.
 const MARK: &str = "citus_fence.verify";
 
@@ -59,21 +62,42 @@ impl Drop for Sockets {
     }
 }
 
+/// A new directory, locked; none where another run has taken it for one that was left, and away.
+fn begin(temp: &Path) -> Result<Option<(TempDir, Flock<fs::File>)>, Failure> {
+    let root = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temp);
+    let root = root.at("make a directory in", temp)?;
+    match try_lock(root.path()) {
+        Ok(Some(lock)) if root.path().exists() => Ok(Some((root, lock))),
+        Ok(_) => Ok(None),
+        Err(Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(other.into()),
+    }
+}
+
 impl Scratch {
     /// Makes one below a directory.
     pub fn make(temp: &Path) -> Result<Scratch, Failure> {
-        let root = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temp);
-        let root = root.at("make a directory in", temp)?;
-        let lock = try_lock(root.path())?.ok_or_else(|| Failure::Unfit {
-            what: format!("somebody else has locked {}", root.path().display()),
+        let mut made = None;
+        for _ in 0..TRIES {
+            made = begin(temp)?;
+            if made.is_some() {
+                break;
+            }
+        }
+        let (root, lock) = made.ok_or_else(|| Failure::Unfit {
+            what: format!("other runs take each new directory in {} away", temp.display()),
             todo: "Run the same command again.".into(),
         })?;
-        let sockets = Sockets(first::private_directory(&std::env::temp_dir())?);
-        let mark = Mark { sockets: sockets.0.clone() };
-        let text = serde_json::to_vec(&mark).map_err(std::io::Error::from);
+        // It is written down before it is there: a run that is killed must leave nothing that nobody knows.
+        let name = root.path().file_name().unwrap_or_default().to_string_lossy();
+        let parent = std::env::temp_dir();
+        let sockets = first::private_path(&parent, name.trim_start_matches(PREFIX))?;
+        let text = serde_json::to_vec(&Mark { sockets: sockets.clone() });
+        let text = text.map_err(std::io::Error::from);
         let path = root.path().join(MARK);
         text.and_then(|text| durable::write(&path, &text)).at("write", &path)?;
-        Ok(Scratch { root, sockets, _lock: lock })
+        first::make_private_path(&parent, &sockets)?;
+        Ok(Scratch { root, sockets: Sockets(sockets), _lock: lock })
     }
 
     /// Where the copies go.
@@ -133,12 +157,22 @@ fn clear_left(temp: &Path, stop: &Stop, output: &Output) -> Result<(), Failure> 
             && fs::symlink_metadata(&root).is_ok_and(|metadata| {
                 metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw()
             });
-        // A run that has only begun has not written it yet; one that lives has it locked.
-        let mark = is_ours.then(|| fs::read(root.join(MARK)).ok()).flatten();
+        if !is_ours {
+            continue;
+        }
+        // One that lives has it locked, but for its very first moment, and then makes another.
+        let _lock = match try_lock(&root) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => continue,
+            Err(Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+            Err(other) => return Err(other.into()),
+        };
+        let mark = fs::read(root.join(MARK)).ok();
         let Some(mark) = mark.and_then(|text| serde_json::from_slice::<Mark>(&text).ok()) else {
+            // Killed before it had written it; whatever else is there is somebody else's, and stays.
+            let _ = durable::remove_drafts(&root).and_then(|()| fs::remove_dir(&root));
             continue;
         };
-        let Some(_lock) = try_lock(&root)? else { continue };
         let mut privates = Vec::new();
         let nodes = root.join("nodes");
         for node in fs::read_dir(&nodes).into_iter().flatten() {

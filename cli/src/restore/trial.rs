@@ -44,8 +44,10 @@ const FIRST_PORT: u16 = 5432;
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long a connection on a socket may take.
 const CONNECT: Duration = Duration::from_secs(30);
-/// What a node's servers write beside what is copied: logs, two-phase state, what a checkpoint leaves.
+/// What a node's servers write beside what is copied: logs, two-phase state, what a checkpoint leaves; at the least.
 const BESIDE: u64 = 64 << 20;
+/// How many WAL files more there may be.
+const WAL_FILES: u64 = 4;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -121,12 +123,15 @@ pub fn require(
     first::require_private_directory()?;
     let temp = temp(args)?;
     let programs = Programs::find(bindir);
+    let mut beside = 0;
     for node in &backup.nodes {
         if let Some(copy) = &node.data {
-            programs.check_version(node.groupid, &dir.join(copy), stop)?;
+            let data = dir.join(copy);
+            programs.check_version(node.groupid, &data, stop)?;
+            let control = programs.control(node.groupid, &data, stop)?;
+            beside += beside_copy(control.number("Bytes per WAL segment")?);
         }
     }
-    let beside = BESIDE * backup.nodes.len() as u64;
     scratch::require_room(&temp, bytes(dir, backup)? + beside, stop, output)
 }
 
@@ -151,6 +156,11 @@ pub fn run(
             Err(failure)
         }
     }
+}
+
+/// How much a node's servers write, by the size of a WAL file.
+fn beside_copy(wal_file: u64) -> u64 {
+    BESIDE.max(WAL_FILES * wal_file)
 }
 
 /// Below which directory.
@@ -322,4 +332,16 @@ fn in_words(plan: &Plan, text: &str) -> String {
         Some(node) => text.replace(&format!("{}:{}", address.host, address.port), &name_of(node)),
         None => text,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beside_copy;
+
+    #[test]
+    fn large_wal_files_take_more_room() {
+        assert_eq!(beside_copy(1 << 20), 64 << 20);
+        assert_eq!(beside_copy(16 << 20), 64 << 20);
+        assert_eq!(beside_copy(1 << 30), 4 << 30);
+    }
 }
