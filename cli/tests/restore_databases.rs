@@ -3,11 +3,14 @@
 
 mod common;
 
-use common::backup::{as_servers_user, backup, finish, restore_all};
+use common::backup::{Listeners, as_servers_user, backup, finish, restore_all};
 use common::{command, run, second_cluster};
 use fence_tests::on_each_engine;
 use test_cluster::postgres::Client;
-use test_cluster::{Cluster, HOST, Installation, Result, SUPERUSER, Server};
+use test_cluster::{
+    Cluster, HOST, Installation, PATIENCE, PortLease, Result, SUPERUSER, Server, StopMode,
+    give_tree_to_server_user, wait_until,
+};
 
 /// Makes a cluster of its own out of the same servers: the first is its coordinator, the others come in this order.
 fn cluster_in(cluster: &Cluster, database: &str, order: &[usize]) -> Result<Client> {
@@ -69,6 +72,17 @@ fn patient(engine: test_cluster::Engine, workers: usize) -> Result<Cluster> {
     Cluster::builder(engine).workers(workers).setting("citus.recover_2pc_interval", "1h").build()
 }
 
+/// A backup under the block of one database alone.
+fn backup_of_one(cluster: &Cluster, round: &str) -> Result<std::path::PathBuf> {
+    let dir = cluster.copy_target(round, 0)?.with_file_name("backup");
+    let bindir = Installation::current()?.bindir().display().to_string();
+    let port = cluster.coordinator().port().to_string();
+    let mut taking = as_servers_user(&["backup", "-h", HOST, "-p", &port, "-U", SUPERUSER]);
+    taking.args(["-d", cluster.database(), "--bindir", &bindir, "--only-this-database"]);
+    run(taking.arg(&dir)).expect(0);
+    Ok(dir)
+}
+
 #[test]
 fn databases_that_number_the_nodes_in_their_own_way_come_back() {
     on_each_engine(|engine| {
@@ -85,12 +99,7 @@ fn databases_that_number_the_nodes_in_their_own_way_come_back() {
         leave_prepared(&mut turned, cluster.worker(1), "turned")?;
         leave_prepared(&mut aside, cluster.coordinator(), "aside")?;
 
-        let dir = cluster.copy_target("numbers", 0)?.with_file_name("backup");
-        let bindir = Installation::current()?.bindir().display().to_string();
-        let port = cluster.coordinator().port().to_string();
-        let mut taking = as_servers_user(&["backup", "-h", HOST, "-p", &port, "-U", SUPERUSER]);
-        taking.args(["-d", cluster.database(), "--bindir", &bindir, "--only-this-database"]);
-        run(taking.arg(&dir)).expect(0);
+        let dir = backup_of_one(&cluster, "numbers")?;
         drop((turned, aside));
 
         let places = cluster.places()?;
@@ -171,5 +180,62 @@ fn a_database_that_takes_no_connections_leads_to_the_copies_and_an_invalid_one_i
         }
         finish(port, &[]).expect(0);
         must_be_decided(restored.worker(1), "second")
+    });
+}
+
+/// A block is refused while a clone split is under way in its database; in another one it may be, and a registered clone may
+/// be in any.
+#[test]
+fn a_copy_does_not_go_on_with_a_clone_split_at_productions_replica() {
+    on_each_engine(|engine| {
+        let cluster = patient(engine, 1)?;
+        let lease = PortLease::take()?;
+        let replica = lease.port();
+        let listeners = Listeners::at([replica]);
+        let register = |client: &mut Client, step: &str| {
+            let row = format!(
+                "INSERT INTO citus_fence.clone (clone_nodeid, nodename, nodeport, source_nodeid, step, token)
+                 SELECT 77, '{HOST}', {replica}, nodeid, '{step}', 'abcdefghijklmnop' FROM pg_dist_node WHERE groupid <> 0"
+            );
+            client.batch_execute(&row).expect("a row");
+        };
+        register(&mut cluster.connect(0)?, "registered");
+        let mut second = second_cluster(&cluster, true)?;
+        register(&mut second, "near");
+        drop(second);
+        // As a split leaves it for the next start.
+        let hint = cluster.coordinator().data_dir().join("citus_fence.clone_splits");
+        std::fs::write(&hint, "").expect("a file");
+        give_tree_to_server_user(&hint)?;
+        let dir = backup_of_one(&cluster, "split")?;
+        // The control: whoever starts with that goes there.
+        cluster.coordinator().stop(StopMode::Fast)?;
+        cluster.coordinator().start()?;
+        wait_until("a connection", PATIENCE, || (listeners.connections() > 0).then_some(()))?;
+        for node in cluster.nodes() {
+            node.stop(StopMode::Fast)?;
+        }
+        listeners.connections();
+
+        let places = cluster.places()?;
+        let said = run(&mut restore_all(&dir, &places, &[])).expect(0).out;
+        // The copy's own look is over when it has found nothing more to look for.
+        let hint = places.nodes()[0].data_dir().join("citus_fence.clone_splits");
+        assert!(hint.exists(), "the copy would not look at all");
+        places.configure()?;
+        places.start()?;
+        let mut came = 0;
+        wait_until("the look for splits", PATIENCE, || {
+            came += listeners.connections();
+            (came > 0 || !hint.exists()).then_some(())
+        })?;
+        assert_eq!(came, 0, "a copy has come to production's replica");
+        let restored = places.into_cluster();
+        finish(restored.coordinator().port(), &[]).expect(0);
+        assert_eq!(listeners.connections(), 0, "a copy has come to production's replica");
+        for step in ["registered", "near"] {
+            assert!(said.contains(&format!("{replica} (step {step}) is none any more")), "{said}");
+        }
+        Ok(())
     });
 }

@@ -224,6 +224,7 @@ fn addresses(
         "t" => "DELETE FROM citus_fence.cluster_read_only;",
         _ => "",
     };
+    let clones = clones(database, name, notes)?;
     let (lend, take_back) = identities(database)?;
     database.ask(
         "rewrite addresses",
@@ -237,7 +238,7 @@ fn addresses(
                FROM (VALUES {}) AS r(groupid, host, port) WHERE r.groupid = n.groupid;
              UPDATE pg_dist_node SET isactive = false WHERE nodename LIKE 'lost-%.invalid';
              DELETE FROM pg_dist_poolinfo;
-             {open}
+             {open} {clones}
              INSERT INTO pg_dist_node_metadata (metadata)
              SELECT '{{}}'::jsonb WHERE NOT EXISTS (SELECT FROM pg_dist_node_metadata);
              UPDATE pg_dist_node_metadata SET metadata = metadata || jsonb_build_object(
@@ -274,6 +275,31 @@ fn lost(database: &mut Talk<'_>, name: &str, notes: &mut Notes<'_>) -> Result<()
         ))?;
     }
     Ok(())
+}
+
+/// The registry of clones: with it a copy would go on with a split, or be told to begin one, at production's replica. Gives
+/// what empties it.
+fn clones(
+    database: &mut Talk<'_>,
+    name: &str,
+    notes: &mut Notes<'_>,
+) -> Result<&'static str, Failure> {
+    let has = "SELECT to_regclass('citus_fence.clone') IS NOT NULL";
+    if database.ask("look for a registry of clones", has)?.single_value()? != "t" {
+        return Ok("");
+    }
+    let list = "SELECT clone_nodeid, nodename, nodeport, step FROM citus_fence.clone WHERE step <> 'cleaned'";
+    for row in rows(&database.ask("look for clones", list)?)? {
+        notes.add(format!(
+            "database \"{name}\": clone {} at {}:{} (step {}) is none any more",
+            row.get::<i32>("clone_nodeid")?,
+            row.get::<String>("nodename")?,
+            row.get::<i32>("nodeport")?,
+            row.get::<String>("step")?
+        ))?;
+    }
+    // Nothing cascades here.
+    Ok("DELETE FROM citus_fence.clone_journal; DELETE FROM citus_fence.clone;")
 }
 
 /// What a publication of all tables takes to let rows of the catalog be changed: it publishes the tables of Citus, too,
