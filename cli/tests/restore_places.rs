@@ -222,10 +222,11 @@ fn a_configuration_that_leads_to_production_is_refused_and_a_missing_one_is_name
             });
             let production = cluster.node(group).data_dir();
             let text = format!(
-                "{}\ndata_directory = '{}'\nexternal_pid_file = '{}'\n",
+                "{}\ndata_directory = '{}'\nexternal_pid_file = '{}'\nlogging_collector = on\nlog_directory = '{}'\n",
                 text.concat(),
                 production.display(),
-                etc.path().join("production.pid").display()
+                etc.path().join("production.pid").display(),
+                etc.path().join("log").display()
             );
             fs::write(&file, text).expect("a file");
             files.push(file);
@@ -273,7 +274,15 @@ fn a_configuration_that_leads_to_production_is_refused_and_a_missing_one_is_name
             )
             .expect("a file");
         }
-        all(true).expect(0);
+        let ready = all(true).expect(0).out;
+        let log = format!("its log goes to {}", etc.path().join("log").display());
+        assert_eq!(ready.matches(&log).count(), 2, "{ready}");
+        // As of the files, not as of the time before.
+        for file in &files {
+            let text = fs::read_to_string(file).expect("a file");
+            fs::write(file, text.replace("logging_collector = on", "")).expect("a file");
+        }
+        assert!(!all(true).expect(0).out.contains(&log));
         // Nor would its file with production's process be this one's.
         for node in places.nodes() {
             let file =

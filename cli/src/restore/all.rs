@@ -292,7 +292,7 @@ fn restored(programs: &Programs, place: &Place, progress: &Progress) -> Restored
             shell_word(&format!("{data}/start.log"))
         ),
         data,
-        found: progress.found.clone(),
+        found: progress.found.iter().chain(&progress.of_configuration).cloned().collect(),
     }
 }
 

@@ -214,10 +214,39 @@ fn line(name: &str, value: &str) -> String {
 
 /// Whether a list of libraries, as `shared_preload_libraries` shows it, has Citus in it.  `citus_fence` is another one.
 pub fn preloads_citus(libraries: &str) -> bool {
-    libraries.split(',').any(|library| {
+    names(libraries).any(|name| name == "citus")
+}
+
+/// Without folders and quotes.
+fn names(libraries: &str) -> impl Iterator<Item = &str> {
+    libraries.split(',').map(|library| {
         let library = library.trim().trim_matches('"');
-        library.rsplit('/').next() == Some("citus")
+        library.rsplit('/').next().unwrap_or(library)
     })
+}
+
+/// Libraries that do nothing by themselves, or nothing elsewhere; pg_cron's jobs are off.
+const QUIET_LIBRARIES: [&str; 10] = [
+    "citus",
+    "citus_columnar",
+    "citus_fence",
+    "pg_cron",
+    "pg_stat_statements",
+    "auto_explain",
+    "auth_delay",
+    "passwordcheck",
+    "pg_prewarm",
+    "pgaudit",
+];
+
+/// What is said of the libraries in that list of which this program does not know what they do by themselves.
+pub fn acting(libraries: &str) -> Vec<String> {
+    names(libraries)
+        .filter(|name| !name.is_empty() && !QUIET_LIBRARIES.contains(name))
+        .map(|name| {
+            format!("it preloads {name}: see before it is started whether that acts on production by itself")
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -232,6 +261,14 @@ mod tests {
         for list in ["", "citus_fence", "pg_cron,citus_columnar", "nocitus"] {
             assert!(!preloads_citus(list), "{list}");
         }
+    }
+
+    #[test]
+    fn libraries_that_may_act_by_themselves_are_named() {
+        assert!(acting("citus, \"citus_fence\",$libdir/pg_cron").is_empty());
+        assert!(acting("").is_empty());
+        let said = acting("citus,pglogical,$libdir/timescaledb");
+        assert!(said.len() == 2 && said[1].contains("preloads timescaledb:"), "{said:?}");
     }
 
     #[test]

@@ -76,8 +76,8 @@ pub fn run(args: &FinishArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
         format!(
             "restore {} is finished: {} two-phase commits finished, in database {}\n{}\
              archiving, synchronous standbys, subscriptions and cron jobs are still off, so that none reaches production;\n\
-             on again, where wanted: ALTER SYSTEM (archive_mode, synchronous_standby_names, \
-             max_logical_replication_workers), ALTER SUBSCRIPTION, cron.alter_job()\n",
+             on again, where wanted: ALTER SYSTEM (archive_command, which may still be production's, and then archive_mode; \
+             synchronous_standby_names, max_logical_replication_workers), ALTER SUBSCRIPTION, cron.alter_job()\n",
             report.restore_id,
             report.recovered,
             report.databases.join(", "),

@@ -167,6 +167,7 @@ pub fn settle(
         closed: Vec::new(),
         tablespaces: Vec::new(),
         found: Vec::new(),
+        of_configuration: Vec::new(),
     };
     let Some(copy) = &place.node.data else {
         return match former {

@@ -61,6 +61,9 @@ pub struct Progress {
     pub tablespaces: Vec<PathBuf>,
     /// What was found and changed, for the report.
     pub found: Vec<String>,
+    /// What was found of the configuration of the next start, which is not kept.
+    #[serde(skip)]
+    pub of_configuration: Vec<String>,
 }
 
 impl Progress {
@@ -103,6 +106,7 @@ mod tests {
             closed: Vec::new(),
             tablespaces: Vec::new(),
             found: vec!["y".into()],
+            of_configuration: Vec::new(),
         };
         progress.write(directory.path()).expect("written");
         assert_eq!(Progress::read(directory.path()).expect("read"), Some(progress));

@@ -237,7 +237,7 @@ impl Work<'_> {
             progress.stage = Stage::Prepared;
             progress.write(data)?;
         }
-        match self.look_at_configuration(place) {
+        match self.look_at_configuration(place, progress) {
             // The server's own words name the file and the setting.
             Err(Failure::Restore(Fault::Program { output, .. })) => Ok(vec![format!(
                 "node {group}: no server starts with its configuration on this machine: mend it, and run the same command \
@@ -249,7 +249,11 @@ impl Work<'_> {
     }
 
     /// What keeps a server from starting as this node.
-    fn look_at_configuration(&self, place: &Place) -> Result<Vec<String>, Failure> {
+    fn look_at_configuration(
+        &self,
+        place: &Place,
+        progress: &mut Progress,
+    ) -> Result<Vec<String>, Failure> {
         let data = &place.to.data;
         let group = place.group();
         let own = data.join("postgresql.conf");
@@ -304,8 +308,22 @@ impl Work<'_> {
             durable::write_as_server(&path, format!("{text}{own_file}").as_bytes())
                 .at("write", &path)?;
         }
-        let mut findings = Vec::new();
         let libraries = ask("shared_preload_libraries")?;
+        let log_directory = PathBuf::from(ask("log_directory")?);
+        let mut notes = config::acting(&libraries);
+        if ask("logging_collector")? == "on"
+            && log_directory.is_absolute()
+            && !log_directory.starts_with(data)
+        {
+            notes.push(format!(
+                "its log goes to {}, where production's goes, if that is on this machine: log_directory in {}",
+                log_directory.display(),
+                config_file.display()
+            ));
+        }
+        // What is so of this configuration is found anew each time.
+        progress.of_configuration = notes;
+        let mut findings = Vec::new();
         let has_citus = config::preloads_citus(&libraries);
         if self.plan.backup.citus.is_some() && !has_citus {
             findings.push(format!(
