@@ -329,3 +329,30 @@ fn a_nodes_twin_is_not_copied_in_its_place() {
         Ok(())
     });
 }
+
+/// A backup is of the nodes of one database. Another one of the same coordinator may have nodes of its own besides.
+#[test]
+fn a_node_that_only_another_database_has_is_named() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).build()?;
+        let spare = cluster.start_spare("spare")?;
+        let mut second = common::second_cluster(&cluster, true)?;
+        // The same server by another name is no other node.
+        second
+            .batch_execute("UPDATE pg_dist_node SET nodename = 'localhost' WHERE groupid <> 0")
+            .expect("a name");
+        let dir = place(&cluster, "besides")?;
+        backup(&cluster, &dir, &[])?.expect(0);
+        fs::remove_dir_all(&dir).expect("its end");
+        let row = format!(
+            "INSERT INTO pg_dist_node (nodeid, groupid, nodename, nodeport, isactive) VALUES (9, 9, '127.0.0.1', {}, true)",
+            spare.port()
+        );
+        second.batch_execute(&row).expect("a node");
+        let said = ["\"second\"", &spare.port().to_string(), "--only-this-database"];
+        backup(&cluster, &dir, &[])?.expect(1).complains_of(&said);
+        assert!(is_gone(&dir));
+        backup(&cluster, &dir, &["--only-this-database"])?.expect(0);
+        Ok(())
+    });
+}

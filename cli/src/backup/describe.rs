@@ -10,9 +10,9 @@ use crate::failure::Failure;
 use crate::folder::{self, Folder, write_json};
 use crate::lease::{Held, HeldNode};
 use crate::manifest::{self, Backup, Sealed};
-use crate::nodes::Node;
+use crate::nodes::{self, Node};
 use crate::output::Output;
-use crate::rows::only_row;
+use crate::rows::{only_row, rows};
 use crate::signals::Stop;
 
 /// The whole cluster.
@@ -87,6 +87,58 @@ pub fn require_no_other_coordinator(
                     node.called()
                 )),
             }
+        }
+    }
+    Ok(())
+}
+
+/// An error where another database of the coordinator is a cluster with a node of which nothing would be copied. Servers are
+/// told by their addresses, or by these system identifiers where a catalog has another name for one.
+pub fn require_no_other_nodes(
+    nodes: &[Node],
+    identifiers: &[String],
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let Some(coordinator) = nodes.iter().find(|node| node.groupid == 0) else { return Ok(()) };
+    let connect = |name: &str| coordinator.in_database(name).talk(stop);
+    for (database, found) in databases::with_citus(&mut coordinator.talk(stop)?, connect)? {
+        // What cannot be looked into is refused by whoever holds it.
+        if !found.is_ok_and(|found| found.is_coordinator && found.has_workers) {
+            continue;
+        }
+        let reply = coordinator.in_database(&database).talk(stop)?.ask(
+            "nodes of another database",
+            "SELECT nodename, nodeport, groupid FROM pg_catalog.pg_dist_node
+              WHERE noderole::text = 'primary' AND isactive AND groupid <> 0 ORDER BY groupid",
+        )?;
+        for row in rows(&reply)? {
+            let (name, port): (String, i32) = (row.get("nodename")?, row.get("nodeport")?);
+            if nodes.iter().any(|node| node.name == name && node.port == port) {
+                continue;
+            }
+            let mut there = coordinator.in_database(&database);
+            there.destination.target.params.set("hostaddr", "").set("host", &name);
+            there.destination.target.params.set("port", port.to_string());
+            let sql = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+            let identifier = there
+                .talk(stop)
+                .and_then(|mut talk| talk.ask("identify node", sql))
+                .and_then(|reply| Ok(reply.parse_single::<i64>()?.cast_unsigned().to_string()));
+            match identifier {
+                Err(Failure::ToldToStop { signal }) => return Err(Failure::ToldToStop { signal }),
+                Ok(identifier) if identifiers.contains(&identifier) => continue,
+                Ok(_) | Err(_) => {}
+            }
+            return Err(Failure::Unfit {
+                what: format!(
+                    "database \"{database}\" is a Citus cluster too, and its {} is no node of this one: a backup would have \
+                     nothing of what is there",
+                    nodes::called(&name, port, row.get("groupid")?)
+                ),
+                todo:
+                    "Leave that database alone with --only-this-database, and back it up by itself."
+                        .into(),
+            });
         }
     }
     Ok(())

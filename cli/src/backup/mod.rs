@@ -55,6 +55,9 @@ pub fn run(args: &BackupArgs, stop: &Stop, output: &Output) -> Result<Exit, Fail
     let citus_databases = describe::citus_databases(&nodes, stop, output)?;
     if !args.hold.terms().only_this_database {
         describe::require_no_other_coordinator(&nodes, stop, output)?;
+        let own = |source: &Source| source.identity.system_identifier.clone();
+        let identifiers: Vec<String> = sources.iter().map(own).collect();
+        describe::require_no_other_nodes(&nodes, &identifiers, stop)?;
     }
     for source in &sources {
         source.keep_config(&folder)?;

@@ -89,6 +89,8 @@ pub fn run(args: &RestorePointArgs, stop: &Stop, output: &Output) -> Result<Exit
     if !only_this_database {
         let answering: Vec<Node> = sessions.iter().map(|(node, _, _)| node.clone()).collect();
         describe::require_no_other_coordinator(&answering, stop, output)?;
+        let own = sessions.iter().map(|(_, _, identity)| identity.system_identifier.clone());
+        describe::require_no_other_nodes(&answering, &own.collect::<Vec<_>>(), stop)?;
     }
     let terms = Terms { mode: None, lease: LEASE, max: MAX, only_this_database };
     let held = lease::begin(&destination, &terms, stop, output)?;
