@@ -332,7 +332,7 @@ AS $body$
     DELETE FROM pg_dist_shard WHERE own_group IS NOT NULL;
     DELETE FROM pg_dist_placement WHERE own_group IS NOT NULL;
     DELETE FROM pg_dist_colocation WHERE own_group IS NOT NULL;
-    UPDATE pg_dist_local_group SET groupid = own_group WHERE own_group IS NOT NULL;
+    UPDATE pg_dist_local_group SET groupid = own_group WHERE own_group IS NOT NULL AND groupid IS DISTINCT FROM own_group;
     UPDATE pg_dist_node_metadata SET metadata = exported -> 'metadata'
         WHERE own_group IS NOT NULL AND exported ? 'metadata';
 

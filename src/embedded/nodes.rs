@@ -25,7 +25,10 @@ pub fn set_coordinator_host(host: &str, port: i32) -> Result<(), EmbeddedError> 
             &params,
         );
     }
-    text_sql::execute("UPDATE pg_catalog.pg_dist_local_group SET groupid = 0", &[])?;
+    text_sql::execute(
+        "UPDATE pg_catalog.pg_dist_local_group SET groupid = 0 WHERE groupid <> 0",
+        &[],
+    )?;
     text_sql::execute(
         "INSERT INTO pg_catalog.pg_dist_node
                 (groupid, nodename, nodeport, hasmetadata, metadatasynced, shouldhaveshards)
