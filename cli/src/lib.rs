@@ -18,6 +18,7 @@
 //! | `usage` | words that are no use, told without the secrets in them |
 //! | `output` | standard output and standard error: text or JSON, and a reader that goes away |
 //! | `progress` | a bar on a terminal, lines elsewhere |
+//! | `side_by_side` | the same for each of many things, several at a time |
 //! | `signals` | INT, TERM and HUP |
 //! | `connection` | from options to libpq's parameters |
 //! | `server` | one session: asked within a time, cancelled and closed on every way out |
@@ -64,6 +65,7 @@ mod restore_dump;
 mod restore_point;
 mod rows;
 mod server;
+mod side_by_side;
 mod signals;
 mod status;
 mod stored;

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use super::error::DumpError;
 use super::file::{at, measure_unless};
 use super::manifest::{DUMP, Dump, VERSION};
 use crate::manifest::Sealed;
+use crate::side_by_side::side_by_side;
 
 /// The manifest of a dump. An error where there is none, or one of another format or version.
 pub fn list(dir: &Path) -> Result<Dump, DumpError> {
@@ -71,25 +71,15 @@ pub fn verify_unless(dir: &Path, told: &(dyn Fn() -> bool + Sync)) -> Result<Ver
     let schema = dump.schema.iter().map(|file| (&file.path, file.bytes, &file.sha256));
     let data = dump.files.iter().map(|file| (&file.path, file.stored_bytes, &file.sha256));
     let files: Vec<_> = schema.chain(data).collect();
-    let next = AtomicUsize::new(0);
-    let read_some = || {
-        let mut found = Vec::new();
-        while let Some((at, file)) = at_next(&next, &files) {
-            found.push((at, verify_file(dir, *file, told)));
-        }
-        found
-    };
-    let readers = thread::available_parallelism().map_or(1, usize::from).min(files.len());
-    let mut ends: Vec<_> = thread::scope(|scope| {
-        let readers: Vec<_> = (0..readers).map(|_| scope.spawn(read_some)).collect();
-        let end = |reader: thread::ScopedJoinHandle<'_, _>| {
-            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        readers.into_iter().flat_map(end).collect()
-    });
-    ends.sort_by_key(|(at, _)| *at);
+    let readers = thread::available_parallelism().map_or(1, usize::from);
+    let ends = side_by_side(
+        readers,
+        &files,
+        || (),
+        |file, ()| Ok::<_, DumpError>(verify_file(dir, *file, told)),
+    )?;
     let mut found = Verified { files: 0, bytes: 0, damaged: Vec::new() };
-    for (_, end) in ends {
+    for end in ends {
         match end {
             Ok(size) => {
                 found.files += 1;
@@ -99,12 +89,6 @@ pub fn verify_unless(dir: &Path, told: &(dyn Fn() -> bool + Sync)) -> Result<Ver
         }
     }
     Ok(found)
-}
-
-/// The next file that nobody has taken, and its number.
-fn at_next<'a, T>(next: &AtomicUsize, files: &'a [T]) -> Option<(usize, &'a T)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    files.get(at).map(|file| (at, file))
 }
 
 /// Reads a file; its size, or what is wrong with it.

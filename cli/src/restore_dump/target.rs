@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use remote::{NodeLabel, RemoteError, Reply, Target as Place};
@@ -16,6 +16,7 @@ use crate::connection::Destination;
 use crate::dump::{DataFile, Dump, Kind, NodeSession, Reach, literal};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
+use crate::side_by_side::side_by_side;
 use crate::signals::Stop;
 use crate::talk::Talk;
 
@@ -181,8 +182,7 @@ impl Target {
         Sessions { target: self, halt, open: HashMap::new() }
     }
 
-    /// Does something with each of many things, so many at a time; what that has given, in their order. The first failure
-    /// ends it, once those that are at work have ended theirs.
+    /// [`side_by_side`] with sessions.
     pub fn share_out<T: Sync, R: Send>(
         &self,
         jobs: usize,
@@ -190,36 +190,7 @@ impl Target {
         things: &[T],
         what: impl Fn(&T, &mut Sessions<'_>) -> Result<R, Failure> + Sync,
     ) -> Result<Vec<R>, Failure> {
-        let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let do_some = || {
-            let mut sessions = self.sessions(halt);
-            let mut done = Vec::new();
-            while !has_failed.load(Ordering::Relaxed) {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(thing) = things.get(at) else {
-                    break;
-                };
-                match what(thing, &mut sessions) {
-                    Ok(result) => done.push((at, result)),
-                    Err(failure) => {
-                        has_failed.store(true, Ordering::Relaxed);
-                        return Err(failure);
-                    }
-                }
-            }
-            Ok(done)
-        };
-        let mut all = Vec::new();
-        let ends: Vec<Result<Vec<(usize, R)>, Failure>> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..jobs.min(things.len())).map(|_| scope.spawn(do_some)).collect();
-            threads.into_iter().map(join).collect()
-        });
-        for done in ends {
-            all.extend(done?);
-        }
-        all.sort_by_key(|(at, _)| *at);
-        Ok(all.into_iter().map(|(_, result)| result).collect())
+        side_by_side(jobs, things, || self.sessions(halt), what)
     }
 }
 
