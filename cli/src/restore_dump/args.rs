@@ -13,7 +13,7 @@ use crate::nodes::NodeArgs;
 pub struct RestoreDumpArgs {
     #[command(flatten)]
     pub connection: ConnectionArgs,
-    /// How many files are loaded at the same time, over all nodes together
+    /// How many files are loaded at the same time, over all nodes together, and indexes of local tables made
     #[arg(long, short = 'j', value_name = "N", default_value = "2")]
     pub jobs: NonZeroUsize,
     /// Make the dump's database first, on all nodes of the cluster in the database that -d names

@@ -182,47 +182,51 @@ pub fn materialized_views(
 /// What a node has that can be analyzed, the largest first; with whether it is large. A tree of partitions is analyzed
 /// by its root, and Citus passes on what is said of its own tables, which have no rows of their own there.
 const ANALYZED: &str = "
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS tab, c.relkind = 'p' OR pg_relation_size(c.oid) > 8000000 AS large
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS tab, c.relkind = 'p' OR size.bytes > 8000000 AS large, size.bytes
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+       LATERAL (SELECT coalesce(sum(pg_relation_size(relid)), pg_relation_size(c.oid), 0)::bigint AS bytes
+                  FROM pg_partition_tree(c.oid)) size
  WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
    AND NOT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid::oid = c.oid)
- ORDER BY pg_relation_size(c.oid) DESC";
+ ORDER BY size.bytes DESC";
 
 /// How many small tables are analyzed by one statement.
 const AT_ONCE: usize = 100;
 
-/// Statistics, on every node of its own tables and shards, so many at a time. Where that fails, it is a finding: the rows
-/// are what they were, and the server gathers statistics by itself.
+/// Statistics, on every node of its own tables and shards, so many at a time over all nodes, the largest first. Where that
+/// fails, it is a finding: the rows are what they were, and the server gathers statistics by itself.
 pub fn analyze(
     target: &Target,
     jobs: usize,
     halt: &Arc<AtomicBool>,
 ) -> Result<Vec<String>, Failure> {
-    let jobs = (jobs / target.nodes.len()).max(1);
     let found = target.on_every_node(halt, |position, session| {
         let reply = session.ask("list tables", ANALYZED)?;
-        let (mut small, mut lists) = (Vec::new(), Vec::new());
+        let (mut large, mut small) = (Vec::new(), Vec::new());
         for row in rows(&reply)? {
-            let name: String = row.get("tab")?;
+            let (name, bytes): (String, u64) = (row.get("tab")?, row.get("bytes")?);
             match row.is_true("large")? {
-                true => lists.push(name),
+                true => large.push((bytes, position, name)),
                 false => small.push(name),
             }
         }
-        lists.extend(small.chunks(AT_ONCE).map(|some| some.join(", ")));
-        target.share_out(jobs, halt, &lists, |list, sessions| {
-            let session = sessions.with(position)?;
-            target.nodes[position].widen(session)?;
-            match session.ask_within("analyze", &format!("ANALYZE {list}"), LONG) {
-                Ok(_) => Ok(None),
-                Err(error @ RemoteError::Query { .. }) => {
-                    Ok(Some(format!("there are no new statistics: {error}")))
-                }
-                Err(error) => Err(error.into()),
-            }
-        })
+        large.extend(small.chunks(AT_ONCE).map(|some| (0, position, some.join(", "))));
+        Ok(large)
     })?;
-    Ok(found.into_iter().flatten().flatten().collect())
+    let mut lists = found.concat();
+    lists.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+    let found = target.share_out(jobs, halt, &lists, |(_, position, list), sessions| {
+        let session = sessions.with(*position)?;
+        target.nodes[*position].widen(session)?;
+        match session.ask_within("analyze", &format!("ANALYZE {list}"), LONG) {
+            Ok(_) => Ok(None),
+            Err(error @ RemoteError::Query { .. }) => {
+                Ok(Some(format!("there are no new statistics: {error}")))
+            }
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// Triggers that have fired on rows which were loaded into a table that had them already.

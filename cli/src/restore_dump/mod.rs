@@ -14,6 +14,7 @@
 //! | `schema`, `statement` | pg_dump's files, by psql; which statement has failed |
 //! | `distribute` | what each table was to Citus |
 //! | `route`, `load`, `freeze` | where each file goes; loading them; rows that no vacuum has to look at |
+//! | `indexes` | indexes and keys of local tables, side by side |
 //! | `settings` | what the database's sessions begin with |
 //! | `silence` | sessions that wait while something long is done |
 //! | `finish` | sequences, functions, views, statistics |
@@ -26,6 +27,7 @@ mod distribute;
 mod error;
 mod finish;
 mod freeze;
+mod indexes;
 mod load;
 mod progress;
 mod route;
@@ -401,10 +403,17 @@ impl Work<'_> {
     /// What comes after the data, but event triggers.
     fn complete(&mut self, psql: &Psql<'_>) -> Result<Vec<String>, Failure> {
         let (dump, target) = (self.dump, self.target);
+        let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
         for node in target.makers() {
             let done = self.done(node.group)?;
             let entries = &self.schema.after;
             self.output.progress(&format!("making indexes and keys on {}", node.called()));
+            if node.group == 0 {
+                while_talking(&mut self.sessions, || {
+                    indexes::make(dump, node, entries, &done, jobs, &halt)
+                })?;
+            }
+            let done = self.done(node.group)?;
             while_talking(&mut self.sessions, || psql.after(node, entries, &done))?;
         }
         let mut findings = Vec::new();
@@ -424,7 +433,6 @@ impl Work<'_> {
             findings.extend(finish::triggers(dump, &mut self.sessions[0])?);
         }
         findings.extend(self.schema.after.left_out.iter().cloned());
-        let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
         self.output.progress("gathering statistics");
         let analyze = || finish::analyze(target, jobs, &halt);
         findings.extend(while_talking(&mut self.sessions, analyze)?);

@@ -26,7 +26,7 @@ pub const WHOLE: &str = "whole";
 
 /// A lock that a restore has on every node for as long as it is at work.
 const AT_WORK: i64 = 0x6366_7264_0001;
-/// A lock that its psql has, and its session that makes things: either may outlive it for a moment.
+/// A lock that its psql has, and its sessions that make things: each may outlive it for a moment.
 pub const SCRIPT: i64 = 0x6366_7264_0002;
 
 /// The dump whose restore was begun here.
@@ -66,6 +66,13 @@ pub fn recover(session: &mut NodeSession) -> Result<(), Failure> {
 /// Has a session waited for by the next run, as a psql is. At most one at a time has this.
 pub fn hold_script(session: &mut NodeSession) -> Result<(), Failure> {
     let sql = format!("SELECT pg_advisory_lock({SCRIPT})");
+    session.ask_within("take the place of a script", &sql, super::target::LONG)?;
+    Ok(())
+}
+
+/// The same for one of several that are at work side by side.
+pub fn share_script(session: &mut NodeSession) -> Result<(), Failure> {
+    let sql = format!("SELECT pg_advisory_lock_shared({SCRIPT})");
     session.ask_within("take the place of a script", &sql, super::target::LONG)?;
     Ok(())
 }

@@ -58,7 +58,7 @@ pub struct Pieces {
     /// What is not made again, a sentence each.
     pub left_out: Vec<String>,
     /// Whether each letter stands for a byte: see [`Text`].
-    is_bytes: bool,
+    pub is_bytes: bool,
 }
 
 /// A file of pg_dump's. One of a database without an encoding (SQL_ASCII) may have bytes that are no UTF-8, in a comment or
@@ -134,23 +134,28 @@ fn without_clustering(entry: &str, left_out: &mut Vec<String>) -> String {
 }
 
 /// What an entry makes, as its first lines say.
-fn kind(entry: &str) -> Option<&str> {
+pub fn kind(entry: &str) -> Option<&str> {
     let title = entry.lines().nth(1)?;
     let (rest, _) = title.rsplit_once("; Schema: ")?;
     Some(rest.rsplit_once("; Type: ")?.1)
 }
 
 /// The settings at an entry's end, which are for the entries after it.
-fn settings(entry: &str) -> String {
+pub fn settings(entry: &str) -> String {
     let mut lines: Vec<&str> = Vec::new();
     for line in entry.lines().rev() {
         match line {
             "" => {}
-            line if line.starts_with("SET default_") && line.ends_with(';') => lines.push(line),
+            line if is_setting(line) => lines.push(line),
             _ => break,
         }
     }
     lines.iter().rev().map(|line| format!("{line}\n")).collect()
+}
+
+/// Whether a line is a setting that holds from there on.
+pub fn is_setting(line: &str) -> bool {
+    line.starts_with("SET default_") && line.ends_with(';')
 }
 
 /// What runs psql.
