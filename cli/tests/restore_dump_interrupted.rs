@@ -93,9 +93,10 @@ fn killed_at_every_stage_it_goes_on_and_loads_nothing_twice() {
             };
             if over {
                 let ended = running.ended()?;
-                // The last run may have been killed when all was done, and nothing was left but to say so.
+                // The last run may have been killed when all was done, and nothing was left but to say so; or its psql,
+                // which outlives it for a moment, has come to the end without it. That all is there is seen below.
                 if ended.code != Some(0) {
-                    assert_eq!(last, "nothing", "{ended:?}");
+                    assert!(["after the data", "nothing"].contains(&last), "at {last}: {ended:?}");
                     ended.expect(1).complains_of(&["no restore is under way", "to the end"]);
                 }
                 break;
