@@ -62,6 +62,9 @@ pub struct Dump {
     /// What every node's database has its sessions begin with.
     #[serde(default)]
     pub settings: Vec<Setting>,
+    /// Whose every node's database is, and who may use it.
+    #[serde(default)]
+    pub access: Vec<Access>,
     /// The schema's files.
     pub schema: Vec<SchemaFile>,
     /// The data's files.
@@ -239,6 +242,28 @@ pub struct Setting {
     pub name: String,
     /// As `pg_db_role_setting` has it.
     pub value: String,
+}
+
+/// Whose the database is on one node, and who may do what with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    pub groupid: i32,
+    pub owner: String,
+    pub comment: Option<String>,
+    /// -1: none.
+    pub connection_limit: i32,
+    /// None: as with every database that nobody has said anything of.
+    pub privileges: Option<Vec<Privilege>>,
+}
+
+/// A privilege for a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privilege {
+    /// None: PUBLIC.
+    pub role: Option<String>,
+    /// `CONNECT`, `CREATE` or `TEMPORARY`.
+    pub privilege: String,
+    pub grantable: bool,
 }
 
 /// What manifests said that did not say it.

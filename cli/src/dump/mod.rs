@@ -47,7 +47,9 @@ pub use args::{DumpArgs, EXAMPLES};
 pub use error::DumpError;
 pub use file::measure;
 pub use job::{literal, quote};
-pub use manifest::{DUMP as FORMAT, DataFile, Dump, Kind, Locale, Setting, Table};
+pub use manifest::{
+    Access, DUMP as FORMAT, DataFile, Dump, Kind, Locale, Privilege, Setting, Table,
+};
 pub use read::{Verified, list, verify, verify_unless};
 pub use session::{NodeSession, Reach};
 
@@ -418,6 +420,7 @@ fn manifest(
         materialized_views: plan.materialized_views,
         sequences: plan.sequences,
         settings: plan.settings,
+        access: plan.access,
         schema: schema::files(directory.path())?,
         files,
         not_dumped: plan.not_dumped,

@@ -15,11 +15,12 @@
 //! | `distribute` | what each table was to Citus |
 //! | `route`, `load`, `freeze` | where each file goes; loading them; rows that no vacuum has to look at |
 //! | `indexes` | indexes and keys of local tables, side by side |
-//! | `settings` | what the database's sessions begin with |
+//! | `settings`, `access` | what the database's sessions begin with; whose it is, and who may use it |
 //! | `silence` | sessions that wait while something long is done |
 //! | `finish` | sequences, functions, views, statistics |
 //! | `compare` | whether all is there |
 
+mod access;
 mod args;
 mod compare;
 mod create;
@@ -324,6 +325,9 @@ impl Work<'_> {
             progress::note(&mut self.sessions[0], progress::WHOLE)?;
         }
         found.1.extend(self.settings(When::Last)?);
+        if self.args.create {
+            found.1.extend(access::make(self.dump, self.target, &mut self.sessions)?);
+        }
         progress::end_elsewhere(&mut self.sessions)?;
         psql.end(self.target.coordinator(), &self.schema.after)?;
         Ok(found)

@@ -59,14 +59,18 @@ pub fn make(
     Ok(findings)
 }
 
-/// A node has what its group had. One of a group that is new has what the first worker had, or else the coordinator.
-fn of_node<'a>(dump: &'a Dump, node: &Node) -> impl Iterator<Item = &'a Setting> {
+/// The group of the dump whose node a node is like: its own, or for one that is new the first worker's, or else the
+/// coordinator's.
+pub fn group_like(dump: &Dump, node: &Node) -> i32 {
     let groups = || dump.nodes.iter().map(|node| node.groupid);
-    let group = if groups().any(|group| group == node.group) {
-        node.group
-    } else {
-        groups().filter(|group| *group != 0).min().unwrap_or(0)
-    };
+    match groups().any(|group| group == node.group) {
+        true => node.group,
+        false => groups().filter(|group| *group != 0).min().unwrap_or(0),
+    }
+}
+
+fn of_node<'a>(dump: &'a Dump, node: &Node) -> impl Iterator<Item = &'a Setting> {
+    let group = group_like(dump, node);
     dump.settings.iter().filter(move |setting| setting.groupid == group)
 }
 

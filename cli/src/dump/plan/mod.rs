@@ -1,5 +1,6 @@
 //! The plan: what there is, from the catalogs as the snapshot shows them, and a job for each piece of it.
 
+mod access;
 mod catalog;
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +14,7 @@ use super::error::DumpError;
 use super::export::{Keeper, Snapshots};
 use super::job::{Job, quote};
 use super::manifest::{
-    Colocation, DataFile, Function, Kind, Name, Sequence, Setting, Table, Tenant,
+    Access, Colocation, DataFile, Function, Kind, Name, Sequence, Setting, Table, Tenant,
 };
 use super::session::NodeSession;
 use crate::failure::Failure;
@@ -36,6 +37,7 @@ pub struct Plan {
     pub materialized_views: Vec<Name>,
     pub sequences: Vec<Sequence>,
     pub settings: Vec<Setting>,
+    pub access: Vec<Access>,
     pub not_dumped: Vec<String>,
     /// Tables that pg_dump must not take for the coordinator's own, quoted: only where Citus does not hide them.
     pub hidden: Vec<String>,
@@ -58,6 +60,7 @@ pub fn make(
         materialized_views: Vec::new(),
         sequences: Vec::new(),
         settings: Vec::new(),
+        access: Vec::new(),
         not_dumped: Vec::new(),
         hidden: Vec::new(),
     };
@@ -79,6 +82,7 @@ pub fn make(
         relations.push(catalog::relations_of(keeper, present)?);
         plan.sequences.extend(catalog::sequences_of(keeper)?);
         plan.settings.extend(catalog::settings_of(keeper)?);
+        plan.access.push(access::of(keeper)?);
         catalog::large_objects(keeper, &mut plan.not_dumped)?;
     }
     let nodes: HashMap<i32, usize> = keepers
