@@ -35,7 +35,11 @@ impl Folder {
         };
         // The links to tablespaces need a whole path.
         let path = dir.canonicalize().map_err(|error| failed("find", dir, error))?;
-        let mut folder = Folder { path, made, keep: true };
+        let mut folder = Folder { path, made, keep: !made };
+        // Now, before hours of work: where this may not be done, nothing is lost by it.
+        if let (true, Some(parent)) = (made, folder.path.parent()) {
+            sync(parent)?;
+        }
         let mut entries = fs::read_dir(&folder.path).map_err(|error| failed("read", dir, error))?;
         if entries.next().is_some() {
             return Err(Failure::Directory {

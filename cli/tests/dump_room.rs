@@ -3,9 +3,10 @@
 mod common;
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use common::{Gate, dump_command, run, start};
+use common::{Gate, dump_command, run, start, through};
 use fence_tests::{Cluster, PATIENCE, Result, on_each_engine};
 use test_cluster::{HOST, Signal, wait_for_sql};
 
@@ -79,6 +80,35 @@ fn a_full_disk_is_told_by_the_name_of_the_file_and_nothing_stays() {
         let ended = in_small_room(&dump_command(port, &dir, &[]), &room, 20_000).expect("a room");
         let ended = ended.expect(0);
         assert!(ended.err.lines().any(|line| line == "dump"), "{ended:?}");
+        Ok(())
+    });
+}
+
+/// Who may write into a directory need not be able to read the one above it.
+#[test]
+fn a_dump_is_kept_where_the_directory_above_cannot_be_read() {
+    on_each_engine(|engine| {
+        let cluster = create(engine)?;
+        let port = cluster.coordinator().port();
+        let folder = tempfile::tempdir().expect("a folder");
+        let above = folder.path().join("above");
+        let dir = above.join("dump");
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let only_through = std::fs::Permissions::from_mode(0o311);
+        std::fs::set_permissions(&above, only_through).expect("its mode");
+        // Without the privileges of a superuser, whoever runs this.
+        let words = ["unshare", "--user"];
+        let ended = run(&mut through(&words, &dump_command(port, &dir, &[])));
+        if ended.err.contains("unshare") {
+            let _ = writeln!(std::io::stderr(), "skipped: no user namespace can be made here");
+            return Ok(());
+        }
+        let ended = ended.expect(0);
+        assert!(dir.join("manifest.json").exists(), "{ended:?}");
+        // One that has to be made there is refused before anything is done.
+        let ended = run(&mut through(&words, &dump_command(port, &above.join("new"), &[])));
+        ended.expect(1).complains_of(&["sync", "Permission denied"]);
+        assert!(!above.join("new").exists());
         Ok(())
     });
 }

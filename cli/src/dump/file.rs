@@ -59,9 +59,6 @@ impl Directory {
             folder::sync(&self.path().join(part))?;
         }
         folder::write_json(&self.path().join(crate::manifest::FILE), manifest)?;
-        if let Some(parent) = self.path().parent() {
-            folder::sync(parent)?;
-        }
         self.0.keep();
         Ok(())
     }
