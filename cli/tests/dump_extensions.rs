@@ -87,3 +87,76 @@ fn types_of_extensions_come_back_in_both_formats() {
         Ok(())
     });
 }
+
+/// An extension that keeps rows of users beside its own, in a table that may be known to Citus, as PostGIS' systems of
+/// coordinates often are. Written into this PostgreSQL's folder, and removed again.
+struct Keeping([std::path::PathBuf; 2]);
+
+const KEEPING: &str = "citus_fence_test_keeping";
+
+impl Keeping {
+    fn install() -> Option<Keeping> {
+        let share = test_cluster::Installation::current().ok()?.sharedir().join("extension");
+        let files = [format!("{KEEPING}.control"), format!("{KEEPING}--1.sql")];
+        let this = Keeping(files.map(|file| share.join(file)));
+        let script = "CREATE TABLE @extschema@.kept (id int, v text);
+             INSERT INTO @extschema@.kept VALUES (1, 'own'), (2, 'own');
+             SELECT pg_catalog.pg_extension_config_dump('@extschema@.kept', 'WHERE id > 100');";
+        std::fs::write(&this.0[0], "default_version = '1'\n").ok()?;
+        std::fs::write(&this.0[1], script).ok()?;
+        Some(this)
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+#[test]
+fn rows_in_an_extensions_table_come_once_wherever_they_are_or_are_told() -> Result<()> {
+    let Some(_installed) = Keeping::install() else {
+        let _ = writeln!(std::io::stderr(), "skipped: no extension can be installed here");
+        return Ok(());
+    };
+    on_each_engine(|engine| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let extension = format!("CREATE EXTENSION {KEEPING}");
+        let rows = "SELECT string_agg(id || v, ' ' ORDER BY id) FROM kept";
+        for is_reference in [true, false] {
+            let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+            match engine {
+                Engine::Citus => source.coordinator().execute(&extension)?,
+                Engine::Embedded => source.execute_everywhere(&extension)?,
+            }
+            source.coordinator().execute("INSERT INTO kept VALUES (101, 'mine')")?;
+            let dir = folder.path().join(is_reference.to_string());
+            if is_reference {
+                if engine == Engine::Embedded {
+                    continue;
+                }
+                source.coordinator().execute("SELECT create_reference_table('kept')")?;
+                run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+            } else {
+                let theirs = "SET citus.enable_ddl_propagation = off; INSERT INTO kept VALUES (102, 'theirs')";
+                source.worker(1).execute(theirs)?;
+                let ended =
+                    run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(3);
+                assert!(
+                    ended.out.contains("1 rows of the extension's table public.kept on"),
+                    "{ended:?}"
+                );
+            }
+            drop(source);
+            let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+            let code = if is_reference { 0 } else { 3 };
+            run(&mut restore_command(target.coordinator().port(), &dir, &[])).expect(code);
+            assert_eq!(target.coordinator().query_value(rows)?, "1own 2own 101mine");
+        }
+        Ok(())
+    });
+    Ok(())
+}

@@ -53,8 +53,7 @@ pub fn compare(
         debug!("{name}: {found} rows, {written} in the dump");
         // An extension has put its own rows into its tables.
         let extensions = found > *written
-            && table.kind == Kind::Local
-            && is_of_extension(sessions.with(0)?, &table.schema, &table.name)?;
+            && is_filled_by_extension(sessions.with(0)?, &table.schema, &table.name)?;
         let differs = found != *written && !extensions;
         Ok(differs.then(|| format!("{name} has {found} rows, and {written} were dumped")))
     })?;
@@ -102,10 +101,13 @@ fn count(session: &mut NodeSession, table: &str) -> Result<u64, Failure> {
     Ok(ask_all(session, "BEGIN READ ONLY", "count rows", &sql)?.parse_single()?)
 }
 
-fn is_of_extension(session: &mut NodeSession, schema: &str, name: &str) -> Result<bool, Failure> {
+fn is_filled_by_extension(
+    session: &mut NodeSession,
+    schema: &str,
+    name: &str,
+) -> Result<bool, Failure> {
     let sql = format!(
-        "SELECT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e'
-             AND objid = {}::regclass)",
+        "SELECT EXISTS (SELECT FROM pg_extension WHERE {}::regclass = ANY (extconfig))",
         literal(&quoted(schema, name))
     );
     Ok(session.ask("ask whose table it is", &sql)?.single_value()? == "t")

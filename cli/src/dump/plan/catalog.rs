@@ -138,6 +138,14 @@ pub fn metadata(coordinator: &mut Keeper, is_citus: bool, plan: &mut Plan) -> Re
             Ok(Tenant { schema: row.get("nspname")?, colocation: row.get("colocationid")? })
         })?;
     }
+    // Citus' own are in every cluster.
+    let reply = coordinator.ask(
+        "list rebalance strategies",
+        "SELECT name FROM pg_dist_rebalance_strategy WHERE name NOT IN ('by_shard_count', 'by_disk_size') ORDER BY 1",
+    )?;
+    for row in rows(&reply)? {
+        plan.not_dumped.push(format!("rebalance strategy {}", row.get::<String>("name")?));
+    }
     let reply = coordinator.ask(
         "list distributed functions",
         "SELECT o.objid::regprocedure::text AS signature, (SELECT nspname FROM pg_namespace n WHERE n.oid = p.pronamespace) AS schema,

@@ -152,6 +152,13 @@ pub fn make(
     }
     plan.tables = kept;
     for (table, condition) in configuration {
+        // One that was distributed is there already, as what it is; the extension makes its own rows again all the same.
+        if plan.tables.iter().any(|one| one.schema == table.schema && one.name == table.name) {
+            let jobs = plan.jobs.iter_mut();
+            jobs.filter(|job| job.file.schema == table.schema && job.file.table == table.name)
+                .for_each(|job| job.condition = Some(condition.clone()));
+            continue;
+        }
         let entry = Table {
             schema: table.schema.clone(),
             name: table.name.clone(),
@@ -167,6 +174,9 @@ pub fn make(
         };
         plan.jobs.push(job(args, 0, &keepers[0], &table, &entry, None, Some(condition)));
         plan.tables.push(entry);
+    }
+    for keeper in keepers.iter_mut().skip(1) {
+        workers_rows(keeper, &mut plan)?;
     }
     let known = keys.iter().chain(&leavings).collect();
     workers_own(keepers, &relations, &shard_names, &known, &mut plan);
@@ -238,6 +248,32 @@ fn workers_own(
             names.into_iter().map(|name| format!("table {name} of {node}, which is no shard")),
         );
     }
+}
+
+/// Rows that somebody has put into an extension's table on a worker are not dumped, and told: no node knows whose they are.
+fn workers_rows(keeper: &mut Keeper, plan: &mut Plan) -> Result<(), Failure> {
+    let is_known = |one: &Table, table: &Relation| {
+        one.kind != Kind::Local && one.schema == table.schema && one.name == table.name
+    };
+    for (table, condition) in catalog::configuration(keeper)? {
+        if plan.tables.iter().any(|one| is_known(one, &table)) {
+            continue;
+        }
+        let name = format!("{}.{}", quote(&table.schema), quote(&table.name));
+        // Its lock is not kept for as long as the snapshot.
+        let sql = format!("SAVEPOINT look; SELECT count(*) FROM ONLY {name} {condition}");
+        let rows: u64 = keeper.ask("count an extension's rows", &sql)?.parse_single()?;
+        keeper.ask("let go of its lock", "ROLLBACK TO look; RELEASE look")?;
+        if rows > 0 {
+            plan.not_dumped.push(format!(
+                "{rows} rows of the extension's table {}.{} on {}",
+                table.schema,
+                table.name,
+                keeper.session.node()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn job(
