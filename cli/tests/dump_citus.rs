@@ -195,3 +195,47 @@ fn every_kind_of_table_of_citus_is_in_it_once() -> Result<()> {
     assert_eq!(row.get::<_, i64>(0), 50);
     Ok(())
 }
+
+/// Sessions may be shown the coordinator's shards; they are no tables for all that.
+#[test]
+fn shards_that_sessions_are_shown_are_not_in_the_schema() -> Result<()> {
+    if !Engine::available().contains(&Engine::Citus) {
+        let _ = writeln!(std::io::stderr(), "skipped: what Citus shows, without Citus");
+        return Ok(());
+    }
+    let cluster = Cluster::builder(Engine::Citus).workers(1).fsync(false).build()?;
+    let coordinator = cluster.coordinator();
+    for statement in [
+        "CREATE TABLE ref (id int PRIMARY KEY)",
+        "SELECT create_reference_table('ref')",
+        "INSERT INTO ref VALUES (1), (2)",
+    ] {
+        coordinator.execute(statement)?;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    for (number, setting) in
+        ["override_table_visibility = off", "show_shards_for_app_name_prefixes = 'pg_dump'"]
+            .into_iter()
+            .enumerate()
+    {
+        coordinator.execute("ALTER DATABASE postgres RESET ALL")?;
+        coordinator.execute(&format!("ALTER DATABASE postgres SET citus.{setting}"))?;
+        let dir = folder.path().join(number.to_string());
+        run(&mut dump_command(coordinator.port(), &dir, &[])).expect(0);
+        for file in ["pre-data", "post-data"] {
+            let schema = std::fs::read_to_string(dir.join(format!("schema/{file}.sql")));
+            let schema = schema.expect("a schema");
+            assert!(schema.contains("ref") && !schema.contains("ref_1"), "{setting}: {schema}");
+        }
+    }
+    // What Citus keeps of users beside tables is told.
+    coordinator.execute("ALTER DATABASE postgres RESET ALL")?;
+    coordinator.execute(
+        "SELECT citus_add_rebalance_strategy('mine', 'citus_shard_cost_1', 'citus_node_capacity_1', \
+         'citus_shard_allowed_on_node_true', 0)",
+    )?;
+    let dir = folder.path().join("strategy");
+    let ended = run(&mut dump_command(coordinator.port(), &dir, &[])).expect(3);
+    assert!(ended.out.contains("not in the dump: rebalance strategy mine"), "{ended:?}");
+    Ok(())
+}

@@ -29,18 +29,20 @@ const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 \
  -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c row_security=off \
  -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
  -c search_path=pg_catalog -c quote_all_identifiers=off -c xmloption=content \
- -c synchronize_seqscans=off -c jit=off -c citus.override_table_visibility=off \
+ -c default_table_access_method=heap -c synchronize_seqscans=off -c jit=off -c citus.override_table_visibility=off \
  -c citus.enable_manual_changes_to_shards=on -c citus.enable_ddl_propagation=off";
 
 /// What a session starts with that copies: rows are written as pg_dump has them written, whatever roles and databases say.
 /// Who restores has none of it: a check or a view may look at the database's own time zone, and any format is read.
 const WRITTEN: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
- -c bytea_output=hex -c TimeZone=UTC";
+ -c bytea_output=hex -c TimeZone=UTC -c lc_monetary=C";
 
-/// What pg_dump's sessions start with: Citus hides shards from it, and its locks must not go to other nodes.
+/// What pg_dump's sessions start with: Citus hides shards from it, whatever roles and databases say of that, and its locks
+/// must not go to other nodes.
 pub const OPTIONS_OF_PG_DUMP: &str = "-c statement_timeout=0 \
- -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
- -c citus.enable_ddl_propagation=off -c standard_conforming_strings=on";
+ -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lc_monetary=C \
+ -c citus.enable_ddl_propagation=off -c citus.override_table_visibility=on \
+ -c citus.show_shards_for_app_name_prefixes= -c standard_conforming_strings=on";
 
 /// A setting of no meaning, by which a session sees that its startup packet has reached a server.
 const TOKEN: &str = "citus_fence_command.token";
