@@ -8,9 +8,10 @@
 //! | the oid in the snapshot, and what the name leads to now | dropped and made again, renamed, swapped |
 //! | `relfilenode` in the snapshot, and the file now | truncated, rewritten |
 //! | `pg_attribute` in the snapshot, and of a second session now | altered without a rewrite |
+//! | `pg_dist_partition` now, for a table that was no shard | distributed: its COPY would read shards as they are now |
 //!
-//! The lock keeps all three equal until the COPY has ended. A shard that was moved is no difference: its old place
-//! is exact until Citus drops it, which the lock finds.
+//! The lock keeps the first three equal until the COPY has ended; the fourth is looked at again then. A shard that was
+//! moved is no difference: its old place is exact until Citus drops it, which the lock finds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -222,6 +223,7 @@ impl Pair {
         {
             return Err(changed("its columns were altered"));
         }
+        self.is_still_local(job, oid, &changed)?;
         let mut file = job.file.clone();
         file.columns = match row.maybe::<String>("list")? {
             None => Vec::new(),
@@ -238,6 +240,8 @@ impl Pair {
             CopyError::Remote(error) => Failure::Remote(error),
             CopyError::Sink(error) => at(&path)(error).into(),
         })?;
+        // It may have been distributed since, which no reader's lock holds up; and stays so, or has another oid.
+        self.is_still_local(job, oid, &changed)?;
         self.copier.ask("end", "COMMIT")?;
         let written = writer.finish().map_err(at(&path))?;
         file.rows = end.rows;
@@ -245,6 +249,25 @@ impl Pair {
         file.stored_bytes = written.stored_bytes;
         file.sha256 = written.sha256;
         Ok(JobEnd::Done(Box::new(file)))
+    }
+
+    /// A table that Citus knows it reads from its shards, and as they are now.
+    fn is_still_local(
+        &mut self,
+        job: &Job,
+        oid: u32,
+        changed: &dyn Fn(&'static str) -> Failure,
+    ) -> Result<(), Failure> {
+        if job.file.shard.is_some() {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid::oid = {oid})"
+        );
+        match self.present.ask("ask whether it is distributed", &sql)?.single_value()? == "t" {
+            true => Err(changed("it was distributed")),
+            false => Ok(()),
+        }
     }
 
     /// What an error of the first question means.
