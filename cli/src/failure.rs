@@ -392,6 +392,10 @@ impl Failure {
 /// What to do about a session that failed, where the server has no hint of its own.
 fn remote_hint(error: &RemoteError) -> Option<&'static str> {
     match error {
+        RemoteError::Connect { sqlstate: None, node, .. } if node.nodeid.is_some() => Some(
+            "Is the server running there? --node GROUP=CONNINFO names another address of a node than \
+             pg_dist_node has.",
+        ),
         RemoteError::Connect { sqlstate: None, .. } => Some(
             "Is the server running there? -h and -p name it, else PGHOST and PGPORT or the service \
              file.",

@@ -13,6 +13,11 @@ pub struct Row<'a> {
     index: usize,
 }
 
+/// Whether a server takes no more sessions: too_many_connections.
+pub fn is_full(error: &RemoteError) -> bool {
+    error.sqlstate() == Some("53300")
+}
+
 /// All rows.
 pub fn rows(reply: &Reply) -> Result<impl Iterator<Item = Row<'_>>, RemoteError> {
     let set = reply.last_set()?;

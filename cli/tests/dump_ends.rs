@@ -238,6 +238,8 @@ fn a_pooler_and_a_node_that_is_not_there_are_refused_before_anything_is_written(
         ended.complains_of(&["group 0", "group 1"]);
         let ended = run(&mut dump_command(port, &dir, &["--node", "7=host=nowhere"])).expect(2);
         ended.complains_of(&["--node 7"]);
+        let ended = run(&mut dump_command(port, &dir, &["--node", "1=port=1"])).expect(1);
+        ended.complains_of(&["could not connect to", "--node GROUP=CONNINFO"]);
         assert!(!dir.exists());
         stage.nothing_is_left()?;
         // What it is not told, it does not guess.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use remote::RemoteError;
 
 use crate::exit::Exit;
+use crate::rows::is_full;
 
 /// Why there is no dump, or why one is not what it says.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,9 @@ impl DumpError {
                 "A role that dumps: GRANT pg_read_all_data TO ROLE; GRANT EXECUTE ON FUNCTION \
                  citus_export_cluster_snapshot, citus_release_cluster_snapshot TO ROLE; and BYPASSRLS where tables have \
                  row-level security. On every node."
+            }
+            _ if self.remote().is_some_and(is_full) => {
+                "The server takes no more sessions: fewer --jobs, or a larger max_connections. Each job has two."
             }
             DumpError::Pooler { .. } => {
                 "Name the server itself: -h and -p for the coordinator, --node GROUP=CONNINFO for \

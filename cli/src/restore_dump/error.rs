@@ -7,6 +7,7 @@ use remote::RemoteError;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::rows::is_full;
 
 /// Why a dump is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -251,6 +252,9 @@ impl RestoreDumpError {
                 "The search_path of a restore is empty, as that of pg_restore. A function that finds others by it gets \
                  one of its own, by ALTER FUNCTION … SET search_path = … in the database; or --search-path names one \
                  for all of them."
+            }
+            RestoreDumpError::Table { error, .. } if is_full(error) => {
+                "The server takes no more sessions: fewer --jobs, or a larger max_connections."
             }
             RestoreDumpError::HasRows { .. } => {
                 "The dump has data only: empty its tables first, or name another database."
