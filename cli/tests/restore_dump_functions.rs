@@ -134,3 +134,62 @@ fn a_statement_that_fails_is_told_with_its_object_and_its_place() {
         Ok(())
     });
 }
+
+/// The server knows nothing of what a function reads, and so nothing of an order.
+#[test]
+fn a_view_that_reads_another_through_a_function_is_filled_after_it() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        for statement in [
+            "CREATE TABLE plain (a int)",
+            "INSERT INTO plain VALUES (2), (3)",
+            "CREATE MATERIALIZED VIEW z_read AS SELECT sum(a) AS s FROM plain",
+            "CREATE FUNCTION of_z() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT s FROM public.z_read); END'",
+            "CREATE MATERIALIZED VIEW m_reads AS SELECT of_z() AS s",
+            "CREATE FUNCTION of_m() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT s FROM public.m_reads); END'",
+            "CREATE MATERIALIZED VIEW a_reads AS SELECT of_m() AS s",
+        ] {
+            source.coordinator().execute(statement)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+        source.coordinator().execute("REFRESH MATERIALIZED VIEW z_read WITH NO DATA")?;
+        let never = folder.path().join("never");
+        run(&mut dump_command(source.coordinator().port(), &never, &[])).expect(0);
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        run(&mut restore_command(target.coordinator().port(), &dir, &[])).expect(0);
+        assert_eq!(target.coordinator().query_value("SELECT s FROM a_reads")?, "5");
+        drop(target);
+        // What nobody fills is told, and does not go on for ever.
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let ended = run(&mut restore_command(target.coordinator().port(), &never, &[])).expect(1);
+        ended.complains_of(&["a_reads", "has not been populated", "--resume"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_citus_warns_of_is_no_part_of_an_error() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        for statement in [
+            "SET citus.enable_ddl_propagation = off; CREATE ROLE only_there",
+            "CREATE TABLE plain (a int)",
+            "CREATE VIEW shown AS SELECT a FROM plain",
+            "SET citus.enable_ddl_propagation = off; GRANT SELECT ON plain TO only_there",
+        ] {
+            source.coordinator().execute(statement)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let ended = run(&mut restore_command(target.coordinator().port(), &dir, &[])).expect(1);
+        let line = ended.err.lines().find(|line| line.contains("error:")).expect("an error");
+        assert!(line.ends_with(": role \"only_there\" does not exist"), "{line}");
+        Ok(())
+    });
+}

@@ -48,7 +48,7 @@ pub use error::DumpError;
 pub use file::measure;
 pub use job::{literal, quote};
 pub use manifest::{
-    Access, DUMP as FORMAT, DataFile, Dump, Kind, Locale, Privilege, Setting, Table,
+    Access, DUMP as FORMAT, DataFile, Dump, Kind, Locale, Name, Privilege, Setting, Table,
 };
 pub use read::{Verified, list, verify, verify_unless};
 pub use session::{NodeSession, Reach};

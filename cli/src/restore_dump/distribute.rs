@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use tracing::debug;
 
 use super::error::RestoreDumpError;
-use super::target::{LONG, Node, Target, ask_all};
+use super::target::{LONG, Node, Target, ask_as_written};
 use crate::dump::{Dump, Kind, NodeSession, Table, literal, quote};
 use crate::failure::Failure;
 use crate::rows::rows;
@@ -86,7 +86,7 @@ pub fn distribute(dump: &Dump, target: &Target, session: &mut NodeSession) -> Re
 }
 
 fn step(session: &mut NodeSession, step: &Step) -> Result<(), Failure> {
-    ask_all(session, &step.begin, "distribute", &step.sql).map_err(|error| match error {
+    ask_as_written(session, &step.begin, "distribute", &step.sql).map_err(|error| match error {
         remote::RemoteError::Stopped { .. } => Failure::Remote(error),
         error => RestoreDumpError::Table { table: step.of.clone(), error }.into(),
     })?;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use remote::RemoteError;
+use tracing::debug;
 
 use super::distribute::{named, quoted};
 use super::error::RestoreDumpError;
 use super::progress;
-use super::target::{LONG, Target, ask_all};
-use crate::dump::{Dump, NodeSession, literal};
+use super::target::{LONG, Target, ask_all, ask_as_written};
+use crate::dump::{Dump, Name, NodeSession, literal};
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
 
@@ -141,7 +142,7 @@ pub fn functions(
             ),
         };
         let begin = format!("BEGIN; {}", progress::mark(&what));
-        match ask_all(session, &begin, "distribute a function", &sql) {
+        match ask_as_written(session, &begin, "distribute a function", &sql) {
             Ok(_) => {}
             Err(error @ RemoteError::Query { .. }) => {
                 session.ask("give up", "ROLLBACK")?;
@@ -154,29 +155,47 @@ pub fn functions(
     Ok(findings)
 }
 
-/// Fills the materialized views that had rows.
+/// object_not_in_prerequisite_state: a materialized view is read that has no rows yet.
+const NOT_YET_FILLED: &str = "55000";
+
+/// Fills the materialized views that had rows. One that reads another through a function comes before it as often as not,
+/// since the server knows nothing of what a function reads: it comes again after the others.
 pub fn materialized_views(
     dump: &Dump,
     session: &mut NodeSession,
     done: &HashSet<String>,
 ) -> Result<(), Failure> {
-    for view in &dump.materialized_views {
-        let what = format!("view {}", quoted(&view.schema, &view.name));
-        if done.contains(&what) {
-            continue;
-        }
-        let begin = format!("BEGIN; {}", progress::mark(&what));
-        let sql = format!("REFRESH MATERIALIZED VIEW {}", quoted(&view.schema, &view.name));
-        ask_all(session, &begin, "fill a materialized view", &sql).map_err(
-            |error| match error {
-                RemoteError::Stopped { .. } => Failure::Remote(error),
-                error => {
-                    RestoreDumpError::Table { table: named(&view.schema, &view.name), error }.into()
+    let mark = |view: &Name| format!("view {}", quoted(&view.schema, &view.name));
+    let is_left = |view: &&Name| !done.contains(&mark(view));
+    let mut left: Vec<&Name> = dump.materialized_views.iter().filter(is_left).collect();
+    loop {
+        let before = left.len();
+        let (mut later, mut why) = (Vec::new(), None);
+        for view in left {
+            let begin = format!("BEGIN; {}", progress::mark(&mark(view)));
+            let name = quoted(&view.schema, &view.name);
+            let sql = format!("REFRESH MATERIALIZED VIEW {name}");
+            let table = || named(&view.schema, &view.name);
+            match ask_all(session, &begin, "fill a materialized view", &sql) {
+                Ok(_) => {}
+                Err(error @ RemoteError::Stopped { .. }) => return Err(error.into()),
+                Err(error) if error.sqlstate() == Some(NOT_YET_FILLED) => {
+                    debug!("{name}: {error}: later");
+                    session.ask("give up", "ROLLBACK")?;
+                    why.get_or_insert(RestoreDumpError::Table { table: table(), error });
+                    later.push(view);
                 }
-            },
-        )?;
+                Err(error) => {
+                    return Err(RestoreDumpError::Table { table: table(), error }.into());
+                }
+            }
+        }
+        match why {
+            None => return Ok(()),
+            Some(why) if later.len() == before => return Err(why.into()),
+            Some(_) => left = later,
+        }
     }
-    Ok(())
 }
 
 /// What a node has that can be analyzed, the largest first; with whether it is large. A tree of partitions is analyzed

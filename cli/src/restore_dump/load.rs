@@ -31,7 +31,7 @@ use super::error::RestoreDumpError;
 use super::freeze;
 use super::progress;
 use super::route::Load;
-use super::target::{LONG, Target, begin_all};
+use super::target::{LONG, Target, as_written, begin_all};
 use crate::dump::{DataFile, Dump, NodeSession};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -306,7 +306,7 @@ impl Pool<'_> {
         // It waits for what a killed run has left at work on the same file.
         let begun = match load.direct {
             true => session.ask_within("begin", &begin, LONG).map(drop),
-            false => begin_all(session, &begin),
+            false => begin_all(session, &begin).and_then(|()| as_written(session)),
         };
         match begun {
             Ok(()) => {}

@@ -2,8 +2,8 @@
 //!
 //! What comes before the data is one transaction: all of it, or nothing. What comes after it (indexes, keys) may
 //! take long and many locks, so each entry of pg_dump's is a transaction of its own, with its row of progress, and an
-//! interrupted restore goes on with the next. Each entry is a file: a text that was cut at the wrong place ends
-//! where the file does, as an error, and never takes in what follows.
+//! interrupted restore goes on with the next. Each entry is a file: what is begun in it ends where the file does, and
+//! never takes in what follows.
 //!
 //! Event triggers are pg_dump's last entries, and come last here, too, in the transaction that ends the progress: they
 //! fire on nothing of a restore, not even on what removes its traces.
@@ -20,7 +20,7 @@ use tracing::debug;
 use super::error::RestoreDumpError;
 use super::progress::{self, SCRIPT};
 use super::statement::{self, Place};
-use super::target::{Node, TIMELESS_ELSEWHERE};
+use super::target::{AS_WRITTEN, Node, TIMELESS_ELSEWHERE};
 use crate::failure::Failure;
 use crate::group::{GRACE, Group};
 use crate::signals::Stop;
@@ -93,10 +93,12 @@ fn content(text: &str, is_bytes: bool) -> Vec<u8> {
 pub fn pieces(file: &Text) -> Pieces {
     let text = file.text.as_str();
     let end = text.rfind("--\n-- PostgreSQL database dump complete\n").unwrap_or(text.len());
+    // A comment on an index, say, may have such lines in its text.
+    let comments = statement::comments(&text[..end]);
     let mut starts: Vec<usize> = text[..end]
         .match_indices(ENTRY)
         .map(|(at, _)| at)
-        .filter(|at| *at == 0 || text[..*at].ends_with('\n'))
+        .filter(|at| comments.contains(at) && (*at == 0 || text[..*at].ends_with('\n')))
         .collect();
     let head = &text[..starts.first().copied().unwrap_or(end)];
     // psql's own words, which hold for one file; the entries are files of their own.
@@ -193,9 +195,10 @@ impl Psql<'_> {
     /// All that comes before the data, at once.
     pub fn before(&self, node: &Node, file: &Path) -> Result<(), Failure> {
         let script = format!(
-            "{}BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
+            "{}BEGIN;\n{};\n{};\n{};\n\\i {}\nCOMMIT;\n",
             beginning(),
             TIMELESS_ELSEWHERE.join(";\n"),
+            AS_WRITTEN.join(";\n"),
             progress::mark("before the data"),
             word(file)
         );
@@ -229,8 +232,9 @@ impl Psql<'_> {
             left += 1;
             let path = put(&folder, &number.to_string(), &content(entry, pieces.is_bytes))?;
             script.push_str(&format!(
-                "BEGIN;\n{};\n{};\n\\i {}\nCOMMIT;\n",
+                "BEGIN;\n{};\n{};\n{};\n\\i {}\nCOMMIT;\n",
                 TIMELESS_ELSEWHERE.join(";\n"),
+                AS_WRITTEN.join(";\n"),
                 progress::mark(&name),
                 word(&path)
             ));
@@ -350,7 +354,11 @@ fn failed(node: &Node, said: &str, find: Finder<'_>) -> Failure {
     };
     let place = place.and_then(|(file, line)| find(Path::new(file), line));
     let mut lines = Vec::new();
-    for line in said.lines() {
+    // What went well before it was told of, too: Citus warns of much that comes right later.
+    let is_error = |line: &&str| ["ERROR:", "FATAL:"].iter().any(|word| line.contains(word));
+    let before = said.lines().take_while(|line| !is_error(line)).count();
+    let before = if before == said.lines().count() { 0 } else { before };
+    for line in said.lines().skip(before) {
         let line = match line.find("ERROR:") {
             Some(at) => line[at + "ERROR:".len()..].trim(),
             None => line.trim(),
@@ -441,6 +449,23 @@ CREATE EVENT TRIGGER e ON ddl_command_end;
         let whole: String = pieces.entries.concat();
         for line in ["ADD PRIMARY KEY", "CREATE INDEX", "SET default_tablespace = fast"] {
             assert_eq!(whole.matches(line).count(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_text_in_quotes_begin_no_entry() {
+        let words = "--\n-- Name: x; Type: INDEX; Schema: public; Owner: x\n--\n\nSELECT 1;";
+        let rule = format!("CREATE RULE r AS ON INSERT TO t DO NOTIFY n, $q$'\n{words}$q$;");
+        for said in [
+            format!("COMMENT ON INDEX a IS 'it''s\n{words}';"),
+            format!("COMMENT ON INDEX a IS E'\\'\n{words}';"),
+            format!("COMMENT ON INDEX \"a\n{words}\" IS 'x';"),
+            rule,
+        ] {
+            let text = TEXT.replace("CREATE INDEX a ON t (b);", &said);
+            let pieces = pieces(&Text::of(text.into()));
+            assert_eq!(pieces.entries.len(), 3, "{said}");
+            assert!(pieces.entries[1].contains(&said) && pieces.last == 2, "{pieces:?}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which statement of pg_dump's psql has failed at, by the line that psql names: its last one.
 
+use std::collections::HashSet;
+
 /// A statement of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
@@ -87,6 +89,19 @@ fn statements(text: &str) -> Vec<(usize, usize)> {
     }
     if let Some(begun) = begun {
         found.push((begun, line));
+    }
+    found
+}
+
+/// Where comments of lines begin that are none of a text in quotes, nor of a function's body.
+pub fn comments(text: &str) -> HashSet<usize> {
+    let (mut found, mut at) = (HashSet::new(), 0);
+    while at < text.len() {
+        let rest = &text[at..];
+        if rest.starts_with("--") {
+            found.insert(at);
+        }
+        at += token(rest);
     }
     found
 }

@@ -48,6 +48,25 @@ pub const TIMELESS_ELSEWHERE: [&str; 5] = [
     "SET LOCAL citus.propagate_set_commands = 'none'",
 ];
 
+/// What a transaction begins with in which rows or definitions of a dump are read, so that they are what was written,
+/// whatever roles and databases say. Citus writes anew what it passes on: dates, intervals and numbers as this session
+/// shows them, which the other node reads as *its* database says. The 1st of February in German is the 2nd of January to
+/// whoever has the month first, and no error to anybody. What is read there goes to the other nodes, too; how this session
+/// shows things does not, nor does it last: a check or a view may look at it.
+pub const AS_WRITTEN: [&str; 8] = [
+    "SET LOCAL citus.propagate_set_commands = 'local'",
+    "SET LOCAL array_nulls = on",
+    "SET LOCAL lc_monetary = 'C'",
+    "SET LOCAL xmloption = 'content'",
+    "SET LOCAL citus.propagate_set_commands = 'none'",
+    "SET LOCAL DateStyle = 'ISO'",
+    "SET LOCAL IntervalStyle = 'postgres'",
+    "SET LOCAL extra_float_digits = 3",
+];
+
+/// What a session starts with that reads rows of a dump and passes none on.
+const READING: &str = "-c array_nulls=on -c lc_monetary=C";
+
 /// Asks something that other nodes may be asked for, too, in a transaction that begins and ends with more.
 pub fn ask_all(
     session: &mut NodeSession,
@@ -61,12 +80,34 @@ pub fn ask_all(
     Ok(reply)
 }
 
+/// The same for what Citus makes on other nodes by what is here.
+pub fn ask_as_written(
+    session: &mut NodeSession,
+    begin: &str,
+    name: &'static str,
+    sql: &str,
+) -> Result<Reply, RemoteError> {
+    begin_all(session, begin)?;
+    as_written(session)?;
+    let reply = session.ask_within(name, sql, LONG)?;
+    session.ask_within("commit", "COMMIT", LONG)?;
+    Ok(reply)
+}
+
 /// Begins such a transaction.
 pub fn begin_all(session: &mut NodeSession, begin: &str) -> Result<(), RemoteError> {
     // Long, for it may wait for what a killed run has left at work.
     session.ask_within("begin", begin, LONG)?;
     for setting in TIMELESS_ELSEWHERE {
         session.ask("begin", setting)?;
+    }
+    Ok(())
+}
+
+/// Has what follows in a transaction read as it was written.
+pub fn as_written(session: &mut NodeSession) -> Result<(), RemoteError> {
+    for setting in AS_WRITTEN {
+        session.ask("read as it was written", setting)?;
     }
     Ok(())
 }
@@ -100,7 +141,7 @@ impl Node {
 
     /// A session that reads and loads there, and is seen by no other node.
     pub fn session(&self, halt: &Arc<AtomicBool>) -> Result<NodeSession, Failure> {
-        NodeSession::open_with(&self.reach, "", halt)
+        NodeSession::open_with(&self.reach, READING, halt)
     }
 
     /// Has what runs in a session from now on find things by what `--search-path` says.
