@@ -50,8 +50,14 @@ struct Fed {
     distributed: bool,
 }
 
-/// Looks at all of them on every node, and raises those that lag if that is wanted.
-pub fn look(cluster: &mut Cluster<'_>, fix: bool, report: &mut Report) -> Result<(), Failure> {
+/// Looks at those of tables that are meant, on every node, and raises those that lag if that is wanted. A table's name is
+/// as SQL takes it.
+pub fn look(
+    cluster: &mut Cluster<'_>,
+    fix: bool,
+    is_meant: &dyn Fn(&str) -> bool,
+    report: &mut Report,
+) -> Result<(), Failure> {
     for index in 0..cluster.members.len() {
         let member = &mut cluster.members[index];
         // Workers without metadata draw no numbers.
@@ -62,6 +68,9 @@ pub fn look(cluster: &mut Cluster<'_>, fix: bool, report: &mut Report) -> Result
         let reply = ask(&mut member.talk, "sequences", FED)?;
         let mut fed = Vec::new();
         for row in rows(&reply)? {
+            if !is_meant(&row.get::<String>("tab")?) {
+                continue;
+            }
             let distributed = row.is_true("distributed")?;
             let is_big = row.is_true("is_big")?;
             let sequence: String = row.get("sequence")?;

@@ -51,6 +51,7 @@ pub use manifest::{
     Access, DUMP as FORMAT, DataFile, Dump, Kind, Locale, Name, Privilege, Setting, Table,
 };
 pub use read::{Verified, list, verify, verify_unless};
+pub use select::translate;
 pub use session::{NodeSession, Reach};
 
 use crate::connection::Destination;

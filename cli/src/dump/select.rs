@@ -199,7 +199,7 @@ fn too_long(pattern: &str) -> Failure {
 }
 
 /// The regular expressions of a pattern's parts, as psql and pg_dump write them.
-fn translate(pattern: &str) -> Vec<String> {
+pub fn translate(pattern: &str) -> Vec<String> {
     let mut parts = vec![String::from("^(")];
     let mut in_quotes = false;
     let mut letters = pattern.chars().peekable();

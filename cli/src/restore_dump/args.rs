@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::select::Selection;
 use crate::args::ConnectionArgs;
 use crate::nodes::NodeArgs;
 
@@ -40,6 +41,8 @@ pub struct RestoreDumpArgs {
     pub search_path: Option<String>,
     #[command(flatten)]
     pub nodes: NodeArgs,
+    #[command(flatten)]
+    pub selection: Selection,
     /// Where psql is [default: PATH]
     #[arg(long, value_name = "DIRECTORY")]
     pub bindir: Option<PathBuf>,
@@ -55,7 +58,9 @@ Examples:
   citus-fence restore-dump -d 'service=copy' --roles /backup/shop-monday
   citus-fence restore-dump -h new-coordinator -U postgres -d postgres --create /backup/shop-monday
   citus-fence restore-dump -d 'service=copy' --resume /backup/shop-monday
+  citus-fence restore-dump -h coordinator -U postgres -d shop -t shop.orders --into-non-empty /backup/shop-monday
 
 The database is there, empty, with the extension citus and its nodes; how many nodes does not matter. All
 checksums are compared before anything is written, all row counts after everything is. Interrupted, it
-goes on with --resume, and loads no row twice.";
+goes on with --resume, and loads no row twice. With -t, -T, -n and -N a part of the dump is restored, also
+into a database that is in use (--into-non-empty): what is there stays as it is.";

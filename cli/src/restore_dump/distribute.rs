@@ -4,13 +4,13 @@
 //! source's numbers: which group a later `create_distributed_table` joins by itself is decided by these. Any member
 //! of a group may be its first. Partitions follow their parents.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use tracing::debug;
 
 use super::error::RestoreDumpError;
 use super::target::{LONG, Node, Target, ask_as_written};
-use crate::dump::{Dump, Kind, NodeSession, Table, literal, quote};
+use crate::dump::{Dump, Kind, Name, NodeSession, Table, literal, quote};
 use crate::failure::Failure;
 use crate::rows::rows;
 
@@ -57,8 +57,13 @@ pub fn columnar(dump: &Dump, session: &mut NodeSession) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Does what is left to do of it.
-pub fn distribute(dump: &Dump, target: &Target, session: &mut NodeSession) -> Result<(), Failure> {
+/// Does what is left to do of it. Groups of these numbers are there, with a table that others join.
+pub fn distribute(
+    dump: &Dump,
+    target: &Target,
+    groups: &HashMap<i64, Name>,
+    session: &mut NodeSession,
+) -> Result<(), Failure> {
     let reply = session.ask(
         "list distributed tables",
         "SELECT n.nspname, c.relname FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid::oid
@@ -78,7 +83,7 @@ pub fn distribute(dump: &Dump, target: &Target, session: &mut NodeSession) -> Re
             tenants.insert(row.get("nspname")?);
         }
     }
-    for step_of in steps(dump, target.citus, &there, &tenants) {
+    for step_of in steps(dump, target.citus, groups, &there, &tenants) {
         debug!("{}", step_of.sql);
         step(session, &step_of)?;
     }
@@ -97,6 +102,7 @@ fn step(session: &mut NodeSession, step: &Step) -> Result<(), Failure> {
 fn steps(
     dump: &Dump,
     citus: bool,
+    groups: &HashMap<i64, Name>,
     there: &HashSet<(String, String)>,
     tenants: &HashSet<String>,
 ) -> Vec<Step> {
@@ -123,7 +129,11 @@ fn steps(
         // One that is there already: a former run has made it, and the others join it.
         let is_there =
             |table: &&&Table| there.contains(&(table.schema.clone(), table.name.clone()));
-        let mut first: Option<&Table> = members.iter().find(is_there).copied();
+        let mut first: Option<(&str, &str)> = members
+            .iter()
+            .find(is_there)
+            .map(|table| (table.schema.as_str(), table.name.as_str()))
+            .or(groups.get(&group.id).map(|name| (name.schema.as_str(), name.name.as_str())));
         for table in members.iter().filter(|table| !is_there(table)) {
             let name = literal(&quoted(&table.schema, &table.name));
             let mut begin = "BEGIN".to_owned();
@@ -132,7 +142,7 @@ fn steps(
                 (Kind::Hash | Kind::SingleShard, column) => {
                     let column = column.as_deref().map_or("NULL".to_owned(), literal);
                     let with =
-                        first.map_or("none".to_owned(), |first| quoted(&first.schema, &first.name));
+                        first.map_or("none".to_owned(), |(schema, name)| quoted(schema, name));
                     // Citus takes one or the other, the embedded catalog wants the number in any case.
                     let count = match (table.kind, first) {
                         (Kind::Hash, None) => format!(", shard_count => {}", group.shard_count),
@@ -157,7 +167,7 @@ fn steps(
                 (Kind::CitusLocal | Kind::Local, _) => continue,
             };
             if table.kind != Kind::Reference {
-                first = first.or(Some(table));
+                first = first.or(Some((&table.schema, &table.name)));
             }
             steps.push(Step { of: named(&table.schema, &table.name), begin, sql });
         }

@@ -30,6 +30,9 @@ pub enum RestoreDumpError {
     /// Somebody has begun something else.
     #[error("a restore of another dump into {node} was begun and not ended")]
     OtherBegun { node: String },
+    /// Somebody has begun it with another selection.
+    #[error("a restore of this dump into {node} was begun with {begun}, and not ended")]
+    OtherSelection { node: String, begun: String },
     /// It is being done.
     #[error("another restore-dump is at work in this database on {node}")]
     AtWork { node: String },
@@ -64,6 +67,15 @@ pub enum RestoreDumpError {
         "on {node} transactions of role \"{user}\" in database \"{database}\" are read-only from the beginning"
     )]
     ReadOnly { node: String, user: String, database: String },
+    /// A pattern that nothing matches.
+    #[error("nothing matches {option} {pattern}")]
+    NoMatch { option: &'static str, pattern: String },
+    /// A pattern that means nothing, or nothing here.
+    #[error("the pattern {pattern} is refused: {why}")]
+    Pattern { pattern: String, why: String },
+    /// An entry of the schema that belongs to nothing that can be told.
+    #[error("schema/{file}, line {line}: it cannot be told what this belongs to: {title}")]
+    Unclear { file: &'static str, line: usize, title: String },
     /// A program of PostgreSQL's.
     #[error("{program}: {why}")]
     Program { program: String, why: String },
@@ -108,12 +120,16 @@ impl RestoreDumpError {
     pub fn exit(&self) -> Exit {
         match self {
             RestoreDumpError::Partway(failure) => failure.exit(),
-            RestoreDumpError::NoClean => Exit::WrongUse,
+            RestoreDumpError::NoClean
+            | RestoreDumpError::NoMatch { .. }
+            | RestoreDumpError::Pattern { .. } => Exit::WrongUse,
             RestoreDumpError::NotEmpty { .. }
             | RestoreDumpError::DatabaseThere { .. }
             | RestoreDumpError::NothingToResume { .. }
             | RestoreDumpError::Begun { .. }
             | RestoreDumpError::OtherBegun { .. }
+            | RestoreDumpError::OtherSelection { .. }
+            | RestoreDumpError::Unclear { .. }
             | RestoreDumpError::AtWork { .. }
             | RestoreDumpError::Moved { .. }
             | RestoreDumpError::TooOld { .. }
@@ -214,6 +230,21 @@ impl RestoreDumpError {
             RestoreDumpError::OtherBegun { .. } => {
                 "Go on with --resume and that dump; or drop the database's contents, with schema \
                  citus_fence_restore on every node."
+            }
+            RestoreDumpError::OtherSelection { .. } => {
+                "Go on with --resume and the same -t, -T, -n, -N, -s and -a; or drop what it has restored, with schema \
+                 citus_fence_restore on every node."
+            }
+            RestoreDumpError::NoMatch { .. } => {
+                "Patterns are pg_dump's: SCHEMA.NAME, with * and ?, and double quotes around capital letters. They are \
+                 put to the names in the dump: see \"citus-fence list\"."
+            }
+            RestoreDumpError::Pattern { .. } => {
+                "Write SCHEMA.NAME for a table and NAME for a schema, with double quotes around a dot in a name; no \
+                 server is asked what a pattern means."
+            }
+            RestoreDumpError::Unclear { .. } => {
+                "Nothing was written. Restore all of the dump, without -t, -T, -n and -N, into another database."
             }
             RestoreDumpError::AtWork { .. } => "Wait until it has ended.",
             RestoreDumpError::Moved { .. } => {

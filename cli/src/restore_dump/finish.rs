@@ -59,11 +59,12 @@ SELECT DISTINCT format('%I.%I', n.nspname, c.relname) AS tab, quote_ident(a.attn
 const MOST_GROUPS: i64 = 1024;
 
 /// A node that is added later gets a group whose numbers nobody has used: above all groups of the dump's nodes, and
-/// those that rows have numbers of, whose nodes may have been gone long before. Gives a finding where that cannot be
-/// seen to.
+/// those that rows of these tables have numbers of, whose nodes may have been gone long before. Gives a finding where that
+/// cannot be seen to.
 pub fn groups(
     dump: &Dump,
     target: &Target,
+    is_meant: &dyn Fn(&str) -> bool,
     session: &mut NodeSession,
 ) -> Result<Option<String>, Failure> {
     let used = dump.sequences.iter().map(|sequence| sequence.groupid);
@@ -73,7 +74,10 @@ pub fn groups(
         let reply = session.ask("list columns with numbers", NUMBERED)?;
         let mut columns: Vec<(String, String)> = Vec::new();
         for row in rows(&reply)? {
-            columns.push((row.get("tab")?, row.get("col")?));
+            let table: String = row.get("tab")?;
+            if is_meant(&table) {
+                columns.push((table, row.get("col")?));
+            }
         }
         for (table, column) in columns {
             let most = (MOST_GROUPS + 1) << 48;
@@ -209,18 +213,45 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS tab, c.relkind
    AND NOT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid::oid = c.oid)
  ORDER BY size.bytes DESC";
 
+/// The same of tables that were chosen, and of their shards there.
+fn analyzed(dump: &Dump, is_part: bool) -> String {
+    if !is_part {
+        return ANALYZED.to_owned();
+    }
+    let tables = dump.tables.iter().map(|table| (&table.schema, &table.name));
+    let views = dump.materialized_views.iter().map(|view| (&view.schema, &view.name));
+    let names: Vec<String> = tables
+        .chain(views)
+        .map(|(schema, name)| format!("({}, {})", literal(schema), literal(name)))
+        .collect();
+    if names.is_empty() {
+        return ANALYZED.replace("\n ORDER", " AND false\n ORDER");
+    }
+    let names = names.join(", ");
+    let chosen = format!(
+        " AND ((n.nspname, c.relname) IN ({names})
+         OR substring(c.relname FROM '_([0-9]+)$') IN (SELECT s.shardid::text FROM pg_dist_shard s
+              JOIN pg_class t ON t.oid = s.logicalrelid::oid JOIN pg_namespace m ON m.oid = t.relnamespace
+             WHERE m.nspname = n.nspname AND (m.nspname, t.relname) IN ({names})))\n ORDER"
+    );
+    ANALYZED.replace("\n ORDER", &chosen)
+}
+
 /// How many small tables are analyzed by one statement.
 const AT_ONCE: usize = 100;
 
 /// Statistics, on every node of its own tables and shards, so many at a time over all nodes, the largest first. Where that
 /// fails, it is a finding: the rows are what they were, and the server gathers statistics by itself.
 pub fn analyze(
+    dump: &Dump,
+    is_part: bool,
     target: &Target,
     jobs: usize,
     halt: &Arc<AtomicBool>,
 ) -> Result<Vec<String>, Failure> {
+    let analyzed = analyzed(dump, is_part);
     let found = target.on_every_node(halt, |position, session| {
-        let reply = session.ask("list tables", ANALYZED)?;
+        let reply = session.ask("list tables", &analyzed)?;
         let (mut large, mut small) = (Vec::new(), Vec::new());
         for row in rows(&reply)? {
             let (name, bytes): (String, u64) = (row.get("tab")?, row.get("bytes")?);

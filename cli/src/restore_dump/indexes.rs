@@ -20,9 +20,10 @@ use parking_lot::{Condvar, Mutex};
 use remote::RemoteError;
 use tracing::debug;
 
+use super::entry::{self, Of};
 use super::progress;
 use super::schema::{Pieces, is_setting, kind, name_of, settings};
-use super::target::{LONG, Node, begin_all};
+use super::target::{LONG, Node, as_written, begin_all};
 use crate::dump::{Dump, Kind, NodeSession};
 use crate::failure::Failure;
 
@@ -170,6 +171,7 @@ impl Makers<'_> {
 fn once(session: &mut NodeSession, entry: &Entry) -> Result<(), RemoteError> {
     let mut perform = || {
         begin_all(session, &format!("BEGIN; {}", progress::mark(&name_of(entry.number))))?;
+        as_written(session)?;
         session.ask_within("make an index or a key", &entry.sql, LONG)?;
         session.ask_within("commit", "COMMIT", LONG).map(drop)
     };
@@ -203,9 +205,10 @@ fn entries(dump: &Dump, pieces: &Pieces) -> Vec<Entry> {
     for (number, entry) in pieces.entries.iter().enumerate().take(pieces.last) {
         match kind(entry) {
             Some("INDEX" | "CONSTRAINT") => {
-                let table = table_of(entry);
-                let table = table.as_ref().map(|(schema, name)| (schema.as_str(), name.as_str()));
-                if let Some((table, bytes)) = table.and_then(|table| tables.get(&table)) {
+                if let Some(Of::Index { table, .. }) = entry::of(entry, pieces.is_bytes)
+                    && let Some((table, bytes)) =
+                        tables.get(&(table.schema.as_str(), table.name.as_str()))
+                {
                     let alone = entry.lines().any(|line| line.starts_with("ALTER TABLE "));
                     let sql = format!("{set}{}", without_settings(entry));
                     found.push(Entry { number, table: *table, alone, bytes: *bytes, sql });
@@ -228,68 +231,9 @@ fn without_settings(entry: &str) -> String {
     lines.join("\n")
 }
 
-/// The table that an index or a key is of, as the entry's first statement has it.
-fn table_of(entry: &str) -> Option<(String, String)> {
-    let is_statement = |line: &&str| !line.is_empty() && !line.starts_with("--");
-    let statement = entry.lines().find(is_statement)?;
-    let rest = match statement.strip_prefix("ALTER TABLE ") {
-        Some(rest) => rest,
-        None => {
-            let rest = statement.strip_prefix("CREATE ")?;
-            let rest = rest.strip_prefix("UNIQUE ").unwrap_or(rest).strip_prefix("INDEX ")?;
-            identifier(rest)?.1.strip_prefix(" ON ")?
-        }
-    };
-    let (schema, rest) = identifier(rest.strip_prefix("ONLY ").unwrap_or(rest))?;
-    let (name, rest) = identifier(rest.strip_prefix('.')?)?;
-    (rest.is_empty() || rest.starts_with(' ')).then_some((schema, name))
-}
-
-/// The name that a text begins with, and what comes after it.
-fn identifier(text: &str) -> Option<(String, &str)> {
-    let Some(mut rest) = text.strip_prefix('"') else {
-        let is_part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '$';
-        let end = text.find(|letter| !is_part(letter)).unwrap_or(text.len());
-        return (end > 0).then(|| (text[..end].to_owned(), &text[end..]));
-    };
-    let mut name = String::new();
-    loop {
-        let (part, after) = rest.split_once('"')?;
-        name.push_str(part);
-        match after.strip_prefix('"') {
-            Some(more) => {
-                name.push('"');
-                rest = more;
-            }
-            None => return Some((name, after)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_table_of_an_index_or_key_is_found_whatever_its_name() {
-        let of = |schema: &str, name: &str| Some((schema.to_owned(), name.to_owned()));
-        for (entry, table) in [
-            (
-                "--\n-- Name: a\n--\n\nALTER TABLE ONLY public.t\n    ADD CONSTRAINT k",
-                of("public", "t"),
-            ),
-            ("CREATE UNIQUE INDEX i ON ONLY s.t USING btree (a);", of("s", "t")),
-            (
-                "CREATE INDEX \"a ON b\"\"\" ON \"S.\"\"x\".\"t ON u\" USING gin (a);",
-                of("S.\"x", "t ON u"),
-            ),
-            ("CREATE INDEX i ON t USING btree (a);", None),
-            ("ALTER INDEX s.i ATTACH PARTITION s.j;", None),
-            ("CREATE INDEX \"i ON s.t", None),
-        ] {
-            assert_eq!(table_of(entry), table, "{entry}");
-        }
-    }
 
     #[test]
     fn settings_at_an_entrys_end_are_for_others() {

@@ -8,6 +8,8 @@
 //! | module | what is in it |
 //! | --- | --- |
 //! | `args`, `error` | what can be typed; what can go wrong |
+//! | `select`, `entry`, `words`, `choice` | a part of a dump: patterns; what an entry of the schema belongs to, by its words; the dump without the rest |
+//! | `rehearsal`, `neighbours`, `reminder` | what that part needs; what it joins; what points to it |
 //! | `create` | the database, where that is asked for |
 //! | `target` | the nodes, and whether they are fit |
 //! | `progress` | how far it is, in the database itself; why nothing is done twice |
@@ -22,21 +24,28 @@
 
 mod access;
 mod args;
+mod choice;
 mod compare;
 mod create;
 mod distribute;
+mod entry;
 mod error;
 mod finish;
 mod freeze;
 mod indexes;
 mod load;
+mod neighbours;
 mod progress;
+mod rehearsal;
+mod reminder;
 mod route;
 mod schema;
+mod select;
 mod settings;
 mod silence;
 mod statement;
 mod target;
+mod words;
 
 use std::collections::HashSet;
 use std::fs;
@@ -60,6 +69,7 @@ use crate::output::Output;
 use crate::signals::Stop;
 use crate::units::spell;
 
+use choice::Choice;
 use schema::{Pieces, Psql, Text};
 use settings::When;
 use silence::while_talking;
@@ -124,14 +134,16 @@ fn lines(summary: &Summary) -> String {
 struct Source {
     dump: Dump,
     schema: Schema,
-    /// Its manifest's hash.
+    /// Its manifest's hash, and what is selected.
     id: String,
+    choice: Choice,
 }
 
 /// The schema's files of a dump.
 struct Schema {
     roles: Option<PathBuf>,
     before: Option<PathBuf>,
+    after_path: Option<PathBuf>,
     after: Pieces,
     /// Both as they are, to look something up.
     text: String,
@@ -152,9 +164,11 @@ impl Schema {
                 .map(Text::of)
                 .map_err(|error| RestoreDumpError::File { path: path.clone(), error }),
         };
-        let (before, after) = (path("pre-data.sql")?, read(&path("post-data.sql")?)?);
+        let (before, after_path) = (path("pre-data.sql")?, path("post-data.sql")?);
+        let after = read(&after_path)?;
         let text = read(&before)?.text + &after.text;
-        Ok(Schema { roles: path("roles.sql")?, before, after: schema::pieces(&after), text })
+        let (roles, after) = (path("roles.sql")?, schema::pieces(&after));
+        Ok(Schema { roles, before, after_path, after, text })
     }
 }
 
@@ -186,7 +200,8 @@ fn restore(
             todo: "Dump with --roles, or restore without.",
         });
     }
-    let source = Source { dump, schema, id };
+    let source = Source { dump, schema, id, choice: Choice::default() };
+    let source = choice::choose(source, &args.selection, &args.dir)?;
     let destination = Destination::new(&args.connection)?;
     if !args.create {
         return restore_into(args, &destination, &source, stop, output, began);
@@ -203,7 +218,7 @@ fn restore(
 fn restore_into(
     args: &RestoreDumpArgs,
     destination: &Destination,
-    Source { dump, schema, id }: &Source,
+    Source { dump, schema, id, choice }: &Source,
     stop: &Stop,
     output: &Output,
     began: &mut bool,
@@ -243,7 +258,7 @@ fn restore_into(
         sessions.iter_mut().try_for_each(progress::await_script)?;
         progress::recover(&mut sessions[0])?;
     }
-    let mut work = Work { args, dump, schema, target: &target, sessions, stop, output };
+    let mut work = Work { args, dump, schema, choice, target: &target, sessions, stop, output };
     let (direct, mut findings) = match work.perform(destination) {
         Ok(found) => found,
         Err(failure) => {
@@ -297,6 +312,7 @@ struct Work<'a> {
     args: &'a RestoreDumpArgs,
     dump: &'a Dump,
     schema: &'a Schema,
+    choice: &'a Choice,
     target: &'a Target,
     /// One of each node, that nothing goes on from to others.
     sessions: Vec<NodeSession>,
@@ -349,7 +365,16 @@ impl Work<'_> {
                 psql.roles(node, roles)?;
             }
         }
-        let findings = self.settings(When::BeforeTheSchema)?;
+        let mut findings = self.settings(When::BeforeTheSchema)?;
+        let tried = if self.choice.is_part { target.makers() } else { &[] };
+        for node in tried {
+            if let Some(before) = &schema.before
+                && !self.done(node.group)?.contains("before the data")
+            {
+                self.output.progress(&format!("trying the schema on {}", node.called()));
+                while_talking(&mut self.sessions, || psql.rehearse(node, before, &schema.after))?;
+            }
+        }
         for node in target.makers() {
             if let Some(before) = &schema.before
                 && !self.done(node.group)?.contains("before the data")
@@ -361,7 +386,11 @@ impl Work<'_> {
         let mut making = self.making()?;
         distribute::columnar(dump, &mut making)?;
         self.output.progress("distributing tables");
-        while_talking(&mut self.sessions, || distribute::distribute(dump, target, &mut making))?;
+        let joined = neighbours::find(self.choice, dump, &mut making)?;
+        findings.extend(joined.findings);
+        while_talking(&mut self.sessions, || {
+            distribute::distribute(dump, target, &joined.of_group, &mut making)
+        })?;
         if !target.citus {
             for (node, session) in target.nodes.iter().zip(&mut self.sessions).skip(1) {
                 distribute::number_ranges(node, session)?;
@@ -437,8 +466,9 @@ impl Work<'_> {
             findings.extend(finish::triggers(dump, &mut self.sessions[0])?);
         }
         findings.extend(self.schema.after.left_out.iter().cloned());
+        findings.extend(reminder::remind(self.choice, &mut self.sessions[0])?);
         self.output.progress("gathering statistics");
-        let analyze = || finish::analyze(target, jobs, &halt);
+        let analyze = || finish::analyze(dump, self.choice.is_part, target, jobs, &halt);
         findings.extend(while_talking(&mut self.sessions, analyze)?);
         Ok(findings)
     }
@@ -462,13 +492,14 @@ impl Work<'_> {
     /// Sequences give no number that a row or a node of the source has used.
     fn numbers(&mut self, destination: &Destination) -> Result<Vec<String>, Failure> {
         finish::sequences(self.dump, self.target, &mut self.sessions)?;
-        let mut findings: Vec<String> =
-            finish::groups(self.dump, self.target, &mut self.sessions[0])?.into_iter().collect();
+        let is_ours = |table: &str| self.choice.means(self.dump, table);
+        let largest = finish::groups(self.dump, self.target, &is_ours, &mut self.sessions[0])?;
+        let mut findings: Vec<String> = largest.into_iter().collect();
         let place = &destination.target;
         let mut first = check::open(&place.node, &place.params, destination, self.stop)?;
         let mut cluster = check::Cluster::of(&mut first, destination, &self.args.nodes, self.stop)?;
         let mut report = check::Report::default();
-        check::look_at_sequences(&mut cluster, true, &mut report)?;
+        check::look_at_sequences(&mut cluster, true, &is_ours, &mut report)?;
         findings.extend(
             report.findings.iter().map(|finding| format!("{}: {}", finding.node, finding.what)),
         );

@@ -21,6 +21,7 @@ use super::error::RestoreDumpError;
 use super::progress::{self, SCRIPT};
 use super::statement::{self, Place};
 use super::target::{AS_WRITTEN, Node, TIMELESS_ELSEWHERE};
+use super::words;
 use crate::failure::Failure;
 use crate::group::{GRACE, Group};
 use crate::signals::Stop;
@@ -35,15 +36,12 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// What a script begins with: a server process whose psql was killed sees that within seconds, where the system can
 /// tell; and holds the lock that the next run waits for until it has ended.
-fn beginning() -> String {
+pub fn beginning() -> String {
     format!(
         "\\set ON_ERROR_STOP off\nSET client_connection_check_interval = '2s';\n\\set ON_ERROR_STOP on\n\
          SELECT pg_catalog.pg_advisory_lock({SCRIPT});\n"
     )
 }
-
-/// Where an entry of pg_dump's begins.
-const ENTRY: &str = "--\n-- Name: ";
 
 /// A file of pg_dump's, in pieces.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,24 +80,23 @@ impl Text {
 }
 
 /// A text of pieces as its file had it.
-fn content(text: &str, is_bytes: bool) -> Vec<u8> {
+pub fn content(text: &str, is_bytes: bool) -> Vec<u8> {
     match is_bytes {
         true => text.chars().filter_map(|letter| u8::try_from(letter).ok()).collect(),
         false => text.as_bytes().to_vec(),
     }
 }
 
+/// Where the last entry of a file ends.
+pub fn end_of(text: &str) -> usize {
+    text.rfind("--\n-- PostgreSQL database dump complete\n").unwrap_or(text.len())
+}
+
 /// Takes a file apart.
 pub fn pieces(file: &Text) -> Pieces {
     let text = file.text.as_str();
-    let end = text.rfind("--\n-- PostgreSQL database dump complete\n").unwrap_or(text.len());
-    // A comment on an index, say, may have such lines in its text.
-    let comments = statement::comments(&text[..end]);
-    let mut starts: Vec<usize> = text[..end]
-        .match_indices(ENTRY)
-        .map(|(at, _)| at)
-        .filter(|at| comments.contains(at) && (*at == 0 || text[..*at].ends_with('\n')))
-        .collect();
+    let end = end_of(text);
+    let mut starts = words::starts(&text[..end]);
     let head = &text[..starts.first().copied().unwrap_or(end)];
     // psql's own words, which hold for one file; the entries are files of their own.
     let head = head
@@ -265,7 +262,7 @@ impl Psql<'_> {
     }
 
     /// Runs a script to its end; gives what it has said on standard error.
-    fn run(
+    pub fn run(
         &self,
         node: &Node,
         script: &str,
@@ -321,12 +318,12 @@ impl Psql<'_> {
     }
 }
 
-fn folder() -> Result<tempfile::TempDir, Failure> {
+pub fn folder() -> Result<tempfile::TempDir, Failure> {
     tempfile::tempdir().map_err(|error| file_error(&std::env::temp_dir(), error))
 }
 
 /// Writes a file for psql.
-fn put(folder: &tempfile::TempDir, name: &str, content: &[u8]) -> Result<PathBuf, Failure> {
+pub fn put(folder: &tempfile::TempDir, name: &str, content: &[u8]) -> Result<PathBuf, Failure> {
     let path = folder.path().join(name);
     fs::write(&path, content).map_err(|error| file_error(&path, error))?;
     Ok(path)
@@ -338,7 +335,7 @@ pub fn name_of(number: usize) -> String {
 }
 
 /// The statement of an entry, which is a file by the name of its number.
-fn in_entry(pieces: &Pieces, file: &Path, line: usize) -> Option<Place> {
+pub fn in_entry(pieces: &Pieces, file: &Path, line: usize) -> Option<Place> {
     let number: usize = file.file_name()?.to_str()?.parse().ok()?;
     let place = statement::at_line(pieces.entries.get(number)?, line)?;
     Some(Place { line: place.line + pieces.lines.get(number)? - 1, ..place })
@@ -385,7 +382,7 @@ fn file_error(path: &Path, error: std::io::Error) -> Failure {
 }
 
 /// A path as psql's own commands take it.
-fn word(path: &Path) -> String {
+pub fn word(path: &Path) -> String {
     let text = path.display().to_string();
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

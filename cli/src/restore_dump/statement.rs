@@ -1,7 +1,5 @@
 //! Which statement of pg_dump's psql has failed at, by the line that psql names: its last one.
 
-use std::collections::HashSet;
-
 /// A statement of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
@@ -93,21 +91,8 @@ fn statements(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Where comments of lines begin that are none of a text in quotes, nor of a function's body.
-pub fn comments(text: &str) -> HashSet<usize> {
-    let (mut found, mut at) = (HashSet::new(), 0);
-    while at < text.len() {
-        let rest = &text[at..];
-        if rest.starts_with("--") {
-            found.insert(at);
-        }
-        at += token(rest);
-    }
-    found
-}
-
 /// The length of the token that a text begins with.
-fn token(text: &str) -> usize {
+pub fn token(text: &str) -> usize {
     let to = |end: &str, from: usize| {
         text[from..].find(end).map_or(text.len(), |at| from + at + end.len())
     };

@@ -410,6 +410,10 @@ pub fn check(
         return Err(RestoreDumpError::Filtered { node: called, user: who.get("me")? }.into());
     }
     match progress::begun(session)? {
+        Some(other) if other != id && is_same_dump(&other, id) => {
+            let begun = other.split_once(' ').map_or("no selection", |(_, words)| words).to_owned();
+            return Err(RestoreDumpError::OtherSelection { node: called, begun }.into());
+        }
         Some(other) if other != id => {
             return Err(RestoreDumpError::OtherBegun { node: called }.into());
         }
@@ -437,6 +441,11 @@ pub fn check(
         true => RestoreDumpError::NothingToResume { node: called, what }.into(),
         false => RestoreDumpError::NotEmpty { node: called, what }.into(),
     })
+}
+
+/// Whether two restores are of one dump, and differ in what is selected of it.
+fn is_same_dump(one: &str, other: &str) -> bool {
+    one.split(' ').next() == other.split(' ').next()
 }
 
 /// Refuses a node that does not let this user write, for whatever reason. Nothing of the attempt stays.

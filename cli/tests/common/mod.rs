@@ -7,6 +7,7 @@ pub mod backup;
 pub mod barman;
 pub mod pgbackrest;
 pub mod restored;
+pub mod selected;
 pub mod small_disk;
 
 use std::process::{Child, Command, Output, Stdio};
