@@ -3,7 +3,7 @@
 mod common;
 
 use common::restored::restore_command;
-use common::selected::{distributed, findings, pasted, rows, statements, value};
+use common::selected::{distributed, everywhere, findings, pasted, rows, statements, value};
 use common::{dump_command, run};
 use fence_tests::{Cluster, Engine, Result, on_each_engine};
 
@@ -45,7 +45,7 @@ fn a_partition_comes_without_its_parent_and_can_be_attached_again() {
 
         // A partition is lost; it comes back as a table, with the statement that attaches it.
         for table in &tables {
-            cluster.coordinator().execute(&format!("DROP TABLE {table}_24"))?;
+            everywhere(&cluster, &format!("DROP TABLE IF EXISTS {table}_24"))?;
         }
         let mut words = vec!["--into-non-empty", "--json"];
         words.extend(["-t", "*_24"]);
@@ -59,7 +59,7 @@ fn a_partition_comes_without_its_parent_and_can_be_attached_again() {
 
         // A parent comes without its partitions, which is said.
         for table in &tables {
-            cluster.coordinator().execute(&format!("DROP TABLE {table}"))?;
+            everywhere(&cluster, &format!("DROP TABLE IF EXISTS {table}, {table}_24"))?;
         }
         let words = ["-t", "ranges", "-t", "p*ed|x", "--into-non-empty", "--json"];
         let words = if engine == Engine::Citus {
@@ -73,7 +73,7 @@ fn a_partition_comes_without_its_parent_and_can_be_attached_again() {
         assert!(said[said.len() - 1].contains("partitions of public.ranges are not restored with it, nor their rows: public.ranges_24, public.ranges_25"), "{said:?}");
         assert_eq!(value(&cluster, "SELECT count(*) FROM ranges")?, "0");
         for table in &tables {
-            cluster.coordinator().execute(&format!("DROP TABLE {table}"))?;
+            everywhere(&cluster, &format!("DROP TABLE IF EXISTS {table}, {table}_24"))?;
         }
 
         // And with them where they are selected.

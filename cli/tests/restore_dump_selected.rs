@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::restored::{append, copy, restore_command};
+use common::restored::{append, copy, restore_command, restore_command_of};
 use common::selected::{
     NEEDED, TABLES, distributed, everywhere, findings, pasted, rows, statements, value,
 };
 use common::{Gate, dump_command, run, start};
-use fence_tests::{Cluster, Engine, PATIENCE, Result, on_each_engine};
+use fence_tests::{Cluster, Engine, PATIENCE, on_each_engine};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -112,7 +112,7 @@ fn a_lost_table_comes_back_alone_into_a_database_that_is_in_use() {
         let pasted = pasted(&said);
         assert_eq!(pasted.len(), said.len(), "{said:?}");
         pasted.iter().try_for_each(|sql| cluster.coordinator().execute(sql))?;
-        let keys = "SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE contype = 'f' AND conrelid::regclass::text !~ '_[0-9]+$'";
+        let keys = "SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE contype = 'f' AND conrelid::regclass::text ~ '^(shop[.].*|d_second)$'";
         let all = if engine == Engine::Citus {
             "orders_customer_fkey second_first to order"
         } else {
@@ -168,7 +168,6 @@ COMMENT ON SCHEMA "Tö.n; e" IS 'a schema';
 GRANT USAGE ON SCHEMA "Tö.n; e" TO PUBLIC;
 CREATE VIEW shop.v AS SELECT id, note FROM shop.orders GROUP BY id;
 COMMENT ON COLUMN shop.v.id IS 'a column';
-ALTER VIEW shop.v ALTER COLUMN note SET DEFAULT 'x';
 CREATE MATERIALIZED VIEW shop.mv AS SELECT id, note FROM shop.orders GROUP BY id;
 CREATE UNIQUE INDEX ON shop.mv (id);
 CREATE RULE ru AS ON UPDATE TO shop.items WHERE OLD.id > 5 DO ALSO (SELECT 1; SELECT 2);
@@ -219,8 +218,8 @@ fn what_comes_is_what_pg_dump_takes_for_the_same_patterns() {
                 there.batch_execute(needed).expect("what is needed");
             }
             let before = entries(&cluster, "second", &[]);
-            let mut command = restore_command(port, &dir, words);
-            command.args(["-d", "second", "--into-non-empty", "--json"]);
+            let mut command = restore_command_of("second", port, &dir, words);
+            command.args(["--into-non-empty", "--json"]);
             let ended = run(&mut command);
             let said: Value =
                 serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{words:?}: {ended:?}"));
@@ -238,6 +237,18 @@ fn what_comes_is_what_pg_dump_takes_for_the_same_patterns() {
             if words.contains(&"-N") {
                 // Of the whole of a database pg_dump has its extensions.
                 expected.retain(|entry| !before.contains(entry));
+            }
+            // Every database has it, and so the dump of all does not make it.
+            expected.retain(|entry| {
+                !entry.starts_with("public; Type: SCHEMA") && !entry.starts_with("SCHEMA public;")
+            });
+            // Extended statistics come with their table, which pg_dump forgets where tables are named.
+            if is.iter().any(|entry| entry.starts_with("orders; Type: TABLE; Schema: shop"))
+                && words.contains(&"-t")
+            {
+                let all = theirs(&[]).into_iter();
+                expected.extend(all.filter(|entry| entry.starts_with("st; Type: STATISTICS")));
+                expected.sort();
             }
             let named = |entry: &String| {
                 let statement =
@@ -277,7 +288,7 @@ fn rows_alone_and_the_schema_alone_come_where_that_is_asked_for() {
 
         let target = Cluster::builder(engine).workers(2).fsync(false).build()?;
         let port = target.coordinator().port();
-        run(&mut restore_command(port, &schema, &["-a"])).expect(1).complains_of(&["has no rows"]);
+        run(&mut restore_command(port, &schema, &["-a"])).expect(2).complains_of(&["has no rows"]);
         run(&mut restore_command(port, &dir, &["-a", "-t", "d_first"]))
             .expect(1)
             .complains_of(&["public.d_first is not in the database"]);

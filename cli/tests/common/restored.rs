@@ -11,8 +11,13 @@ use super::{command, manifest};
 
 /// `citus-fence restore-dump` of a directory into a port's database, with more words, and not yet run.
 pub fn restore_command(port: u16, dir: &Path, more: &[&str]) -> Command {
+    restore_command_of("postgres", port, dir, more)
+}
+
+/// The same into another database.
+pub fn restore_command_of(database: &str, port: u16, dir: &Path, more: &[&str]) -> Command {
     let mut command = command(&["restore-dump", "-h", test_cluster::HOST, "-p", &port.to_string()]);
-    command.args(["-U", test_cluster::SUPERUSER, "-d", "postgres"]).args(more);
+    command.args(["-U", test_cluster::SUPERUSER, "-d", database]).args(more);
     if !more.contains(&"--bindir") {
         let installation = test_cluster::Installation::current().expect("PostgreSQL");
         command.arg("--bindir").arg(installation.bindir());
