@@ -54,6 +54,11 @@ fn a_partition_comes_without_its_parent_and_can_be_attached_again() {
         assert_eq!(attach.len(), tables.len(), "{ended:?}");
         assert!(attach.iter().all(|sql| sql.contains(" ATTACH PARTITION ")), "{attach:?}");
         assert_ne!(rows(&cluster, &tables)?, was);
+        if engine == Engine::Citus {
+            let joined = "SELECT 1 FROM pg_dist_partition a JOIN pg_dist_partition b USING (colocationid)
+                WHERE a.logicalrelid = 'parted_24'::regclass AND b.logicalrelid = 'parted'::regclass";
+            value(&cluster, joined)?;
+        }
         attach.iter().try_for_each(|sql| cluster.coordinator().execute(sql))?;
         assert_eq!(rows(&cluster, &tables)?, was);
 

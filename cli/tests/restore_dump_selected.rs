@@ -189,7 +189,10 @@ fn what_comes_is_what_pg_dump_takes_for_the_same_patterns() {
         let cluster = Cluster::builder(engine).workers(1).fsync(false).build()?;
         everywhere(&cluster, NEEDED)?;
         statements(&cluster, TABLES)?;
-        statements(&cluster, ODD)?;
+        // Citus takes no view that relies on a key.
+        let by_key =
+            if engine == Engine::Citus { "GROUP BY id, note;\n" } else { "GROUP BY id;\n" };
+        statements(&cluster, &ODD.replace("GROUP BY id;\n", by_key))?;
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("dump");
         let port = cluster.coordinator().port();
