@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::path::Path;
 
 use common::{Gate, Running, dump_command, fresh_database, load, manifest, start};
@@ -141,50 +142,48 @@ fn a_table_that_is_changed_meanwhile_is_named_and_nothing_is_kept() {
     });
 }
 
-/// No reader's lock holds that up, and whoever reads such a table gets its shards' rows as they are by then.
+/// No reader's lock holds that up, and whoever reads such a table gets its shards' rows as they are by then. The embedded
+/// catalog moves no rows into shards.
 #[test]
-fn a_table_that_is_distributed_meanwhile_is_named() {
-    on_each_engine(|engine| {
-        let stage = Stage::set(engine)?;
-        let coordinator = stage.cluster.coordinator();
-        let port = coordinator.port();
-        let mut client = coordinator.connect()?;
-        let mut observer = coordinator.connect()?;
-        for (name, distribute) in [
-            ("spread", "SELECT create_distributed_table('spread', 'id', shard_count => 4)"),
-            ("everywhere", "SELECT create_reference_table('everywhere')"),
-        ] {
-            let make = format!(
-                "CREATE TABLE {name} (id int); INSERT INTO {name} SELECT generate_series(1, 20)"
-            );
-            // The embedded catalog moves no rows into shards, and has no reference tables.
-            let has_all = engine == Engine::Citus;
-            if !has_all && name == "everywhere" {
-                continue;
-            }
-            let statements = make.split("; ").take(if has_all { 2 } else { 1 });
-            statements.for_each(|sql| client.batch_execute(sql).expect("a table"));
-            let dir = stage.dir(name);
-            // When the schema is written, and nothing is copied.
-            let gate = Gate::of("pg_dumpall");
-            let pg_dump = test_cluster::Installation::current()?.program("pg_dump");
-            let link = Path::new(gate.bindir()).join("pg_dump");
-            std::os::unix::fs::symlink(pg_dump, link).expect("a link");
-            let words = ["--roles", "--bindir", gate.bindir()];
-            let mut running = start(&mut dump_command(port, &dir, &words));
-            gate.wait(&mut running)?;
-            let lock = format!("BEGIN; LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE");
-            client.batch_execute(&lock).expect("a lock");
-            gate.open();
-            wait_for_sql(&mut observer, WAITING, PATIENCE)?;
-            client.batch_execute(distribute).expect("it is distributed");
-            client.batch_execute("COMMIT").expect("the lock's end");
-            let ended = running.ended()?.expect(1);
-            ended.complains_of(&[&format!("public.{name}"), "it was distributed", "hint"]);
-            assert!(!dir.exists());
+fn a_table_that_is_distributed_meanwhile_is_named() -> Result<()> {
+    if !Engine::available().contains(&Engine::Citus) {
+        // Past the capture of the test runner.
+        let _ = writeln!(std::io::stderr(), "skipped: a table that has rows, without Citus");
+        return Ok(());
+    }
+    let stage = Stage::set(Engine::Citus)?;
+    let coordinator = stage.cluster.coordinator();
+    let port = coordinator.port();
+    let mut client = coordinator.connect()?;
+    let mut observer = coordinator.connect()?;
+    for (name, distribute) in [
+        ("spread", "SELECT create_distributed_table('spread', 'id', shard_count => 4)"),
+        ("everywhere", "SELECT create_reference_table('everywhere')"),
+    ] {
+        let fill = format!("INSERT INTO {name} SELECT generate_series(1, 20)");
+        for sql in [format!("CREATE TABLE {name} (id int)"), fill] {
+            client.batch_execute(&sql).expect("a table");
         }
-        Ok(())
-    });
+        let dir = stage.dir(name);
+        // When the schema is written, and nothing is copied.
+        let gate = Gate::of("pg_dumpall");
+        let pg_dump = test_cluster::Installation::current()?.program("pg_dump");
+        let link = Path::new(gate.bindir()).join("pg_dump");
+        std::os::unix::fs::symlink(pg_dump, link).expect("a link");
+        let words = ["--roles", "--bindir", gate.bindir()];
+        let mut running = start(&mut dump_command(port, &dir, &words));
+        gate.wait(&mut running)?;
+        let lock = format!("BEGIN; LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE");
+        client.batch_execute(&lock).expect("a lock");
+        gate.open();
+        wait_for_sql(&mut observer, WAITING, PATIENCE)?;
+        client.batch_execute(distribute).expect("it is distributed");
+        client.batch_execute("COMMIT").expect("the lock's end");
+        let ended = running.ended()?.expect(1);
+        ended.complains_of(&[&format!("public.{name}"), "it was distributed", "hint"]);
+        assert!(!dir.exists());
+    }
+    Ok(())
 }
 
 #[test]
