@@ -16,6 +16,7 @@ CREATE TABLE citus_fence.clone (
     plan jsonb,
     former_settings jsonb,
     former_source_setting jsonb,
+    left_out int[] NOT NULL DEFAULT '{}',
     fork_timeline int,
     fork_lsn pg_lsn,
     last_error text,
@@ -60,12 +61,13 @@ REVOKE ALL ON FUNCTION @extschema@.citus_promote_clone_and_rebalance(int, name, 
 REVOKE ALL ON FUNCTION @extschema@.citus_clone_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.citus_clone_status() TO pg_monitor;
 REVOKE ALL ON FUNCTION citus_fence.give_up_clone_by_force(int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION citus_fence.leave_out_node_by_force(int, int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.library_version() FROM PUBLIC;
 REVOKE ALL ON FUNCTION citus_fence.shard_has_moved() FROM PUBLIC;
 
 COMMENT ON TABLE citus_fence.clone IS
-'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone and its source had before, where it has left its source''s timeline, and the secret that opens it';
+'on the coordinator, a row per registered clone: the streaming replica, the node it replicates (source_nodeid), how far its split has come (step), the plan of that, the settings that the clone and its source had before, the nodes that it is to end without, where it has left its source''s timeline, and the secret that opens it';
 COMMENT ON TABLE citus_fence.clone_journal IS
 'what splits have done, in order: what citus_promote_clone_and_rebalance() says while it runs, and how it ended';
 COMMENT ON SEQUENCE citus_fence.clone_journal_entry_seq IS
@@ -84,6 +86,8 @@ COMMENT ON FUNCTION @extschema@.citus_clone_status() IS
 'a row per registered clone: its address, its source, the step its split is at and since when, how many bytes it lags behind its source (null where that is not known), the last error, and, once it is promoted, its timeline and the position up to which it has what its source wrote';
 COMMENT ON FUNCTION citus_fence.give_up_clone_by_force(int) IS
 'take back a split whose clone is lost for good at step promoting or promoted: every other node still has the old placements, and what is prepared there is rolled back by a background worker; the clone has taken no client until then, and must never be started again; errors: 22004 null, 42704 no such clone, 55000 another step, or a clone that answers';
+COMMENT ON FUNCTION citus_fence.leave_out_node_by_force(int, int) IS
+'have an interrupted split (clone_nodeid) be taken back or finished without a node (nodeid) that is in pg_dist_node but lost for good; what is prepared there stays prepared, and a WARNING says what is to be done should that server ever be started again; errors: 22004 null, 42704 no such clone or node, 55000 nothing under way, the coordinator, a clone that no node has yet, or a node that answers';
 COMMENT ON FUNCTION citus_fence.lock_placement_colocation(bigint[]) IS
 'what a split takes on the coordinator, to the end of the transaction: the locks with which Citus keeps moves of shards apart, by colocation id, or by table where that is 0; not for users';
 COMMENT ON FUNCTION citus_fence.shard_has_moved() IS

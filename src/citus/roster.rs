@@ -69,18 +69,23 @@ impl Roster {
 
     /// The active ones and this server, and apart from them where the inactive ones are reached.
     pub fn part_with_inactive(self) -> (Self, Vec<Target>) {
-        let mut inactive = Vec::new();
+        self.part(|node| node.active)
+    }
+
+    /// Those that `keeps` wants and this server, and apart from them where the others are reached.
+    pub fn part(self, keeps: impl Fn(&Node) -> bool) -> (Self, Vec<Target>) {
+        let mut others = Vec::new();
         let (mut nodes, mut targets) = (Vec::new(), Vec::new());
         for (node, target) in self.nodes.into_iter().zip(self.targets) {
-            if node.active || node.groupid == COORDINATOR_GROUP {
+            if node.groupid == COORDINATOR_GROUP || keeps(&node) {
                 nodes.push(node);
                 targets.push(target);
             } else {
-                inactive.push(target);
+                others.push(target);
             }
         }
         let (registered, extension, is_citus) = (self.registered, self.extension, self.is_citus);
-        (Self { nodes, targets, registered, extension, is_citus }, inactive)
+        (Self { nodes, targets, registered, extension, is_citus }, others)
     }
 
     /// Whether they are still all there are.

@@ -128,6 +128,13 @@ mod citus_fence {
         or_raise(calls::give_up(given(clone_nodeid, "clone_nodeid")));
     }
 
+    #[pg_extern(volatile, parallel_unsafe)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn leave_out_node_by_force(clone_nodeid: Option<i32>, nodeid: Option<i32>) {
+        let clone = given(clone_nodeid, "clone_nodeid");
+        or_raise(calls::leave_out(clone, given(nodeid, "nodeid")));
+    }
+
     #[pg_extern(stable, parallel_safe)]
     #[search_path(pg_catalog, pg_temp)]
     fn library_version() -> &'static str {
@@ -146,6 +153,7 @@ pgrx::extension_sql_file!(
         citus_promote_clone_and_rebalance,
         citus_clone_status,
         citus_fence::give_up_clone_by_force,
+        citus_fence::leave_out_node_by_force,
         citus_fence::lock_placement_colocation,
         citus_fence::library_version
     ],

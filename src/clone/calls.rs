@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
-use remote::{NodeLabel, RemoteError, Waiter};
+use remote::{NodeLabel, RemoteError, Session, Waiter};
 
 use super::driver;
-use super::error::CloneError;
+use super::error::{CloneError, WhyNot};
 use super::fault::Fault;
 use super::follower::Follower;
+use super::ground::clone_target;
 use super::harmless;
 use super::lag::lag_behind;
 use super::links::{self, Map, SHORT, ask, connect, connect_clone};
@@ -146,7 +147,7 @@ pub fn add(host: &str, port: i32, source: Named<'_>) -> Result<i32, CloneError> 
         Map::read_for(place.clone(), node.nodeid)
     })??;
     let mut at_source = connect(&mut waiter, &map.roster.targets()[map.source])?;
-    let mut at_clone = connect_clone(&mut waiter, &map)?;
+    let mut at_clone = connect_clone(&mut waiter, &map.clone)?;
     let slot =
         driver::look_at_both(&mut waiter, &map, &mut at_source, &mut at_clone, (host, port))?;
     let place = format!("{host}:{port}");
@@ -259,8 +260,9 @@ pub fn remove(named: Named<'_>) -> Result<(), CloneError> {
 
 /// A split that was taken back could not give the clone what it had; now is the last time that anybody knows it.
 fn give_back<W: Waiter>(waiter: &mut W, clone: &Replica) -> Result<(), CloneError> {
-    let map = citus::read_within(waiter, bound(), citus::OF_NODES, || Map::read(clone))??;
-    let given_back = connect_clone(waiter, &map)
+    // Its source may not be in the catalog any more.
+    let at = citus::read_within(waiter, bound(), citus::OF_NODES, || clone_target(clone))??;
+    let given_back = connect_clone(waiter, &at)
         .and_then(|mut session| harmless::give_back(waiter, &mut session, clone));
     if let Err(error @ CloneError::Promoted { .. }) = &given_back {
         let mut report = Report::from(error);
@@ -295,16 +297,8 @@ pub fn give_up(nodeid: i32) -> Result<(), CloneError> {
     if !matches!(clone.step, Step::Promoting | Step::Promoted) {
         return Err(CloneError::NotToGiveUp { nodeid, step: clone.step, answers: false });
     }
-    let map = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || Map::read(&clone))??;
-    // A server that says anything at all is there, whatever it says.
-    let answers = match connect_clone(&mut waiter, &map) {
-        Ok(_) => true,
-        Err(CloneError::Fence(FenceError::Remote(error))) => {
-            matches!(error, RemoteError::Refused { .. }) || error.sqlstate().is_some()
-        }
-        Err(_) => false,
-    };
-    if answers {
+    let at = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || clone_target(&clone))??;
+    if answers(&connect_clone(&mut waiter, &at)) {
         return Err(CloneError::NotToGiveUp { nodeid, step: clone.step, answers: true });
     }
     registry::advance(&mut waiter, &mut home, nodeid, clone.step, Step::CaughtUp, "")?;
@@ -314,11 +308,76 @@ pub fn give_up(nodeid: i32) -> Result<(), CloneError> {
         .detail("The clone has taken no client so far; it has its source's identity, or its own that no other node knows.")
         .hint("The server must never be started again as it is: make a new replica.");
     elog::emit(PgLogLevel::WARNING, &report);
-    // Whoever drives it reads the registry before he tries again.
+    go_on()
+}
+
+/// A server that says anything at all is there, whatever it says.
+fn answers(tried: &Result<Session, CloneError>) -> bool {
+    match tried {
+        Ok(_) => true,
+        Err(CloneError::Fence(FenceError::Remote(error))) => {
+            matches!(error, RemoteError::Refused { .. }) || error.sqlstate().is_some()
+        }
+        Err(_) => false,
+    }
+}
+
+/// Whoever drives the split reads the registry before he tries again.
+fn go_on() -> Result<(), CloneError> {
     if !worker::is_driven() && worker::start(0).is_none() {
         return Err(CloneError::NoWorkerSlot);
     }
     Ok(())
+}
+
+/// Has an interrupted split end without a node that is lost for good; [`super::ground`] says why nothing is lost with that.
+pub fn leave_out(clone_nodeid: i32, nodeid: i32) -> Result<(), CloneError> {
+    require_usable()?;
+    let mut waiter = interruptible();
+    let mut home = links::connect_home(&mut waiter)?;
+    let Some(clone) = registry::find(&mut waiter, &mut home, clone_nodeid)? else {
+        return Err(not_found(Named::Numbered(clone_nodeid)));
+    };
+    let refuse = |why| Err(CloneError::NotToLeaveOut { nodeid, step: clone.step, why });
+    if !clone.step.is_under_way() {
+        return refuse(WhyNot::NotUnderWay);
+    }
+    if nodeid == clone.nodeid && clone.step < Step::Committing {
+        return refuse(WhyNot::IsClone);
+    }
+    let found = citus::read_within(&mut waiter, bound(), citus::OF_NODES, || {
+        let all = Roster::read(links::dialer())?;
+        let node = all.nodes().iter().zip(all.targets()).find(|(node, _)| node.nodeid == nodeid);
+        Ok::<_, CatalogError>(node.map(|(node, target)| (node.groupid, target.clone())))
+    })??;
+    let Some((group, target)) = found else {
+        return Err(CloneError::NoSuchSource { what: nodeid.to_string() });
+    };
+    if group == citus::COORDINATOR_GROUP {
+        return refuse(WhyNot::IsCoordinator);
+    }
+    if answers(&connect(&mut waiter, &target)) {
+        return refuse(WhyNot::Answers);
+    }
+    // In one step with the look where the split is: its end forgets who was left out.
+    let sql = format!(
+        "UPDATE citus_fence.clone SET left_out = left_out || {nodeid} \
+          WHERE clone_nodeid = {clone_nodeid} AND step = '{}' AND {nodeid} <> ALL (left_out)",
+        clone.step.name()
+    );
+    registry::write(&mut waiter, &mut home, "note of a node that is left out", &sql)?;
+    let is_noted = registry::find(&mut waiter, &mut home, clone_nodeid)?
+        .is_some_and(|now| now.left_out.contains(&nodeid));
+    if !is_noted {
+        return Err(CloneError::OtherStep { nodeid: clone_nodeid, step: clone.step });
+    }
+    let message =
+        format!("the split of clone {clone_nodeid} goes on without node {nodeid}, {}", target.node);
+    let report = Report::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+        .detail("What is prepared there stays prepared, and keeps writers of the moving shards off as long as that server runs.")
+        .hint("The warnings of the split say what is to be done there before anybody uses that server again; they are in citus_fence.clone_journal, too.");
+    elog::emit(PgLogLevel::WARNING, &report);
+    go_on()
 }
 
 fn not_found(named: Named<'_>) -> CloneError {
@@ -477,6 +536,6 @@ fn lag_of(row: &Row) -> Result<Option<i64>, CloneError> {
     let sql = query("SELECT pg_current_wal_flush_lsn()::text");
     let reply = ask(&mut waiter, &mut source, "look how far the source is", &sql, SHORT)?;
     let lsn = reply.single_value()?.to_owned();
-    let mut clone = connect_clone(&mut waiter, &map)?;
+    let mut clone = connect_clone(&mut waiter, &map.clone)?;
     lag_behind(&mut waiter, &mut clone, &lsn)
 }

@@ -1,4 +1,4 @@
-//! Drives a split from step to step, as far as it goes.
+//! Drives a split from step to step, up to the promotion; [`super::finish`] goes on from there.
 //!
 //! What is done can be undone up to the promotion, and then only finished; [`super::state`] has the picture.  Before each step the
 //! registry says that it begins.
@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
-use remote::{Command, Deadline, Pause, Session, Waiter, pause, run_all};
+use remote::{Deadline, Pause, Session, Waiter, pause};
 
 use super::checks;
 use super::error::CloneError;
@@ -36,15 +36,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const NEAR_TIME: Duration = Duration::from_secs(1);
 /// How long the nodes may take to finish what is in doubt before anybody is held.
 const RECOVERY_BOUND: Duration = Duration::from_secs(5);
-/// How long a checkpoint of the promoted clone may take.
-const CHECKPOINT_BOUND: Duration = Duration::from_secs(1_800);
 
-/// A split that is driven.
-pub struct Drive<'a, W: Waiter> {
+/// A split that is driven: from its start, or only to its end.
+pub struct Drive<'a, W: Waiter, P> {
     /// Waits until the call is given up, or for ever.
     pub waiter: &'a mut W,
     /// Who takes part.
-    pub map: &'a Map,
+    pub map: &'a P,
     /// The clone, as the registry has it.
     pub clone: &'a mut Replica,
     /// Is told of each line of the journal.
@@ -53,7 +51,52 @@ pub struct Drive<'a, W: Waiter> {
     pub since: Instant,
 }
 
-impl<W: Waiter> Drive<'_, W> {
+impl<W: Waiter, P> Drive<'_, W, P> {
+    /// Writes down that a step begins.
+    pub fn advance(
+        &mut self,
+        home: &mut Session,
+        step: Step,
+        besides: &str,
+    ) -> Result<(), CloneError> {
+        let (nodeid, from) = (self.clone.nodeid, self.clone.step);
+        registry::advance(self.waiter, home, nodeid, from, step, besides)?;
+        self.clone.step = step;
+        worker::report_activity(&format!(
+            "citus_fence clone split of node {}: {}",
+            self.clone.nodeid,
+            step.name()
+        ));
+        Ok(())
+    }
+
+    /// A line of the journal, with the time since the last one.
+    pub fn say(&mut self, home: &mut Session, kind: Kind, message: &str) -> Result<(), CloneError> {
+        let sql = self.line(kind, message);
+        registry::write(self.waiter, home, "line of the journal", &sql)?;
+        (self.tell)();
+        Ok(())
+    }
+
+    /// The same as SQL, to be written with something else: while writers wait every note costs them.
+    pub fn line(&mut self, kind: Kind, message: &str) -> String {
+        let ms = self.since.elapsed().as_secs_f64() * 1e3;
+        self.since = Instant::now();
+        let sqlstate = match kind {
+            Kind::Warning => PgSqlErrorCode::ERRCODE_WARNING,
+            Kind::Notice | Kind::Trouble | Kind::Error | Kind::Done => {
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION
+            }
+        };
+        let step = self.clone.step.name();
+        let report = Report::new(sqlstate, format!("{step}: {message} ({ms:.0} ms)"));
+        let nodeid = self.clone.nodeid;
+        elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", report.message));
+        entry(nodeid, kind, &report)
+    }
+}
+
+impl<W: Waiter> Drive<'_, W, Map> {
     /// From the start to the promotion.  After an error, go [`back`].
     pub fn start(&mut self, links: &mut Links) -> Result<(), CloneError> {
         self.advance(&mut links.home, Step::Checked, "")?;
@@ -118,109 +161,6 @@ impl<W: Waiter> Drive<'_, W> {
         Ok(())
     }
 
-    fn plan(&self, home: &Session) -> Result<Plan, CloneError> {
-        self.clone.plan.clone().ok_or_else(|| CloneError::Lost {
-            node: home.node().to_string(),
-            nodeid: self.clone.nodeid,
-            what: "the plan in the registry".into(),
-        })
-    }
-
-    fn source_group(&self) -> i32 {
-        self.map.roster.nodes()[self.map.source].groupid
-    }
-
-    /// From the promotion to where the nodes take the new metadata.  It has to do with the clone alone: a node that is
-    /// gone is not to keep the others' writers waiting, nor its own new address from being written down.
-    pub fn cross(&mut self, home: &mut Session, session: &mut Session) -> Result<(), CloneError> {
-        if self.clone.step == Step::Promoting {
-            let fork = identity::promote(self.waiter, session, self.clone)?;
-            self.clone.has_forked = fork.is_some();
-            let note = fork.map_or_else(String::new, |fork| fork.note(self.clone.nodeid));
-            self.advance(home, Step::Promoted, &note)?;
-        }
-        if self.clone.step == Step::Promoted {
-            let plan = self.plan(home)?;
-            let left = identity::become_itself(
-                self.waiter,
-                session,
-                self.clone,
-                &plan,
-                self.map.roster.is_citus(),
-                self.source_group() == crate::citus::COORDINATOR_GROUP,
-            )?;
-            self.advance(home, Step::Committing, "")?;
-            if !left.is_empty() {
-                let message = format!("the clone has inherited: {}", left.join("; "));
-                self.say(home, Kind::Warning, &message)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// From the promotion to the end, from whichever step of it.
-    pub fn forward(&mut self, links: &mut Links) -> Result<(), CloneError> {
-        let plan = self.plan(&links.home)?;
-        let source_group = self.source_group();
-        self.cross(&mut links.home, &mut links.clone)?;
-        if self.clone.step == Step::Committing {
-            harmless::open_gate(self.waiter, &mut links.clone, self.clone)?;
-            self.commit(links, &plan)?;
-            // At once: without its search for deadlocks writers of that node wait for each other for ever.
-            harmless::give_back_settings(self.waiter, &mut links.clone, self.clone)?;
-            self.advance(&mut links.home, Step::Released, "")?;
-            let count = plan.moving.len();
-            let message = format!(
-                "writers go on: clone {} is node {} with {count} shards",
-                self.clone.place(),
-                self.clone.nodeid
-            );
-            self.say(&mut links.home, Kind::Notice, &message)?;
-        }
-        if self.clone.step == Step::Released {
-            self.tidy(links, &plan, source_group)?;
-        }
-        Ok(())
-    }
-
-    /// Writes down that a step begins.
-    fn advance(&mut self, home: &mut Session, step: Step, besides: &str) -> Result<(), CloneError> {
-        let (nodeid, from) = (self.clone.nodeid, self.clone.step);
-        registry::advance(self.waiter, home, nodeid, from, step, besides)?;
-        self.clone.step = step;
-        worker::report_activity(&format!(
-            "citus_fence clone split of node {}: {}",
-            self.clone.nodeid,
-            step.name()
-        ));
-        Ok(())
-    }
-
-    /// A line of the journal, with the time since the last one.
-    fn say(&mut self, home: &mut Session, kind: Kind, message: &str) -> Result<(), CloneError> {
-        let sql = self.line(kind, message);
-        registry::write(self.waiter, home, "line of the journal", &sql)?;
-        (self.tell)();
-        Ok(())
-    }
-
-    /// The same as SQL, to be written with something else: while writers wait every note costs them.
-    fn line(&mut self, kind: Kind, message: &str) -> String {
-        let ms = self.since.elapsed().as_secs_f64() * 1e3;
-        self.since = Instant::now();
-        let sqlstate = match kind {
-            Kind::Warning => PgSqlErrorCode::ERRCODE_WARNING,
-            Kind::Notice | Kind::Trouble | Kind::Error | Kind::Done => {
-                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION
-            }
-        };
-        let step = self.clone.step.name();
-        let report = Report::new(sqlstate, format!("{step}: {message} ({ms:.0} ms)"));
-        let nodeid = self.clone.nodeid;
-        elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", report.message));
-        entry(nodeid, kind, &report)
-    }
-
     fn warn_of_logical_slots(&mut self, links: &mut Links) -> Result<(), CloneError> {
         let sql = query(statements::LOGICAL_SLOTS);
         let source = self.source_line(links);
@@ -231,20 +171,6 @@ impl<W: Waiter> Drive<'_, W> {
         let message = format!(
             "logical slots of {} do not see the moved shards any more: {names}",
             self.map.name(self.map.source)
-        );
-        self.say(&mut links.home, Kind::Warning, &message)
-    }
-
-    /// What no clean-up of Citus' knows: whether a copy is wanted there is not for the split to say.
-    fn warn_of_tables_left(&mut self, links: &mut Links) -> Result<(), CloneError> {
-        let sql = statements::query_shards(true, statements::OF_COORDINATOR);
-        let what = "look for tables of the coordinator's own";
-        let reply = ask(self.waiter, &mut links.clone, what, &sql, SHORT)?;
-        let set = reply.last_set()?;
-        let Some(names) = set.value(0, "names") else { return Ok(()) };
-        let message = format!(
-            "{} tables that the coordinator alone has are on the clone as they were, in the way of tables of the same names; drop them there: {names}",
-            set.value(0, "count").unwrap_or_default()
         );
         self.say(&mut links.home, Kind::Warning, &message)
     }
@@ -333,108 +259,6 @@ impl<W: Waiter> Drive<'_, W> {
             GaveUp::TooLittleTime(error) => error.into(),
             GaveUp::ForGood(error) => CloneError::Fence(error),
         })
-    }
-
-    /// Commits the switch on all nodes at once, and the seal after them: what comes to the old place without a lock
-    /// waits until then, and is refused.
-    fn commit(&mut self, links: &mut Links, plan: &Plan) -> Result<(), CloneError> {
-        let switch = self.clone.switch_gid();
-        let sql = format!("COMMIT PREPARED {}", literal(&switch));
-        let by = Deadline::after(self.waiter, SHORT);
-        let mut sessions: Vec<&mut Session> = links.lines.iter_mut().collect();
-        let command = |_| Command::new("commit the switch", sql.as_str());
-        let replies = run_all(self.waiter, &mut sessions, command, by);
-        for (session, reply) in sessions.into_iter().zip(replies) {
-            match reply {
-                Ok(_) => {}
-                Err(error) if error.sqlstate() == Some(identity::NO_SUCH_GID) => {
-                    let node = error.node().to_string();
-                    identity::require_switched(self.waiter, session, self.clone, node)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let seal = format!("COMMIT PREPARED {}", literal(&self.clone.seal_gid()));
-        match ask(self.waiter, &mut links.seal, "commit the seal", &seal, SHORT) {
-            Ok(_) => Ok(()),
-            // It was committed before, if it is there.
-            Err(error) if error.sqlstate() == Some(identity::NO_SUCH_GID) => {
-                let is_citus = self.map.roster.is_citus();
-                let sql = statements::query_shards(is_citus, &statements::sealed(plan));
-                let reply = ask(self.waiter, &mut links.seal, "look for the seal", &sql, SHORT)?;
-                if reply.parse_single::<usize>()? == plan.moving_names.len() {
-                    return Ok(());
-                }
-                let node = error.node().to_string();
-                Err(CloneError::Lost {
-                    node,
-                    nodeid: self.clone.nodeid,
-                    what: self.clone.seal_gid(),
-                })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// What is left to do when the writers go on.
-    fn tidy(
-        &mut self,
-        links: &mut Links,
-        plan: &Plan,
-        source_group: i32,
-    ) -> Result<(), CloneError> {
-        let Links { home, lines, .. } = links;
-        harmless::give_back_source(self.waiter, home, &mut lines[self.map.source], self.clone)?;
-        // Until then the clone's control file names the old timeline, which misleads tools that look at it.
-        ask(self.waiter, &mut links.clone, "checkpoint", "CHECKPOINT", CHECKPOINT_BOUND)?;
-        let sql = statements::write(statements::DROP_SYNCHRONIZED);
-        let dropped = ask(self.waiter, &mut links.clone, "drop slots of the source", &sql, SHORT)?;
-        let slots = &dropped.last_set()?.rows;
-        let slots: Vec<&str> = slots.iter().filter_map(|row| row.first()?.as_deref()).collect();
-        if !slots.is_empty() {
-            let message = format!(
-                "logical slots that the clone had from its source are dropped: {}",
-                slots.join(", ")
-            );
-            self.say(&mut links.home, Kind::Warning, &message)?;
-        }
-        if self.map.roster.is_citus() && source_group == crate::citus::COORDINATOR_GROUP {
-            self.warn_of_tables_left(links)?;
-        }
-        if let Some(slot) = &self.clone.slot {
-            let sql = statements::drop_slot(slot);
-            let source = &mut links.lines[self.map.source];
-            ask(self.waiter, source, "drop the slot", &sql, SHORT)?;
-        }
-        let ms = self.since.elapsed().as_secs_f64() * 1e3;
-        let orphans = plan.moving_names.len() + plan.staying_names.len();
-        let (nodeid, place) = (self.clone.nodeid, self.clone.place());
-        let well = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        let cleaned = Report::new(
-            well,
-            format!(
-                "cleaned: {orphans} orphaned shards are left to Citus' clean-up, and the replication slot is dropped ({ms:.0} ms)"
-            ),
-        );
-        let done = Report::new(well, format!("clone {place} is node {nodeid} of group {}", plan.group))
-            .hint("Run ANALYZE on it, give it a backup of its own, which has to be a full one, and a standby.");
-        // Where a node that had committed led forward, the registry has not seen the promotion.
-        let fork = match self.clone.has_forked {
-            true => None,
-            false => identity::fork(self.waiter, &mut links.clone)?,
-        };
-        let fork = fork.map_or_else(String::new, |fork| fork.note(nodeid));
-        // With the step, in one transaction: what is dropped, and that it is done, is written down once.
-        let besides = format!(
-            "{fork}{}{}; {}",
-            statements::clean_up(plan, source_group),
-            entry(nodeid, Kind::Notice, &cleaned),
-            entry(nodeid, Kind::Done, &done)
-        );
-        self.advance(&mut links.home, Step::Cleaned, &besides)?;
-        elog::log(&format!("citus_fence: clone split of node {nodeid}: {}", cleaned.message));
-        (self.tell)();
-        Ok(())
     }
 }
 

@@ -71,6 +71,16 @@ pub enum CloneError {
         /// Whether the clone answers.
         answers: bool,
     },
+    /// The split needs that node, or has no need to go on without it.
+    #[error("node {nodeid} is not to be left out of the split")]
+    NotToLeaveOut {
+        /// The node.
+        nodeid: i32,
+        /// How far the split is.
+        step: Step,
+        /// Why not.
+        why: WhyNot,
+    },
     /// The registry has the clone at another step than its driver.
     #[error("clone {nodeid} is no longer at step {}", .step.name())]
     OtherStep {
@@ -112,6 +122,14 @@ pub enum CloneError {
     NoSuchSource {
         /// Its id or address.
         what: String,
+    },
+    /// A registered clone's source is none any more.
+    #[error("the source of clone {nodeid}, node {of}, is not an active primary of this cluster")]
+    SourceGone {
+        /// The clone.
+        nodeid: i32,
+        /// Its source.
+        of: i32,
     },
     /// Its address is taken.
     #[error("{place} is registered already")]
@@ -209,6 +227,19 @@ pub enum CloneError {
     },
 }
 
+/// Why a node is not to be left out of a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// Nothing is under way.
+    NotUnderWay,
+    /// It is the clone, before there is a node without it.
+    IsClone,
+    /// It is the coordinator.
+    IsCoordinator,
+    /// It is there.
+    Answers,
+}
+
 impl CloneError {
     /// Something is wrong with the replica or its source.
     pub fn unfit(fault: Fault) -> Self {
@@ -278,6 +309,24 @@ impl From<&CloneError> for Report {
                     .detail(detail)
                     .hint(status)
             }
+            CloneError::NotToLeaveOut { step, why, .. } => {
+                let report = Report::new(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+                let step = step.name();
+                match why {
+                    WhyNot::NotUnderWay => report
+                        .detail(format!("The split is at step {step}: nothing of it is under way."))
+                        .hint(status),
+                    WhyNot::IsClone => report
+                        .detail(format!("It is the clone, and the split is at step {step}."))
+                        .hint("Before promoting the split is taken back by itself; at promoting and promoted: SELECT citus_fence.give_up_clone_by_force(clone_nodeid);"),
+                    WhyNot::IsCoordinator => report
+                        .detail("It is the coordinator, which has the split's registry.")
+                        .hint(status),
+                    WhyNot::Answers => report
+                        .detail("It answers, so the split can be ended with it.")
+                        .hint(status),
+                }
+            }
             CloneError::OtherStep { .. } => Report::new(ERRCODE_OBJECT_IN_USE, message)
                 .detail("Somebody has changed citus_fence.clone meanwhile.")
                 .hint(status),
@@ -307,6 +356,8 @@ impl From<&CloneError> for Report {
             }
             CloneError::NoSuchSource { .. } => Report::new(ERRCODE_UNDEFINED_OBJECT, message)
                 .hint("See which there are: SELECT nodeid, nodename, nodeport FROM pg_dist_node WHERE noderole = 'primary';"),
+            CloneError::SourceGone { nodeid, of } => Report::new(ERRCODE_UNDEFINED_OBJECT, message)
+                .hint(format!("If it is disabled, activate it: SELECT citus_activate_node(nodename, nodeport) FROM pg_dist_node WHERE nodeid = {of}; if it was removed, forget the clone: SELECT citus_remove_clone_node_with_nodeid({nodeid});")),
             CloneError::Registered { by, hint, .. } => {
                 Report::new(ERRCODE_DUPLICATE_OBJECT, message)
                     .detail(format!("It is {by}."))

@@ -216,7 +216,7 @@ fn reload<W: Waiter>(waiter: &mut W, map: &Map, session: &mut Session) -> Result
     let by = Deadline::after(waiter, RELOAD_BOUND);
     loop {
         // Forked by the postmaster, which reads the settings before any process that it starts afterwards has them.
-        let mut fresh = connect_clone(waiter, map)?;
+        let mut fresh = connect_clone(waiter, &map.clone)?;
         let reply = ask(waiter, &mut fresh, "look at the settings", &sql, SHORT)?;
         let set = reply.last_set()?;
         let is_set = |row| {

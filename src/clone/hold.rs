@@ -258,6 +258,8 @@ impl Attempts<'_> {
             reference: reference.iter().map(&mut number).collect::<Result<_, _>>()?,
             moving_names,
             staying_names: self.weighed.staying_names(),
+            source_group: Some(self.map.roster.nodes()[self.map.source].groupid),
+            source_place: self.map.name(self.map.source),
         })
     }
 

@@ -69,6 +69,21 @@ pub fn is_reserved<W: Waiter>(
     Ok(reply.parse_single::<i32>()? == clone.nodeid)
 }
 
+/// Whether the clone is promoted, has the new metadata, and takes clients: so it was opened before the first node committed.
+pub fn is_open_node<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    clone: &Replica,
+) -> Result<bool, CloneError> {
+    let sql = query(&format!(
+        "SELECT NOT pg_is_in_recovery() AND citus_fence.reserved_for() IS NULL \
+                AND EXISTS (SELECT FROM pg_dist_node WHERE nodeid = {}) AS is_open",
+        clone.nodeid
+    ));
+    let reply = ask(waiter, session, "look whether the clone is open", &sql, SHORT)?;
+    Ok(reply.single_value()? == "t")
+}
+
 /// At the clone's address there may be another replica by now, which must not be promoted as it is.
 fn not_reserved(session: &Session, clone: &Replica) -> CloneError {
     CloneError::NotReserved { node: session.node().to_string(), nodeid: clone.nodeid }
@@ -206,7 +221,24 @@ pub fn require_switched<W: Waiter>(
     if reply.single_value()? == "1" {
         return Ok(());
     }
+    // Where nothing moves, that says nothing.
+    let moves = clone.plan.as_ref().is_some_and(|plan| !plan.moving.is_empty());
+    if moves && had_switched(waiter, session, clone)? {
+        return Ok(());
+    }
     Err(CloneError::Lost { node, nodeid: clone.nodeid, what: clone.switch_gid() })
+}
+
+/// Whether a node has had the new metadata, and the clone has been removed from it since.
+pub fn had_switched<W: Waiter>(
+    waiter: &mut W,
+    session: &mut Session,
+    clone: &Replica,
+) -> Result<bool, CloneError> {
+    let Some(plan) = &clone.plan else { return Ok(false) };
+    let sql = statements::had_switched(clone, plan);
+    let reply = ask(waiter, session, "look whether the clone was removed", &sql, SHORT)?;
+    Ok(reply.single_value()? == "t")
 }
 
 fn rest<W: Waiter>(

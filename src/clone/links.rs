@@ -8,6 +8,7 @@ use remote::{
 };
 
 use super::error::CloneError;
+use super::ground::{Ground, Part};
 use super::registry::Replica;
 use super::{SESSION_NAME, statements};
 use crate::citus::identity::{self, Who};
@@ -42,7 +43,12 @@ impl Map {
     /// Reads the catalog, inside a transaction.
     pub fn read(clone: &Replica) -> Result<Self, CloneError> {
         let place = NodeLabel::new(clone.nodeid, clone.host.clone(), clone.port);
-        Self::read_for(place, clone.source)
+        match Self::read_for(place, clone.source) {
+            Err(CloneError::NoSuchSource { .. }) => {
+                Err(CloneError::SourceGone { nodeid: clone.nodeid, of: clone.source })
+            }
+            result => result,
+        }
     }
 
     /// The same for a replica that is not registered yet.
@@ -100,16 +106,6 @@ pub fn prove<W: Waiter>(waiter: &mut W, roster: &Roster) -> Result<(), CloneErro
     }
 }
 
-/// How many sessions are begun at one time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// All: writers wait for what they will do.
-    AtOnce,
-    /// One: nobody waits yet, and so many server processes that start at one moment would take the processors from those
-    /// who write to shards that stay.
-    InTurn,
-}
-
 /// What a server process takes to end, with some to spare.
 const MOMENT: Duration = Duration::from_millis(10);
 
@@ -131,19 +127,17 @@ pub struct Links {
 
 impl Links {
     /// Connects to all, and finds out whether each is who it should be.
-    pub fn connect<W: Waiter>(waiter: &mut W, map: &Map, pace: Pace) -> Result<Self, CloneError> {
+    ///
+    /// To one after the other: nobody waits yet, and so many server processes that start at one moment would take the processors
+    /// from those who write to shards that stay.
+    pub fn connect<W: Waiter>(waiter: &mut W, map: &Map) -> Result<Self, CloneError> {
         let nodes = map.roster.targets();
         let mut targets = vec![nodes[0].clone()];
         targets.extend(nodes.iter().cloned());
         targets.extend(nodes.iter().cloned());
         targets.extend([nodes[map.source].clone(), nodes[map.source].clone(), map.clone.clone()]);
-        let sessions: Result<Vec<Session>, RemoteError> = match pace {
-            Pace::AtOnce => open(waiter, &targets).into_iter().collect(),
-            Pace::InTurn => targets
-                .iter()
-                .flat_map(|target| open(waiter, std::slice::from_ref(target)))
-                .collect(),
-        };
+        let sessions: Result<Vec<Session>, RemoteError> =
+            targets.iter().flat_map(|target| open(waiter, std::slice::from_ref(target))).collect();
         let mut sessions = sessions?.into_iter();
         let count = nodes.len();
         let mut next = || sessions.next().ok_or(CloneError::ClientGone);
@@ -153,8 +147,18 @@ impl Links {
         let mut links =
             Self { home, lines, lookers, seal: next()?, drain: next()?, clone: next()? };
         settle_down(waiter, &mut links.clone)?;
-        links.know_each_other(waiter, map)?;
+        know_each_other(waiter, &map.roster, &mut links.lines)?;
         Ok(links)
+    }
+
+    /// Those that are needed from the promotion on.
+    pub fn ends(&mut self) -> Ends<'_> {
+        Ends {
+            home: &mut self.home,
+            lines: self.lines.iter_mut().collect(),
+            source: Some(&mut self.drain),
+            clone: Some(&mut self.clone),
+        }
     }
 
     /// Has one node after the other finish what is in doubt there, while nobody is held: what is prepared keeps its locks.
@@ -184,7 +188,7 @@ impl Links {
         Ok(())
     }
 
-    /// Closes one session after the other, as long as the waiter is not stopped; see [`Pace::InTurn`].
+    /// Closes one session after the other, as long as the waiter is not stopped; see [`Links::connect`].
     pub fn close<W: Waiter>(self, waiter: &mut W) {
         let Self { home, lines, lookers, seal, drain, clone } = self;
         let all = lines.into_iter().chain(lookers).chain([seal, drain, clone, home]);
@@ -204,34 +208,61 @@ impl Links {
         let fresh: Result<Vec<Session>, RemoteError> =
             open(waiter, map.roster.targets()).into_iter().collect();
         self.lines = fresh?;
-        self.know_each_other(waiter, map)
-    }
-
-    /// Every node has to be the one that the catalog says, and to run what this one runs.
-    fn know_each_other<W: Waiter>(&mut self, waiter: &mut W, map: &Map) -> Result<(), CloneError> {
-        let sql = statements::query(&format!("SELECT {}, {}", identity::QUESTION, identity::MARKS));
-        let mut known: Vec<(String, Who)> = Vec::new();
-        for (index, session) in self.lines.iter_mut().enumerate() {
-            let node = &map.roster.nodes()[index];
-            let reply = ask(waiter, session, "look who answers", &sql, SHORT)?;
-            let who = Who::read_whole(&reply)?;
-            who.must_fit(node, map.roster.extension()).map_err(FenceError::from)?;
-            known.push((node.label().to_string(), who));
-        }
-        let all = known.iter().map(|(name, who)| (name.clone(), who));
-        Ok(identity::must_differ(all).map_err(FenceError::from)?)
+        know_each_other(waiter, &map.roster, &mut self.lines)
     }
 }
 
-/// Rolls back what of the split is prepared on the nodes, on each that answers; an error if one does not.
+/// The sessions of a split from the promotion on.
+pub struct Ends<'l> {
+    /// With this server, for the registry.
+    pub home: &'l mut Session,
+    /// With each node that has to take the new metadata.
+    pub lines: Vec<&'l mut Session>,
+    /// With the source, where that has a part in it still.
+    pub source: Option<&'l mut Session>,
+    /// With the clone, likewise.
+    pub clone: Option<&'l mut Session>,
+}
+
+/// Sessions with all nodes of the cluster that have to take the new metadata, each of which is who it should be.
+pub fn connect_lines<W: Waiter>(
+    waiter: &mut W,
+    ground: &Ground,
+) -> Result<Vec<Session>, CloneError> {
+    let lines: Result<Vec<Session>, RemoteError> =
+        open(waiter, ground.roster.targets()).into_iter().collect();
+    let mut lines = lines?;
+    know_each_other(waiter, &ground.roster, &mut lines)?;
+    Ok(lines)
+}
+
+/// Every node has to be the one that the catalog says, and to run what this one runs.
+fn know_each_other<W: Waiter>(
+    waiter: &mut W,
+    roster: &Roster,
+    lines: &mut [Session],
+) -> Result<(), CloneError> {
+    let sql = statements::query(&format!("SELECT {}, {}", identity::QUESTION, identity::MARKS));
+    let mut known: Vec<(String, Who)> = Vec::new();
+    for (node, session) in roster.nodes().iter().zip(lines) {
+        let reply = ask(waiter, session, "look who answers", &sql, SHORT)?;
+        let who = Who::read_whole(&reply)?;
+        who.must_fit(node, roster.extension()).map_err(FenceError::from)?;
+        known.push((node.label().to_string(), who));
+    }
+    let all = known.iter().map(|(name, who)| (name.clone(), who));
+    Ok(identity::must_differ(all).map_err(FenceError::from)?)
+}
+
+/// Rolls back what of the split is prepared on the nodes, on each that answers; an error if one of the active ones does not.
 pub fn roll_back_everywhere<W: Waiter>(
     waiter: &mut W,
-    map: &Map,
+    ground: &Ground,
     clone: &Replica,
 ) -> Result<(), CloneError> {
     let mut first_error = None;
     let mut there = Vec::new();
-    for session in open(waiter, map.roster.targets()) {
+    for session in open(waiter, ground.roster.targets()) {
         match session {
             Ok(session) => there.push(session),
             Err(error) => {
@@ -251,6 +282,12 @@ pub fn roll_back_everywhere<W: Waiter>(
         }
     }
     let rolled_back = super::hold::roll_back_prepared(waiter, &mut there, clone);
+    // One that is inactive by now may have been active when the switch was prepared.  After the others, which do not wait for it.
+    let mut inactive: Vec<Session> =
+        open(waiter, &ground.inactive).into_iter().filter_map(Result::ok).collect();
+    if let Err(error) = super::hold::roll_back_prepared(waiter, &mut inactive, clone) {
+        elog::log(&format!("citus_fence: {error}"));
+    }
     match first_error.or(rolled_back.err()) {
         None => Ok(()),
         Some(error) => Err(error.into()),
@@ -259,18 +296,48 @@ pub fn roll_back_everywhere<W: Waiter>(
 
 /// Commits the switch on each node that answers, when there is no way back any more: a node that does not must not keep the
 /// writers of the others waiting, nor the change of its address from being written down.
-pub fn commit_where_possible<W: Waiter>(waiter: &mut W, map: &Map, clone: &Replica) {
+///
+/// Which of the inactive ones do not.
+pub fn commit_where_possible<W: Waiter>(
+    waiter: &mut W,
+    ground: &Ground,
+    clone: &Replica,
+) -> Vec<NodeLabel> {
     // The clone first, or its writers are refused for a moment longer.
-    if let Ok(mut session) = connect_clone(waiter, map) {
+    if let Part::Needed(at) | Part::Inactive(at) = &ground.clone
+        && let Ok(mut session) = connect_clone(waiter, at)
+    {
         let _ = super::harmless::open_gate(waiter, &mut session, clone);
     }
-    let mut there: Vec<Session> =
-        open(waiter, map.roster.targets()).into_iter().filter_map(Result::ok).collect();
+    let mut targets = ground.roster.targets().to_vec();
+    targets.extend(ground.inactive.iter().cloned());
+    let sessions: Vec<Result<Session, RemoteError>> = open(waiter, &targets);
+    let inactive = sessions.iter().zip(&targets).skip(ground.roster.targets().len());
+    let silent = inactive.filter(|(session, _)| session.is_err());
+    let silent = silent.map(|(_, target)| target.node.clone()).collect();
+    let mut there: Vec<Session> = sessions.into_iter().filter_map(Result::ok).collect();
     let sql = format!("COMMIT PREPARED {}", literal(&clone.switch_gid()));
     let by = Deadline::after(waiter, SHORT);
     let mut sessions: Vec<&mut Session> = there.iter_mut().collect();
     // What fails here is found by whoever goes on.
     let _ = run_all(waiter, &mut sessions, |_| Command::new("commit the switch", sql.as_str()), by);
+    silent
+}
+
+/// An error unless the server at the other end is that node of the roster; nothing of one that is not in it.
+pub fn must_be<W: Waiter>(
+    waiter: &mut W,
+    roster: &Roster,
+    session: &mut Session,
+) -> Result<(), CloneError> {
+    let nodeid = session.node().nodeid;
+    let Some(node) = roster.nodes().iter().find(|node| Some(node.nodeid) == nodeid) else {
+        return Ok(());
+    };
+    let sql = statements::query(&format!("SELECT {}, {}", identity::QUESTION, identity::MARKS));
+    let reply = ask(waiter, session, "look who answers", &sql, SHORT)?;
+    let who = Who::read_whole(&reply)?;
+    Ok(who.must_fit(node, roster.extension()).map_err(FenceError::from)?)
 }
 
 /// Bound on a question whose answer waits for nobody.
@@ -291,8 +358,8 @@ pub fn connect<W: Waiter>(waiter: &mut W, target: &Target) -> Result<Session, Cl
 }
 
 /// A session with the clone.
-pub fn connect_clone<W: Waiter>(waiter: &mut W, map: &Map) -> Result<Session, CloneError> {
-    let mut session = connect(waiter, &map.clone)?;
+pub fn connect_clone<W: Waiter>(waiter: &mut W, at: &Target) -> Result<Session, CloneError> {
+    let mut session = connect(waiter, at)?;
     settle_down(waiter, &mut session)?;
     Ok(session)
 }

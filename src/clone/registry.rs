@@ -40,6 +40,8 @@ pub struct Replica {
     pub has_forked: bool,
     /// What the source had set of [`statements::FAST_PATH`], if the split has changed it: null for nothing.
     pub former_source_setting: Option<Option<String>>,
+    /// Nodes that are lost for good, of which an operator has said that the split is to end without them.
+    pub left_out: Vec<i32>,
 }
 
 /// Where a promoted clone has left its source's timeline: all before that position both have in common.
@@ -97,6 +99,12 @@ pub struct Plan {
     pub moving_names: Vec<String>,
     /// Tables of shards that stay; what is left of them on the clone is dropped.
     pub staying_names: Vec<String>,
+    /// The source's node group: it may not be in the catalog any more when the split ends.
+    #[serde(default)]
+    pub source_group: Option<i32>,
+    /// Where the source was, for messages.
+    #[serde(default)]
+    pub source_place: String,
 }
 
 impl Replica {
@@ -181,6 +189,10 @@ fn parse(text: &str) -> Option<Replica> {
         former_source_setting: row["former_source_setting"]
             .as_array()
             .map(|value| value.first().and_then(|value| value.as_str()).map(str::to_owned)),
+        // A registry of before has no such column until the extension is updated.
+        left_out: serde_json::from_value::<Option<_>>(row["left_out"].clone())
+            .ok()?
+            .unwrap_or_default(),
     })
 }
 
@@ -286,7 +298,7 @@ pub fn advance<W: Waiter>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Fork, Kind, entry, parse, unpack_sqlstate};
+    use super::{Fork, Kind, Plan, entry, parse, unpack_sqlstate};
     use crate::report::{Report, pack_sqlstate};
     use pgrx::PgSqlErrorCode;
 
@@ -311,13 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_of_before_says_nothing_of_its_source() {
+        let plan = r#"{"group":3,"moving":[[7,8]],"reference":[],"moving_names":["t_7"],"staying_names":[]}"#;
+        let plan: Plan = serde_json::from_str(plan).expect("a plan");
+        assert_eq!((plan.group, plan.source_group), (3, None));
+    }
+
+    #[test]
     fn a_row_that_is_not_understood_is_none() {
         assert!(parse("{}").is_none());
         let row = r#"{"clone_nodeid":7,"nodename":"h","nodeport":5,"source_nodeid":2,"step":"near",
-            "token":"abcdefghij","slot_name":null,"terms":{},"plan":null,"former_settings":null,"former_source_setting":[null]}"#;
+            "token":"abcdefghij","slot_name":null,"terms":{},"plan":null,"former_settings":null,"former_source_setting":[null],"left_out":[3]}"#;
         let clone = parse(row).expect("a row");
         assert_eq!(clone.switch_gid(), "citus_fence_clone_7_abcdefgh_switch");
         assert_eq!(clone.former_source_setting, Some(None));
+        assert_eq!(clone.left_out, [3]);
         assert!(parse(&row.replace("near", "nowhere")).is_none());
+        let before = row.replace(r#","left_out":[3]"#, "");
+        assert!(parse(&before).expect("a row").left_out.is_empty());
     }
 }

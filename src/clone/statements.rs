@@ -296,6 +296,22 @@ pub fn has_switched(clone: &Replica) -> String {
     ))
 }
 
+/// Whether the new metadata has been there, although the clone is no node there any more: what moves is not where it was.  One
+/// that had rolled the switch back would have it there.
+pub fn had_switched(clone: &Replica, plan: &Plan) -> String {
+    let shards = numbers(plan.moving.iter().map(|(shard, _)| *shard));
+    let source_group = plan.source_group.map_or("NULL".to_owned(), |group| group.to_string());
+    query(&format!(
+        "SELECT NOT EXISTS (SELECT FROM pg_dist_node WHERE nodeid = {}) \
+                AND NOT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = {}) \
+                AND {source_group} IS NOT NULL \
+                AND NOT EXISTS (SELECT FROM pg_dist_placement \
+                                 WHERE groupid = {source_group} AND shardid = ANY ({shards})) AS had",
+        clone.nodeid,
+        literal(&clone.switch_gid())
+    ))
+}
+
 /// What the session of that process waits for; the oldest first.
 pub fn blockers(pid: i32) -> String {
     query(&format!(
@@ -451,26 +467,45 @@ pub fn identity(token: &str, plan: &Plan, is_citus: bool, was_coordinator: bool)
 pub const INHERITED: &str = "SELECT gid, database = current_database() AS here, database::text AS database \
       FROM pg_prepared_xacts ORDER BY prepared";
 
-/// Orphans are dropped by Citus' own clean-up: what has moved, at the source, and what has stayed, on the clone.
-pub fn clean_up(plan: &Plan, source_group: i32) -> String {
+/// Orphans are dropped by Citus' own clean-up: what has moved, at the source, and what has stayed, on the clone; each where
+/// that is a node of the cluster still, for Citus passes over the others for good.
+///
+/// What has moved only if a node has the shard now, other than the source itself and a clone that is lost: its table at the
+/// source may be the last there is of it.
+pub fn clean_up(plan: &Plan, source_group: i32, clone_is_lost: bool) -> String {
     let group = plan.group;
-    let record = |names: &[String], of: i32| {
-        let names = texts(names);
+    let lost = if clone_is_lost { group.to_string() } else { "NULL".to_owned() };
+    let is_node = |of: i32| format!("EXISTS (SELECT FROM pg_dist_node WHERE groupid = {of})");
+    let record = |ids: String, names: &[String], of: i32, besides: &str| {
         format!(
             "INSERT INTO pg_dist_cleanup (record_id, operation_id, object_type, object_name, node_group_id, policy_type) \
-             SELECT nextval('pg_dist_cleanup_recordid_seq'), o.operation, 1, name, {of}, 2 \
-               FROM unnest({names}) AS name, (SELECT nextval('pg_dist_operationid_seq') AS operation) o;"
+             SELECT nextval('pg_dist_cleanup_recordid_seq'), o.operation, 1, orphan.name, {of}, 2 \
+               FROM unnest({ids}, {}) AS orphan (shardid, name), \
+                    (SELECT nextval('pg_dist_operationid_seq') AS operation) o \
+              WHERE {}{besides};",
+            texts(names),
+            is_node(of)
         )
     };
+    let is_elsewhere = format!(
+        " AND NOT EXISTS (SELECT FROM pg_dist_placement p \
+                           WHERE p.shardid = orphan.shardid AND p.groupid = {source_group}) \
+          AND (NOT EXISTS (SELECT FROM pg_dist_shard s WHERE s.shardid = orphan.shardid) \
+               OR EXISTS (SELECT FROM pg_dist_placement p JOIN pg_dist_node n ON n.groupid = p.groupid \
+                           WHERE p.shardid = orphan.shardid AND n.noderole = 'primary' \
+                             AND p.groupid IS DISTINCT FROM {lost}))"
+    );
+    let moved = numbers(plan.moving.iter().map(|(shard, _)| *shard));
     format!(
         "INSERT INTO pg_dist_cleanup (record_id, operation_id, object_type, object_name, node_group_id, policy_type) \
          SELECT nextval('pg_dist_cleanup_recordid_seq'), operation_id, object_type, object_name, {group}, policy_type \
            FROM pg_dist_cleanup \
           WHERE node_group_id = {source_group} AND object_type = 1 AND policy_type = 2 \
-            AND object_name <> ALL ({});{}{}",
+            AND object_name <> ALL ({}) AND {};{}{}",
         texts(&plan.moving_names),
-        record(&plan.moving_names, source_group),
-        record(&plan.staying_names, group)
+        is_node(group),
+        record(moved, &plan.moving_names, source_group, &is_elsewhere),
+        record(numbers([]), &plan.staying_names, group, "")
     )
 }
 

@@ -18,13 +18,14 @@ use remote::{Deadline, Pause, Session, Target, Waiter, pause};
 
 use super::driver::Drive;
 use super::error::CloneError;
+use super::ground::Ground;
 use super::hint;
-use super::links::{self, Links, Map, Pace};
+use super::links::{self, Links, Map};
 use super::registry::{self, Kind, Replica};
 use super::settle;
 use super::state::Way;
 use crate::citus::identity::IdentityError;
-use crate::citus::{self, Access};
+use crate::citus::{self, Access, Roster};
 use crate::fence::FenceError;
 use crate::gate::{self, lock::numbers};
 use crate::guc;
@@ -178,11 +179,11 @@ fn drive_locked(
     };
     let Some(mut clone) = found else { return Ok(()) };
     *nodeid = clone.nodeid;
-    let map = transaction.bounded(bound, || false, || Map::read(&clone))??;
-    worker::forget_snapshot();
     // The registry may have come with a copy of the coordinator; where somebody has called, that has been looked at.
     if !is_called {
-        prove(&mut waiter, &map)?;
+        let ground = transaction.bounded(bound, || false, || Ground::read(&clone))??;
+        worker::forget_snapshot();
+        prove(&mut waiter, &ground.roster)?;
     }
 
     let requestor = ProcessId { place: clone.terms.requestor.0, pid: clone.terms.requestor.1 };
@@ -214,14 +215,17 @@ fn drive_locked(
     if !is_called {
         return Ok(());
     }
+    let map = transaction.bounded(bound, || false, || Map::read(&clone))??;
+    worker::forget_snapshot();
     hint::note()?;
     let started = begin(&map, &mut clone, &mut tell);
     match started {
         Ok(mut links) => {
             let since = Instant::now();
             let waiter = &mut waiter;
-            let went = Drive { waiter, map: &map, clone: &mut clone, tell: &mut tell, since }
-                .forward(&mut links);
+            let ground = Ground::of(&map);
+            let went = Drive { waiter, map: &ground, clone: &mut clone, tell: &mut tell, since }
+                .forward(&mut links.ends());
             match went {
                 Ok(()) => {
                     *left = Some((links, map));
@@ -255,10 +259,10 @@ fn finished(clone: &Replica) -> Result<(), CloneError> {
 }
 
 /// An error if this server is not the coordinator; as long as nobody can tell, right after a start, it is asked again.
-fn prove<W: Waiter>(waiter: &mut W, map: &Map) -> Result<(), CloneError> {
+fn prove<W: Waiter>(waiter: &mut W, roster: &Roster) -> Result<(), CloneError> {
     const AGAIN: Duration = Duration::from_secs(5);
     loop {
-        match links::prove(waiter, &map.roster) {
+        match links::prove(waiter, roster) {
             Err(CloneError::Fence(
                 error @ (FenceError::Remote(_)
                 | FenceError::Identity(IdentityError::Unknown { .. })),
@@ -321,7 +325,7 @@ pub fn locally<R>(body: impl FnOnce() -> Result<R, CloneError>) -> Result<R, Clo
 /// Everything up to the promotion, for as long as the caller wants it.
 fn begin(map: &Map, clone: &mut Replica, tell: &mut dyn FnMut()) -> Result<Links, CloneError> {
     let mut waiter = Sliced(BackendWaiter::new(|| interrupts::terminated() || !is_waited_for()));
-    let mut links = Links::connect(&mut waiter, map, Pace::InTurn)?;
+    let mut links = Links::connect(&mut waiter, map)?;
     let since = Instant::now();
     Drive { waiter: &mut waiter, map, clone, tell, since }.start(&mut links)?;
     Ok(links)
