@@ -2,10 +2,28 @@
 //! it holds in transactions, and finds again in other sessions.
 
 use clone_tests::kind::Kind;
-use clone_tests::{Bed, Engine, How, Load, OTHER, PATIENCE, SOURCE, on_each_engine, ours_exists};
+use clone_tests::{
+    Bed, Engine, How, Load, OTHER, PATIENCE, Result, SOURCE, Stand, on_each_engine, ours_exists,
+    wait_until,
+};
 use test_cluster::{HOST, Pooler};
 
 const TURNS: u64 = 3;
+
+/// How the sessions of a split call themselves.
+const OF_SPLIT: &str = "citus_fence clone split";
+
+/// How Citus' own sessions between nodes do.
+const OF_CITUS: &str = "citus_internal";
+
+/// Waits until some who call themselves so are with both nodes, by the pooler.
+fn come_by(pooler: &Pooler, name: &str) -> Result<()> {
+    wait_until(&format!("{name} to come by the pooler"), PATIENCE, || {
+        let clients = pooler.clients().ok()?;
+        let is_there = |node| clients.iter().any(|(to, by)| to == node && by.starts_with(name));
+        (is_there("node0") && is_there("node1")).then_some(())
+    })
+}
 
 #[test]
 fn a_split_through_poolers_loses_nothing() {
@@ -34,8 +52,16 @@ fn a_split_through_poolers_loses_nothing() {
         let kinds = [Kind::Insert, Kind::Prepared, Kind::AllShards];
         let load = Load::start(cluster, &bed.tables, &[0, SOURCE, OTHER], &kinds, true)?;
         load.wait_for_each(TURNS, PATIENCE)?;
+        if engine == Engine::Citus {
+            come_by(&pooler, OF_CITUS)?;
+        }
         let id = How::Ours.register(cluster, &replica)?;
-        How::Ours.split(cluster, id).end().outcome.expect("the split");
+        let mut stand = Stand::before(cluster, "promoting")?;
+        let call = How::Ours.split(cluster, id);
+        stand.wait(&call)?;
+        come_by(&pooler, OF_SPLIT)?;
+        stand.let_go()?;
+        call.end().outcome.expect("the split");
         let node = bed.cluster.adopt(replica);
         load.wait_for_each(TURNS, PATIENCE)?;
         let at_new = Load::start(&bed.cluster, &bed.tables, &[node], &kinds, true)?;

@@ -3,8 +3,10 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use postgres::{Config, NoTls, SimpleQueryMessage};
+
 use crate::connect::HOST;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result, describe};
 use crate::os_user::{give_tree_to_server_user, run_as_server_user};
 use crate::ports::PortLease;
 use crate::root_dir::RootDir;
@@ -45,7 +47,7 @@ impl Pooler {
         }
         ini.push_str(&format!(
             "[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {}\nunix_socket_dir =\n\
-             auth_type = trust\nauth_file = {users}\npool_mode = {mode}\n\
+             auth_type = trust\nauth_file = {users}\nadmin_users = {SUPERUSER}\npool_mode = {mode}\n\
              default_pool_size = {size}\nlogfile = {log}\npidfile = {pid}\n",
             port.port(),
             users = folder.join("users.txt").display(),
@@ -68,6 +70,27 @@ impl Pooler {
             std::net::TcpStream::connect((HOST, pooler.port())).ok()
         })?;
         Ok(pooler)
+    }
+
+    /// Who comes by it right now: where each leads, and how it calls itself.
+    pub fn clients(&self) -> Result<Vec<(String, String)>> {
+        let failed = |error| Error::Environment(describe(&error));
+        let mut admin = Config::new()
+            .host(HOST)
+            .port(self.port())
+            .user(SUPERUSER)
+            .dbname("pgbouncer")
+            .connect(NoTls)
+            .map_err(failed)?;
+        let answer = admin.simple_query("SHOW CLIENTS").map_err(failed)?;
+        let clients = answer.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                let text = |column| row.get(column).unwrap_or_default().to_owned();
+                Some((text("database"), text("application_name")))
+            }
+            _ => None,
+        });
+        Ok(clients.collect())
     }
 
     /// Port it listens on.
