@@ -216,3 +216,34 @@ fn a_target_whose_tables_are_columnar_takes_a_restore() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_a_server_says_is_understood_whatever_its_language() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        for statement in [
+            "CREATE FUNCTION language_of(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN
+               IF current_setting('lc_messages') <> 'C' THEN RAISE 'nobody reads that'; END IF;
+               RETURN id;
+             END $$",
+            "CREATE TABLE said (id int); INSERT INTO said VALUES (1)",
+            "SET lc_messages = 'C'; CREATE INDEX ON said ((language_of(id)))",
+        ] {
+            source.coordinator().execute(statement)?;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let coordinator = target.coordinator();
+        // Not C, and there on every machine.
+        coordinator.execute("ALTER DATABASE postgres SET lc_messages = 'POSIX'")?;
+        // The index is made. ANALYZE calls its function again, in a session whose answers have codes.
+        let ended = run(&mut restore_command(coordinator.port(), &dir, &[])).expect(3);
+        assert_eq!(ended.out.matches("look: ").count(), 1, "{ended:?}");
+        assert!(ended.out.contains("there are no new statistics"), "{ended:?}");
+        Ok(())
+    });
+}

@@ -28,7 +28,7 @@ use crate::rows::rows;
 use crate::signals::Stop;
 
 /// How long pg_dump waits for a lock.
-const LOCK_WAIT: &str = "20s";
+const LOCK_WAIT: Duration = Duration::from_secs(20);
 
 /// How long a program that was told to end is waited for before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -137,7 +137,7 @@ impl Programs<'_> {
             "--schema-only".to_owned(),
             format!("--section={section}"),
             format!("--snapshot={snapshot}"),
-            format!("--lock-wait-timeout={LOCK_WAIT}"),
+            format!("--lock-wait-timeout={}", LOCK_WAIT.as_millis()),
             "--no-password".to_owned(),
             format!("--encoding={encoding}"),
         ];
@@ -188,6 +188,7 @@ impl Programs<'_> {
             .process_group(0)
             .env("LC_ALL", "C");
         secrets(&params, &mut command);
+        let begun = Instant::now();
         let child =
             command.spawn().map_err(|error| broken(format!("it cannot be run: {error}")))?;
         let mut child = Running(child);
@@ -208,7 +209,10 @@ impl Programs<'_> {
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         debug!("{}: {status} {said}", program.display());
         if !status.success() {
-            let waited = said.contains("lock timeout") || said.contains("statement timeout");
+            // A server may say it in another language; pg_dump itself speaks English here.
+            let waited = said.contains("lock timeout")
+                || said.contains("statement timeout")
+                || said.contains("LOCK TABLE") && begun.elapsed() >= LOCK_WAIT;
             return match waited {
                 true => Ok(SchemaEnd::Waited(said)),
                 false => Err(broken(format!("{status}, writing {}: {said}", path.display()))),

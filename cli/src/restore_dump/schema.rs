@@ -34,12 +34,16 @@ const TIMELESS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_tran
 /// How often it is looked whether psql has ended.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// Has the server say in English what is read here by its words. A superuser may; nobody else makes a schema or a role.
+const IN_ENGLISH: &str = "SELECT pg_catalog.set_config('lc_messages', 'C', false) FROM pg_catalog.pg_roles \
+ WHERE rolname = current_user AND rolsuper;\n";
+
 /// What a script begins with: a server process whose psql was killed sees that within seconds, where the system can
 /// tell; and holds the lock that the next run waits for until it has ended.
 pub fn beginning() -> String {
     format!(
         "\\set ON_ERROR_STOP off\nSET client_connection_check_interval = '2s';\n\\set ON_ERROR_STOP on\n\
-         SELECT pg_catalog.pg_advisory_lock({SCRIPT});\n"
+         {IN_ENGLISH}SELECT pg_catalog.pg_advisory_lock({SCRIPT});\n"
     )
 }
 
@@ -171,7 +175,8 @@ type Finder<'a> = &'a dyn Fn(&Path, usize) -> Option<Place>;
 impl Psql<'_> {
     /// The roles: those that are there are no error.
     pub fn roles(&self, node: &Node, file: &Path) -> Result<(), Failure> {
-        let said = self.run(node, &format!("\\i {}\n", word(file)), false, &|_, _| None)?;
+        let script = format!("{IN_ENGLISH}\\i {}\n", word(file));
+        let said = self.run(node, &script, false, &|_, _| None)?;
         let errors: Vec<&str> = said
             .lines()
             // duplicate_object, which verbose messages name by its code.
