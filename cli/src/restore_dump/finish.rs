@@ -202,7 +202,7 @@ pub fn materialized_views(
     }
 }
 
-/// What a node has that can be analyzed, the largest first; with whether it is large. A tree of partitions is analyzed
+/// What a node has that can be analyzed, with its size and whether it is large. A tree of partitions is analyzed
 /// by its root, and Citus passes on what is said of its own tables, which have no rows of their own there.
 const ANALYZED: &str = "
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS tab, c.relkind = 'p' OR size.bytes > 8000000 AS large, size.bytes
@@ -210,8 +210,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS tab, c.relkind
        LATERAL (SELECT coalesce(sum(pg_relation_size(relid)), pg_relation_size(c.oid), 0)::bigint AS bytes
                   FROM pg_partition_tree(c.oid)) size
  WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-   AND NOT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid::oid = c.oid)
- ORDER BY size.bytes DESC";
+   AND NOT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid::oid = c.oid)";
 
 /// The same of tables that were chosen, and of their shards there.
 fn analyzed(dump: &Dump, is_part: bool) -> String {
@@ -225,16 +224,15 @@ fn analyzed(dump: &Dump, is_part: bool) -> String {
         .map(|(schema, name)| format!("({}, {})", literal(schema), literal(name)))
         .collect();
     if names.is_empty() {
-        return ANALYZED.replace("\n ORDER", " AND false\n ORDER");
+        return format!("{ANALYZED} AND false");
     }
     let names = names.join(", ");
-    let chosen = format!(
-        " AND ((n.nspname, c.relname) IN ({names})
+    format!(
+        "{ANALYZED} AND ((n.nspname, c.relname) IN ({names})
          OR substring(c.relname FROM '_([0-9]+)$') IN (SELECT s.shardid::text FROM pg_dist_shard s
               JOIN pg_class t ON t.oid = s.logicalrelid::oid JOIN pg_namespace m ON m.oid = t.relnamespace
-             WHERE m.nspname = n.nspname AND (m.nspname, t.relname) IN ({names})))\n ORDER"
-    );
-    ANALYZED.replace("\n ORDER", &chosen)
+             WHERE m.nspname = n.nspname AND (m.nspname, t.relname) IN ({names})))"
+    )
 }
 
 /// How many small tables are analyzed by one statement.
