@@ -166,3 +166,22 @@ SELECT create_distributed_function('tenant.f(bigint)')",
         Ok(())
     });
 }
+
+#[test]
+fn a_part_is_tried_as_it_was_written() {
+    on_each_engine(|engine: Engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        source.coordinator().execute("CREATE TABLE listed (id int, v int[] DEFAULT '{1,NULL}')")?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        run(&mut dump_command(source.coordinator().port(), &dir, &[])).expect(0);
+        drop(source);
+        let target = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        target.execute_everywhere(
+            "SET citus.enable_ddl_propagation = off; ALTER DATABASE postgres SET array_nulls = off",
+        )?;
+        let port = target.coordinator().port();
+        run(&mut restore_command(port, &dir, &["-t", "listed"])).expect(0);
+        Ok(())
+    });
+}

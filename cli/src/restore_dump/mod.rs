@@ -438,10 +438,10 @@ impl Work<'_> {
         let (dump, target) = (self.dump, self.target);
         let (halt, jobs) = (self.stop.flag(), self.args.jobs.get());
         for node in target.makers() {
-            let done = self.done(node.group)?;
             let entries = &self.schema.after;
             self.output.progress(&format!("making indexes and keys on {}", node.called()));
             if node.group == 0 {
+                let done = self.done(node.group)?;
                 while_talking(&mut self.sessions, || {
                     indexes::make(dump, node, entries, &done, jobs, &halt)
                 })?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::schema::{Pieces, Psql, beginning, content, folder, in_entry, put, word};
 use super::statement;
-use super::target::{Node, set_search_path};
+use super::target::{AS_WRITTEN, Node};
 use crate::failure::Failure;
 
 impl Psql<'_> {
@@ -15,14 +15,12 @@ impl Psql<'_> {
     pub fn rehearse(&self, node: &Node, before: &Path, after: &Pieces) -> Result<(), Failure> {
         let folder = folder()?;
         let mut script = format!(
-            "{}BEGIN;\nSET LOCAL citus.enable_ddl_propagation = off;\n\\i {}\n",
+            "{}BEGIN;\nSET LOCAL citus.enable_ddl_propagation = off;\n{};\n\\i {}\n",
             beginning(),
+            AS_WRITTEN.join(";\n"),
             word(before)
         );
-        let mut head = content(&after.head, after.is_bytes);
-        let path = self.search_path.map(|path| set_search_path(path) + ";\n");
-        head.extend(path.unwrap_or_default().into_bytes());
-        let head = put(&folder, "head", &head)?;
+        let head = self.head(&folder, after)?;
         script.push_str(&format!("\\i {}\n", word(&head)));
         for (number, entry) in after.entries.iter().enumerate().take(after.last) {
             let path = put(&folder, &number.to_string(), &content(entry, after.is_bytes))?;

@@ -20,7 +20,7 @@ use tracing::debug;
 use super::error::RestoreDumpError;
 use super::progress::{self, SCRIPT};
 use super::statement::{self, Place};
-use super::target::{AS_WRITTEN, Node, TIMELESS_ELSEWHERE};
+use super::target::{AS_WRITTEN, Node, TIMELESS_ELSEWHERE, set_search_path};
 use super::words;
 use crate::failure::Failure;
 use crate::group::{GRACE, Group};
@@ -211,6 +211,14 @@ impl Psql<'_> {
         self.run(node, &script, true, &find).map(drop)
     }
 
+    /// A file of what all entries need.
+    pub fn head(&self, folder: &tempfile::TempDir, pieces: &Pieces) -> Result<PathBuf, Failure> {
+        let path = self.search_path.map(|path| set_search_path(path) + ";\n");
+        let mut head = content(&pieces.head, pieces.is_bytes);
+        head.extend(path.unwrap_or_default().into_bytes());
+        put(folder, "head", &head)
+    }
+
     /// Entries of what comes after it, but those that are done, and those of event triggers.
     pub fn after(
         &self,
@@ -219,10 +227,7 @@ impl Psql<'_> {
         done: &HashSet<String>,
     ) -> Result<(), Failure> {
         let folder = folder()?;
-        let path = self.search_path.map(|path| super::target::set_search_path(path) + ";\n");
-        let mut head = content(&pieces.head, pieces.is_bytes);
-        head.extend(path.unwrap_or_default().into_bytes());
-        let head = put(&folder, "head", &head)?;
+        let head = self.head(&folder, pieces)?;
         let mut script = format!("{}\\i {}\n", beginning(), word(&head));
         let mut left = 0;
         for (number, entry) in pieces.entries.iter().enumerate().take(pieces.last) {
