@@ -201,6 +201,31 @@ fn patterns_mean_what_they_mean_to_pg_dump() {
     });
 }
 
+/// pg_dump leaves out the schema that every database has, but not where it is asked for it.
+#[test]
+fn the_schema_public_by_itself_goes_into_a_new_database() {
+    on_each_engine(|engine| {
+        let source = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        create(&source)?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("dump");
+        dump(&source, &dir, &["-n", "public"]);
+        let schema = std::fs::read_to_string(dir.join("schema/pre-data.sql")).expect("the schema");
+        assert!(schema.contains("CREATE SCHEMA public;"), "pg_dump does not say it any more");
+        drop(source);
+
+        for (words, tables) in [(&[][..], 6), (&["-n", "public", "-T", "order*"], 3)] {
+            let target = Cluster::builder(engine).workers(2).fsync(false).build()?;
+            let port = target.coordinator().port();
+            run(&mut restore_command(port, &dir, words)).expect(0);
+            let count = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+                         AND relname ~ '^(order|Order|point)'";
+            assert_eq!(target.coordinator().query(count)?, [[Some(tables.to_string())]]);
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn schema_and_data_can_be_dumped_and_restored_one_after_the_other() {
     on_each_engine(|engine| {

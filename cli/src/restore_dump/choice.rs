@@ -36,8 +36,8 @@ pub struct Choice {
     pub left_out: Vec<String>,
     /// Keys of what does not come, that point to what does.
     pub pointing: Vec<Pointing>,
-    /// Where the schema's files are.
-    _folder: Option<tempfile::TempDir>,
+    /// Where the schema's files are, if not in the dump.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Choice {
@@ -102,11 +102,40 @@ pub fn choose(source: Source, selection: &Selection, dir: &Path) -> Result<Sourc
         schema = Schema { roles: schema.roles, ..Schema::empty() };
         choice.pointing.clear();
     }
+    public_may_be_there(&mut schema, &mut choice)?;
     let id = match choice.spelled.as_str() {
         "" => id,
         spelled => format!("{id} {spelled}"),
     };
     Ok(Source { dump, schema, id, choice })
+}
+
+/// pg_dump leaves out the schema that every database has from the first, but not where it is asked for that schema
+/// (`-n public`): then no database but one without it could take the dump.
+fn public_may_be_there(schema: &mut Schema, choice: &mut Choice) -> Result<(), Failure> {
+    const MAKES: &str = "\nCREATE SCHEMA public;\n";
+    let Some(path) = &schema.before else { return Ok(()) };
+    let content =
+        fs::read(path).map_err(|error| RestoreDumpError::File { path: path.clone(), error })?;
+    let file = Text::of(content);
+    let mut starts = words::starts(&file.text[..schema::end_of(&file.text)]);
+    starts.push(schema::end_of(&file.text));
+    let makes = starts.windows(2).find_map(|pair| {
+        let entry = &file.text[pair[0]..pair[1]];
+        let at = entry.find(MAKES).filter(|_| schema::kind(entry) == Some("SCHEMA"))?;
+        Some(pair[0] + at)
+    });
+    let Some(at) = makes else { return Ok(()) };
+    let mut text = file.text;
+    text.replace_range(at..at + MAKES.len(), "\nCREATE SCHEMA IF NOT EXISTS public;\n");
+    let folder = match choice.folder.take() {
+        Some(folder) => folder,
+        None => schema::folder()?,
+    };
+    let path = schema::put(&folder, "pre-data.sql", &schema::content(&text, file.is_bytes))?;
+    schema.before = Some(path);
+    choice.folder = Some(folder);
+    Ok(())
 }
 
 fn choose_by_name(
@@ -187,7 +216,7 @@ fn choose_by_name(
     // As in a dump of these.
     dump.not_dumped.clear();
     if !kept.is_empty() {
-        choice._folder = Some(schema.replace(kept)?);
+        choice.folder = Some(schema.replace(kept)?);
     }
     Ok(())
 }
