@@ -8,16 +8,20 @@
 //! DIR/nodes/GROUP/config/               its configuration files, which may lie outside of the data directory
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// Its file's name.
 pub const FILE: &str = "manifest.json";
 /// What `format` says in a physical backup.
 pub const BACKUP: &str = "citus-fence backup";
+/// The field that has the sum of all others.
+const CHECKSUM: &str = "checksum";
 /// The newest version of that format, which is the only one so far.
 pub const VERSION: u32 = 1;
 
@@ -57,26 +61,48 @@ impl Sealed for Backup {
     }
 }
 
-/// A manifest that tells whether it is what was written, by SHA-256 over all of it but that. Fields are written in the
-/// order in which they are declared, so that equal ones give equal texts.
-pub trait Sealed: Clone + Serialize {
+/// A manifest that tells whether it is what was written, by SHA-256 over all of it but that.
+pub trait Sealed: Serialize + Sized {
     /// Its checksum; none in one that was written by hand.
     fn checksum(&mut self) -> &mut Option<String>;
 
     /// With its checksum.
     fn sealed(mut self) -> Self {
-        *self.checksum() = None;
-        let text = serde_json::to_vec(&self).unwrap_or_default();
-        let sum = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum = serde_json::to_value(&self).map(sum).unwrap_or_default();
         *self.checksum() = Some(sum);
         self
     }
+}
 
-    /// Whether it is what was written.
-    fn is_as_written(&self) -> bool {
-        let mut own = self.clone();
-        let mut again = self.clone().sealed();
-        own.checksum().is_none() || own.checksum() == again.checksum()
+/// Whether a manifest is what was written. Its text says so, and not what this release reads of it: an older release had
+/// fewer fields, a newer one may have more.
+pub fn is_as_written(text: &[u8]) -> bool {
+    let Ok(manifest) = serde_json::from_slice::<Value>(text) else { return false };
+    match manifest.get(CHECKSUM) {
+        None | Some(Value::Null) => true,
+        Some(said) => *said == sum(manifest.clone()),
+    }
+}
+
+/// Over the fields in order of their names, without white space.
+fn sum(mut manifest: Value) -> String {
+    if let Some(fields) = manifest.as_object_mut() {
+        fields.remove(CHECKSUM);
+    }
+    let text = sorted(manifest).to_string();
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whatever the order in which a library keeps fields.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> =
+                fields.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            fields.into_iter().collect()
+        }
+        Value::Array(values) => values.into_iter().map(sorted).collect(),
+        other => other,
     }
 }
 
@@ -159,4 +185,58 @@ pub struct Missing {
     pub name: String,
     pub port: i32,
     pub why: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Old {
+        version: u32,
+        nodes: Vec<Inner>,
+        checksum: Option<String>,
+    }
+
+    #[derive(Serialize)]
+    struct Inner {
+        name: &'static str,
+        identifier: u64,
+    }
+
+    impl Sealed for Old {
+        fn checksum(&mut self) -> &mut Option<String> {
+            &mut self.checksum
+        }
+    }
+
+    fn written() -> String {
+        let nodes = vec![Inner { name: "a\u{e4}", identifier: u64::MAX }];
+        let old = Old { version: 1, nodes, checksum: None };
+        serde_json::to_string_pretty(&old.sealed()).expect("JSON")
+    }
+
+    #[test]
+    fn a_manifest_tells_whether_it_is_what_was_written() {
+        let text = written();
+        assert!(is_as_written(text.as_bytes()));
+        for (from, to) in [("1,", "2,"), ("a\u{e4}", "b"), ("name", "nam"), ("}", ", \"x\": 1}")] {
+            assert!(text.contains(from));
+            assert!(!is_as_written(text.replacen(from, to, 1).as_bytes()), "{from}");
+        }
+        let by_hand = text.replace("\"checksum\": ", "\"checksum\": null, \"its\": ");
+        assert!(is_as_written(by_hand.as_bytes()) && !is_as_written(b"{"));
+    }
+
+    /// What a release has added has no part in the sum of what an older one wrote, nor has the order of fields.
+    #[test]
+    fn a_manifest_of_another_release_is_read_by_its_own_fields() {
+        let text = written();
+        let value: BTreeMap<String, Value> = serde_json::from_str(&text).expect("JSON");
+        let turned: Vec<String> =
+            value.iter().rev().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        assert!(is_as_written(format!("{{{}}}", turned.join(",")).as_bytes()));
+        let sum = "594d8d3d208b7896857e2e85fff9560d5b4ebe901a74305ea770be04faf5424b";
+        assert_eq!(value[CHECKSUM], sum, "another release would call this one's manifests damaged");
+    }
 }

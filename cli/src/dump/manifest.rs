@@ -101,6 +101,9 @@ pub struct Locale {
     pub provider: Option<String>,
     /// The provider's own.
     pub locale: Option<String>,
+    /// Rules of ICU's, from PostgreSQL 16 on.
+    #[serde(default)]
+    pub icu_rules: Option<String>,
 }
 
 /// A node.

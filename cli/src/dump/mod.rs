@@ -244,6 +244,7 @@ fn facts(snapshots: &mut Snapshots) -> Result<Facts, Failure> {
                   pg_encoding_to_char(d.encoding) AS server_encoding, d.datcollate, d.datctype,
                   to_jsonb(d) ->> 'datlocprovider' AS provider,
                   coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale') AS locale,
+                  to_jsonb(d) ->> 'daticurules' AS icu_rules,
                   to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS taken_at
              FROM pg_database d WHERE d.datname = current_database()"#,
     )?;
@@ -257,6 +258,7 @@ fn facts(snapshots: &mut Snapshots) -> Result<Facts, Failure> {
             ctype: row.get("datctype")?,
             provider: row.maybe("provider")?,
             locale: row.maybe("locale")?,
+            icu_rules: row.maybe("icu_rules")?,
         },
         taken_at: row.get("taken_at")?,
     })

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::{Mapping, Target, To, WhatArgs};
 use super::fault::{At, Fault};
-use crate::manifest::{self, Backup, Node, Sealed};
+use crate::manifest::{self, Backup, Node};
 
 /// All of it.
 #[derive(Debug)]
@@ -212,7 +212,7 @@ pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
         return Err(Fault::Newer { path, version: head.version });
     }
     let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
-    if !backup.is_as_written() {
+    if !manifest::is_as_written(&bytes) {
         return Err(no("it is not what was written: its checksum is another".into()));
     }
     // Paths lead below the directory, whoever has written them.

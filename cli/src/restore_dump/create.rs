@@ -160,8 +160,13 @@ fn create_sql(name: &str, locale: Option<&Locale>) -> String {
             literal(&locale.ctype)
         ));
         match (locale.provider.as_deref(), &locale.locale) {
+            // Not said, it would be that of template0, which another cluster may have from ICU.
+            (Some("c"), _) => sql.push_str(" LOCALE_PROVIDER libc"),
             (Some("i"), Some(name)) => {
                 sql.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {}", literal(name)));
+                if let Some(rules) = &locale.icu_rules {
+                    sql.push_str(&format!(" ICU_RULES {}", literal(rules)));
+                }
             }
             (Some("b"), Some(name)) => {
                 sql.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}", literal(name)));
@@ -185,11 +190,14 @@ mod tests {
             ctype: "C".into(),
             provider: Some("c".into()),
             locale: None,
+            icu_rules: None,
         };
         let plain = "CREATE DATABASE \"x\" TEMPLATE template0 ENCODING E'UTF8' LC_COLLATE E'C' LC_CTYPE E'C'";
-        assert_eq!(create_sql("x", Some(&locale)), plain);
+        assert_eq!(create_sql("x", Some(&locale)), format!("{plain} LOCALE_PROVIDER libc"));
         (locale.provider, locale.locale) = (Some("i".into()), Some("de".into()));
         let icu = format!("{plain} LOCALE_PROVIDER icu ICU_LOCALE E'de'");
         assert_eq!(create_sql("x", Some(&locale)), icu);
+        locale.icu_rules = Some("&v < w".into());
+        assert_eq!(create_sql("x", Some(&locale)), format!("{icu} ICU_RULES E'&v < w'"));
     }
 }
