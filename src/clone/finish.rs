@@ -163,13 +163,10 @@ impl<W: Waiter> Drive<'_, W, Ground> {
         if self.map.roster.is_citus() && self.is_of_coordinator() {
             self.warn_of_tables_left(ends)?;
         }
-        if let (Some(slot), Some(source)) = (&self.clone.slot, ends.source.as_deref_mut()) {
-            let sql = statements::drop_slot(slot);
-            ask(self.waiter, source, "drop the slot", &sql, SHORT)?;
-        }
+        let slot_left = self.drop_slot(ends)?;
         let (nodeid, place) = (self.clone.nodeid, self.clone.place());
         let well = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        let message = self.what_is_cleaned(ends, plan);
+        let message = self.what_is_cleaned(ends, plan, slot_left.is_some());
         let cleaned = Report::new(well, message);
         let done = Report::new(well, format!("clone {place} is node {nodeid} of group {}", plan.group))
             .hint("Run ANALYZE on it, give it a backup of its own, which has to be a full one, and a standby.");
@@ -182,6 +179,7 @@ impl<W: Waiter> Drive<'_, W, Ground> {
         let undone: Vec<String> = self
             .undone(ends, plan)
             .iter()
+            .chain(&slot_left)
             .map(|report| {
                 elog::log(&format!(
                     "citus_fence: clone split of node {nodeid}: {}",
@@ -206,7 +204,39 @@ impl<W: Waiter> Drive<'_, W, Ground> {
         Ok(())
     }
 
-    fn what_is_cleaned(&self, ends: &Ends<'_>, plan: &Plan) -> String {
+    /// Drops the slot that the clone has streamed from.  Its walsender may not have noticed yet that the clone is gone:
+    /// then another attempt drops it.  One that is in use for longer than any such walsender lives is somebody else's by
+    /// now, and that is said; a split does not wait for him.
+    fn drop_slot(&mut self, ends: &mut Ends<'_>) -> Result<Option<Report>, CloneError> {
+        let (Some(slot), Some(source)) = (&self.clone.slot, ends.source.as_deref_mut()) else {
+            return Ok(None);
+        };
+        let error =
+            match ask(self.waiter, source, "drop the slot", &statements::drop_slot(slot), SHORT) {
+                Ok(_) => return Ok(None),
+                Err(error) if error.sqlstate() == Some(identity::IN_USE) => error,
+                Err(error) => return Err(error.into()),
+            };
+        let what = "ask how long a walsender may live";
+        let reply = ask(self.waiter, source, what, statements::WALSENDER_LIFE, SHORT)?;
+        let life: u32 = reply.parse_single()?;
+        let over = statements::released_for(self.clone.nodeid, life);
+        let reply = ask(self.waiter, ends.home, "look how old the release is", &over, SHORT)?;
+        if reply.single_value()? != "t" {
+            return Err(error.into());
+        }
+        let message = format!(
+            "replication slot \"{slot}\" on {}, which the clone streamed from, is left there: it is still in use {life} s after the clone has become a node",
+            source.node()
+        );
+        let hint = format!(
+            "If nobody needs it, end whoever uses it (pg_replication_slots.active_pid), and there: SELECT pg_drop_replication_slot({});",
+            literal(slot)
+        );
+        Ok(Some(Report::new(PgSqlErrorCode::ERRCODE_WARNING, message).hint(hint)))
+    }
+
+    fn what_is_cleaned(&self, ends: &Ends<'_>, plan: &Plan, slot_is_left: bool) -> String {
         let ms = self.since.elapsed().as_secs_f64() * 1e3;
         let moved = match (&self.map.source, &self.map.clone) {
             (Part::Gone, _) | (_, Part::LeftOut) => 0,
@@ -217,6 +247,7 @@ impl<W: Waiter> Drive<'_, W, Ground> {
             _ => plan.staying_names.len(),
         };
         let slot = match ends.source {
+            Some(_) if slot_is_left => "and the replication slot is left, as it is in use",
             Some(_) => "and the replication slot is dropped",
             None => "and nothing is done at the source",
         };

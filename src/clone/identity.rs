@@ -208,6 +208,8 @@ pub fn commit_prepared<W: Waiter>(
 
 /// What the server says where nothing of that name is prepared.
 pub const NO_SUCH_GID: &str = "42704";
+/// object_in_use.
+pub const IN_USE: &str = "55006";
 
 /// Nothing is prepared there any more, so the new metadata must be there.
 pub fn require_switched<W: Waiter>(

@@ -531,6 +531,19 @@ pub const LOGICAL_SLOTS: &str = "SELECT string_agg(slot_name::text, ', ' ORDER B
 pub const DROP_SYNCHRONIZED: &str = "SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots s \
      WHERE slot_type = 'logical' AND to_jsonb(s) ->> 'synced' = 'true' AND NOT active ORDER BY 1";
 
+/// How long, in seconds, a walsender may live whose standby is gone without a word: somewhat longer than its time-out.
+/// Where it has none, the kernel's is the bound, and nobody waits for that.
+pub const WALSENDER_LIFE: &str = "SELECT CASE setting WHEN '0' THEN 60 ELSE least(ceil(setting::numeric / 1000), 300) END + 10 \
+     FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+
+/// Whether a clone's writers were let go that many seconds ago.
+pub fn released_for(nodeid: i32, seconds: u32) -> String {
+    query(&format!(
+        "SELECT clock_timestamp() - step_since > make_interval(secs => {seconds}) FROM citus_fence.clone \
+          WHERE clone_nodeid = {nodeid} AND step = 'released'"
+    ))
+}
+
 /// Drops the slot that the clone streamed from; an error as long as a walsender has not noticed that it is gone.
 pub fn drop_slot(name: &str) -> String {
     query(&format!(

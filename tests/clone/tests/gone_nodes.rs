@@ -1,6 +1,9 @@
 //! A node that is gone does not stand in the way of a split's end for ever: one that is no longer in pg_dist_node is not
 //! waited for, and one that is there but dead for ever is left out by an operator.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use clone_tests::fault::is_driven;
 use clone_tests::words::{refusal, words};
 use clone_tests::{
@@ -395,6 +398,60 @@ fn a_clone_that_is_lost_as_a_node_leaves_what_its_source_has() {
         let said = warnings(&cluster, id)?;
         assert!(said.contains("stay at the source"), "{said}");
         wait_until("no driver", PATIENCE, || (!is_driven(&cluster).ok()?).then_some(()))
+    });
+}
+
+/// Ends what it has started.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_slot_that_somebody_else_has_taken_up_is_left_to_him() {
+    on_each_engine(|engine: Engine| {
+        let builder = Bed::builder(engine).setting("wal_sender_timeout", "2s");
+        let cluster = builder.build()?;
+        if !ours_exists_in(&cluster)? {
+            return Ok(());
+        }
+        let replica = replica_of(&cluster, SOURCE)?;
+        let id = How::Ours.register(&cluster, &replica)?;
+        let slot = format!("SELECT slot_name FROM citus_fence.clone WHERE clone_nodeid = {id}");
+        let slot = cluster.coordinator().query_value(&slot)?;
+        let mut stand = Stand::before(&cluster, "released")?;
+        let call = How::Ours.split(&cluster, id);
+        stand.wait(&call)?;
+        let is_used = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let used = |whether: &str| {
+            wait_until("the slot", PATIENCE, || {
+                (cluster.node(SOURCE).query_value(&is_used).ok()? == whether).then_some(())
+            })
+        };
+        used("f")?;
+        let folder = tempfile::tempdir().expect("a folder");
+        // The program may be another user's.
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))
+            .expect("permissions");
+        let installation = test_cluster::Installation::current().expect("PostgreSQL");
+        let mut command = installation.command("pg_receivewal").expect("pg_receivewal");
+        let conninfo = cluster.node(SOURCE).connect_params().conninfo();
+        command.args(["-n", "-s", "1", "-S", &slot, "-d", &conninfo, "-D"]).arg(folder.path());
+        let _program = Program(command.spawn().expect("pg_receivewal"));
+        used("t")?;
+        stand.let_go()?;
+        wait_until("the call's end", PATIENCE, || call.has_ended().then_some(()))?;
+        call.end().outcome.expect("the split");
+        assert_eq!(step(&cluster, id)?, "cleaned");
+        used("t")?;
+        let said = warnings(&cluster, id)?;
+        let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
+        assert!(said.contains("is still in use") && said.contains(&drop), "{said}");
+        is_free(&cluster)
     });
 }
 
