@@ -43,9 +43,13 @@ pub fn query(sql: &str) -> String {
     )
 }
 
+/// Citus' triggers on its catalog tell all sessions of what changes there.  In a session that its role or database makes
+/// a replica's they do not fire: other sessions would go on by what they remember, at the old place, for ever.
+const AS_ORIGIN: &str = "SET LOCAL session_replication_role = origin;";
+
 /// The same that writes, whatever the default of transactions is.
 pub fn write(sql: &str) -> String {
-    format!("SET LOCAL transaction_read_only = off; {}", query(sql))
+    format!("SET LOCAL transaction_read_only = off; {AS_ORIGIN} {}", query(sql))
 }
 
 /// Has the node finish what two-phase commits have left in doubt there; it must not wait for a synchronous standby, for
@@ -136,7 +140,7 @@ pub fn begin(bound: Duration, is_citus: bool, gid: &str) -> String {
     };
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
-         {AS_OWNER}{citus}\
+         {AS_OWNER}{AS_ORIGIN}{citus}\
          SET LOCAL application_name = {};\
          SET LOCAL lock_timeout = {};\
          SET LOCAL statement_timeout = {};\
@@ -422,7 +426,7 @@ pub fn identity(token: &str, plan: &Plan, is_citus: bool, was_coordinator: bool)
         String::new()
     };
     format!(
-        "BEGIN READ WRITE; {AS_OWNER}{citus}\
+        "BEGIN READ WRITE; {AS_OWNER}{AS_ORIGIN}{citus}\
          SET LOCAL statement_timeout = '60s';\
          SELECT citus_fence.enter_reserved_node({});\
          DO $do$ \

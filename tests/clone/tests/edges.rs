@@ -229,6 +229,48 @@ fn tables_of_every_kind_are_split() -> Result<()> {
     Ok(())
 }
 
+/// What tells sessions of a change of the catalog does not fire in one that is a replica's.
+#[test]
+fn a_split_by_an_owner_who_is_a_replica_by_his_settings_is_told_to_kept_sessions() -> Result<()> {
+    let Some(mut cluster) = citus(None)? else { return Ok(()) };
+    run(
+        &cluster,
+        &[
+            "CREATE TABLE spread (key bigint PRIMARY KEY, n int)",
+            "SELECT create_distributed_table('spread', 'key', shard_count := 12)",
+            "INSERT INTO spread SELECT key, 0 FROM generate_series(1, 100) key",
+        ],
+    )?;
+    let read = |client: &mut test_cluster::postgres::Client| -> i64 {
+        let one = |key: i64| -> i64 {
+            let sql = format!("SELECT n::bigint FROM spread WHERE key = {key}");
+            client.query_one(&sql, &[]).expect("a row").get(0)
+        };
+        (1..=100).map(one).sum()
+    };
+    let mut kept = Vec::new();
+    for node in 0..cluster.nodes().len() {
+        let mut client = cluster.connect(node)?;
+        assert_eq!(read(&mut client), 0);
+        kept.push(client);
+    }
+    for node in cluster.nodes() {
+        node.execute(
+            "SET citus.enable_alter_role_propagation = off; ALTER ROLE postgres SET session_replication_role = 'replica'",
+        )?;
+    }
+    let node = split(&mut cluster, SOURCE)?;
+    assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
+    let update = "SET session_replication_role = origin; UPDATE spread SET n = n + 1";
+    cluster.coordinator().execute(update)?;
+    for (node, client) in kept.iter_mut().enumerate() {
+        assert_eq!(read(client), 100, "node {node} reads at the old place");
+        let write = "UPDATE spread SET n = n WHERE key <= 20";
+        client.batch_execute(write).unwrap_or_else(|error| panic!("node {node}: {error}"));
+    }
+    Ok(())
+}
+
 /// The coordinator is a source like any other: with shards, reference tables, and tables that it alone has.
 #[test]
 fn the_coordinator_is_split() -> Result<()> {
