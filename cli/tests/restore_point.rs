@@ -69,6 +69,11 @@ fn a_node_that_does_not_archive_is_named_before_anything_is_done() {
             "archive_mode is off",
             "Nothing was done",
         ]);
+        // One that keeps its WAL until somebody gives it a command again would be late for ever.
+        cluster.coordinator().alter_system("archive_command", "")?;
+        point(&cluster, &["nightly"])
+            .expect(1)
+            .complains_of(&["archive_command is empty", "Nothing was done"]);
         let mut client = cluster.connect(0)?;
         let state = client
             .query_one("SELECT state, block_id FROM citus_backup_block_status()", &[])

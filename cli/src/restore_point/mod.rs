@@ -221,6 +221,8 @@ fn require_archiving(node: &Node, talk: &mut Talk<'_>) -> Result<(), Failure> {
     let reply = talk.ask(
         "look at archiving",
         "SELECT pg_catalog.current_setting('archive_mode') AS mode, \
+                pg_catalog.concat(pg_catalog.current_setting('archive_command'), \
+                                  pg_catalog.current_setting('archive_library', true)) = '' AS is_paused, \
                 pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'EXECUTE') AS may_switch",
     )?;
     let row = only_row(&reply)?;
@@ -229,6 +231,13 @@ fn require_archiving(node: &Node, talk: &mut Talk<'_>) -> Result<(), Failure> {
             "it does not archive its WAL: archive_mode is off",
             "Nothing was done. A point can only be restored to from an archive: set archive_mode and archive_command \
              there and restart it.",
+        ));
+    }
+    if row.is_true("is_paused")? {
+        return Err(node.unfit(
+            "it archives nothing for now: archive_command is empty",
+            "Nothing was done. A point can only be restored to from an archive: set archive_command there (or \
+             archive_library), and SELECT pg_reload_conf().",
         ));
     }
     if !row.is_true("may_switch")? {
