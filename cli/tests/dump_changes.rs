@@ -240,3 +240,37 @@ fn a_snapshot_without_the_comparison_reads_other_data_without_an_error() {
         Ok(())
     });
 }
+
+/// What pg_dump has the server write as of now: a definition that is no longer the snapshot's has the dump begun anew.
+#[test]
+fn what_is_altered_between_the_snapshot_and_pg_dump_has_the_dump_begun_anew() {
+    on_each_engine(|engine| {
+        let cluster = Cluster::builder(engine).workers(1).fsync(false).build()?;
+        let coordinator = cluster.coordinator();
+        coordinator.execute("SET citus.enable_ddl_propagation = off; CREATE DOMAIN above AS int CONSTRAINT zero CHECK (VALUE > 0)")?;
+        coordinator
+            .execute("CREATE TABLE own (a int, b int); CREATE STATISTICS ab ON a, b FROM own")?;
+        let folder = tempfile::tempdir().expect("a folder");
+        for (number, (ddl, said)) in [
+            (
+                "SET citus.enable_ddl_propagation = off; ALTER DOMAIN above DROP CONSTRAINT zero",
+                "pg_constraint",
+            ),
+            ("DROP STATISTICS ab", "pg_statistic_ext"),
+            ("ALTER TABLE own ADD CHECK (a > 0)", "pg_constraint"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let gate = Gate::new();
+            let dir = folder.path().join(number.to_string());
+            let words = ["-v", "--bindir", gate.bindir()];
+            let mut running = start(&mut dump_command(coordinator.port(), &dir, &words));
+            gate.wait(&mut running)?;
+            coordinator.execute(ddl)?;
+            gate.open();
+            running.ended()?.expect(0).complains_of(&["try 1: ", said]);
+        }
+        Ok(())
+    });
+}

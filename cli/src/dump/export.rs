@@ -22,7 +22,7 @@ use super::args::DumpArgs;
 use super::error::DumpError;
 use super::leavings::Leavings;
 use super::manifest::Node;
-use super::session::{NodeSession, Reach};
+use super::session::{NodeSession, Reach, WORD_TIME};
 use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
@@ -50,12 +50,19 @@ impl Keeper {
         self.session.ask(name, sql).map_err(|error| self.lost(error))
     }
 
+    /// Whether it answers.
+    fn answers(&mut self) -> Result<(), Failure> {
+        let reply =
+            self.session.ask_within("see whether the snapshot is there", "SELECT 1", WORD_TIME);
+        reply.map(drop).map_err(|error| self.lost(error))
+    }
+
     /// An error of the keeper's session: its snapshot is gone with the transaction.
     fn lost(&self, error: RemoteError) -> Failure {
         match error {
             RemoteError::Stopped { .. } => Failure::Remote(error),
             error => {
-                let node = self.reach.target.node.to_string();
+                let node = self.session.node().to_string();
                 DumpError::KeeperLost { node, error }.into()
             }
         }
@@ -208,7 +215,7 @@ fn reach(
 impl Snapshots {
     /// Speaks to every session that only waits, if it is time, and looks for shards that were moved. An error says whose snapshot is lost.
     pub fn talk(&mut self) -> Result<(), Failure> {
-        self.leavings.hold(&mut self.keepers);
+        self.leavings.hold(&mut self.keepers)?;
         let due = self.talked.elapsed() >= TALK_EVERY;
         if due {
             self.talked = Instant::now();
@@ -220,9 +227,10 @@ impl Snapshots {
     /// The same at once.
     pub fn talk_now(&mut self) -> Result<(), Failure> {
         for keeper in &mut self.keepers {
-            keeper.ask("see whether the snapshot is there", "SELECT 1")?;
+            keeper.answers()?;
         }
-        if let Err(error) = self.locker.ask("see whether the locks are there", "SELECT 1") {
+        let are_there = "see whether the locks are there";
+        if let Err(error) = self.locker.ask_within(are_there, "SELECT 1", WORD_TIME) {
             // What they would have held off is detected.
             warn!("the locks on the coordinator are lost: {error}");
             if matches!(error, RemoteError::Stopped { .. }) {

@@ -14,7 +14,7 @@ use remote::RemoteError;
 use tracing::debug;
 
 use super::export::Keeper;
-use super::session::NodeSession;
+use super::session::{NodeSession, WORD_TIME};
 use crate::failure::Failure;
 use crate::rows::rows;
 
@@ -49,15 +49,21 @@ impl Leavings {
         Leavings { halt, known, is_begun, is_over, looked, present, sessions }
     }
 
-    /// Looks for new ones, if it is time, and locks them.
-    pub fn hold(&mut self, keepers: &mut [Keeper]) {
+    /// Looks for new ones, if it is time, and locks them. An error only where the coordinator does not answer any more:
+    /// the snapshot that it keeps is not to be waited for once more.
+    pub fn hold(&mut self, keepers: &mut [Keeper]) -> Result<(), Failure> {
         if self.is_over || self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
-            return;
+            return Ok(());
         }
         self.looked = Some(Instant::now());
-        if let Err(failure) = self.try_hold(keepers) {
-            debug!("what was moved is not kept any longer: {failure}");
-            self.is_over = true;
+        match self.try_hold(keepers) {
+            Ok(()) => Ok(()),
+            Err(failure @ Failure::Remote(RemoteError::Timeout { .. })) => Err(failure),
+            Err(failure) => {
+                debug!("what was moved is not kept any longer: {failure}");
+                self.is_over = true;
+                Ok(())
+            }
         }
     }
 
@@ -75,7 +81,7 @@ impl Leavings {
             Some(present) => present,
             none => none.insert(NodeSession::open(&coordinator.reach, &self.halt)?),
         };
-        let reply = present.ask("look for what was moved", RECORDS)?;
+        let reply = present.ask_within("look for what was moved", RECORDS, WORD_TIME)?;
         for row in rows(&reply)? {
             let (record, group): (i64, i32) = (row.get("record_id")?, row.get("node_group_id")?);
             let name: String = row.get("object_name")?;

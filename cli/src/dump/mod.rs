@@ -372,6 +372,8 @@ fn copy(
     });
     match pool.into_files() {
         Ok(files) => Ok(files),
+        // The first that was found, for its session is closed by now.
+        Err(lost @ Failure::Dump(DumpError::KeeperLost { .. })) => Err(lost),
         // What a lost snapshot makes of a worker's session is the consequence, and no explanation.
         Err(failure) => match snapshots.talk_now() {
             Err(lost @ Failure::Dump(DumpError::KeeperLost { .. })) => Err(lost),

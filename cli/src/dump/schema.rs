@@ -47,13 +47,15 @@ SELECT 'pg_class' AS name, count(*) AS rows, sum(hashtext(t.xmin::text || t.ctid
 UNION ALL SELECT 'pg_attribute', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
   FROM pg_attribute t WHERE attrelid IN (SELECT oid FROM mine)
 UNION ALL SELECT 'pg_constraint', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
-  FROM pg_constraint t WHERE conrelid IN (SELECT oid FROM mine)
+  FROM pg_constraint t WHERE conrelid IN (SELECT oid FROM mine) OR contypid <> 0
 UNION ALL SELECT 'pg_trigger', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
   FROM pg_trigger t WHERE tgrelid IN (SELECT oid FROM mine) AND NOT tgisinternal
 UNION ALL SELECT 'pg_attrdef', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
   FROM pg_attrdef t WHERE adrelid IN (SELECT oid FROM mine)
 UNION ALL SELECT 'pg_index', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
   FROM pg_index t WHERE indrelid IN (SELECT oid FROM mine)
+UNION ALL SELECT 'pg_statistic_ext', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
+  FROM pg_statistic_ext t WHERE stxrelid IN (SELECT oid FROM mine)
 UNION ALL SELECT 'pg_rewrite', count(*), sum(hashtext(t.xmin::text || t.ctid::text))
   FROM pg_rewrite t WHERE ev_class IN (SELECT oid FROM mine)
 UNION ALL SELECT 'pg_policy', count(*), sum(hashtext(t.xmin::text || t.ctid::text)) FROM pg_policy t

@@ -17,6 +17,9 @@ use crate::rows::only_row;
 /// How long a question may take that looks into catalogs.
 pub const ANSWER_TIME: Duration = Duration::from_secs(120);
 
+/// How long a server may take for a word that needs nothing: one that is silent for longer is frozen, or gone.
+pub const WORD_TIME: Duration = Duration::from_secs(30);
+
 /// How long a COPY may be silent: a scan of dead rows sends nothing. Whether the host is there the kernel asks.
 const COPY_SILENCE: Duration = Duration::from_secs(3600);
 
