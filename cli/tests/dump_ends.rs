@@ -5,6 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::{Gate, Running, command, dump_command, run, start};
 use fence_tests::{Client, Cluster, Engine, PATIENCE, Result, on_each_engine};
@@ -88,6 +89,33 @@ impl Stage {
     fn unlock(&mut self) {
         self.client.batch_execute("ROLLBACK").expect("the lock's end");
     }
+}
+
+#[test]
+fn a_server_that_is_frozen_is_named_and_not_waited_for() {
+    on_each_engine(|engine| {
+        let mut stage = Stage::set(engine)?;
+        // Each takes half a minute: on Citus a worker, too.
+        let workers = if engine == Engine::Citus { 1 } else { 0 };
+        for node in [0, 3 - stage.node].into_iter().take(1 + workers) {
+            let dir = stage.dir(&node.to_string());
+            let running = stage.hold(&dir, &[])?;
+            let began = Instant::now();
+            stage.cluster.node(node).freeze()?;
+            let ended = running.ended();
+            stage.cluster.node(node).thaw()?;
+            let place = format!("{HOST}:{}", stage.cluster.catalog_port(node));
+            let port = format!(":{}", stage.cluster.node(node).port());
+            let place = if node == 0 { port } else { place };
+            // What did not come, and not what became of its session.
+            ended?.expect(1).complains_of(&[&place, "did not finish within 30"]);
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+            assert!(!dir.exists());
+            stage.nothing_is_left()?;
+            stage.unlock();
+        }
+        Ok(())
+    });
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use remote::RemoteError;
 use tracing::debug;
 
+use super::error::DumpError;
 use super::export::Keeper;
 use super::session::{NodeSession, WORD_TIME};
 use crate::failure::Failure;
@@ -49,8 +50,8 @@ impl Leavings {
         Leavings { halt, known, is_begun, is_over, looked, present, sessions }
     }
 
-    /// Looks for new ones, if it is time, and locks them. An error only where the coordinator does not answer any more:
-    /// the snapshot that it keeps is not to be waited for once more.
+    /// Looks for new ones, if it is time, and locks them. An error only where a node does not answer any more: the snapshot
+    /// that it keeps is not to be waited for once more.
     pub fn hold(&mut self, keepers: &mut [Keeper]) -> Result<(), Failure> {
         if self.is_over || self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return Ok(());
@@ -58,7 +59,9 @@ impl Leavings {
         self.looked = Some(Instant::now());
         match self.try_hold(keepers) {
             Ok(()) => Ok(()),
-            Err(failure @ Failure::Remote(RemoteError::Timeout { .. })) => Err(failure),
+            Err(Failure::Remote(error @ RemoteError::Timeout { .. })) => {
+                Err(DumpError::KeeperLost { node: error.node().to_string(), error }.into())
+            }
             Err(failure) => {
                 debug!("what was moved is not kept any longer: {failure}");
                 self.is_over = true;
