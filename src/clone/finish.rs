@@ -218,7 +218,7 @@ impl<W: Waiter> Drive<'_, W, Ground> {
                 Err(error) => return Err(error.into()),
             };
         let what = "ask how long a walsender may live";
-        let reply = ask(self.waiter, source, what, statements::WALSENDER_LIFE, SHORT)?;
+        let reply = ask(self.waiter, source, what, &statements::walsender_life(), SHORT)?;
         let life: u32 = reply.parse_single()?;
         let over = statements::released_for(self.clone.nodeid, life);
         let reply = ask(self.waiter, ends.home, "look how old the release is", &over, SHORT)?;

@@ -25,8 +25,9 @@ pub fn texts<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
     format!("ARRAY[{}]::text[]", values.join(","))
 }
 
-/// The first command of each session.
-pub const LASTING: &str = "SET idle_session_timeout = 0";
+/// The first command of each session.  What is no transaction of ours (LOAD, ALTER SYSTEM, CHECKPOINT, COMMIT PREPARED) is the
+/// owner's, too, whatever role his settings give him.
+pub const LASTING: &str = "SET idle_session_timeout = 0; SET ROLE NONE";
 
 /// The second one of a session with the clone.
 pub const OF_CLONE: &str = "SET transaction_isolation = 'read committed';\
@@ -44,12 +45,13 @@ pub fn query(sql: &str) -> String {
 }
 
 /// Citus' triggers on its catalog tell all sessions of what changes there.  In a session that its role or database makes
-/// a replica's they do not fire: other sessions would go on by what they remember, at the old place, for ever.
+/// a replica's they do not fire: other sessions would go on by what they remember, at the old place, for ever.  After
+/// [`AS_OWNER`]: only a superuser may set it, and until then the session is whoever its role's settings say.
 const AS_ORIGIN: &str = "SET LOCAL session_replication_role = origin;";
 
 /// The same that writes, whatever the default of transactions is.
 pub fn write(sql: &str) -> String {
-    format!("SET LOCAL transaction_read_only = off; {AS_ORIGIN} {}", query(sql))
+    format!("SET LOCAL transaction_read_only = off; {}", query(&format!("{AS_ORIGIN} {sql}")))
 }
 
 /// Has the node finish what two-phase commits have left in doubt there; it must not wait for a synchronous standby, for
@@ -537,8 +539,12 @@ pub const DROP_SYNCHRONIZED: &str = "SELECT slot_name, pg_drop_replication_slot(
 
 /// How long, in seconds, a walsender may live whose standby is gone without a word: somewhat longer than its time-out.
 /// Where it has none, the kernel's is the bound, and nobody waits for that.
-pub const WALSENDER_LIFE: &str = "SELECT CASE setting WHEN '0' THEN 60 ELSE least(ceil(setting::numeric / 1000), 300) END + 10 \
-     FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+pub fn walsender_life() -> String {
+    query(
+        "SELECT CASE setting WHEN '0' THEN 60 ELSE least(ceil(setting::numeric / 1000), 300) END + 10 \
+           FROM pg_settings WHERE name = 'wal_sender_timeout'",
+    )
+}
 
 /// Whether a clone's writers were let go that many seconds ago.
 pub fn released_for(nodeid: i32, seconds: u32) -> String {
@@ -559,7 +565,14 @@ pub fn drop_slot(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{lock_shards, lock_tables, numbers, texts};
+    use super::{AS_ORIGIN, AS_OWNER, lock_shards, lock_tables, numbers, texts, write};
+
+    #[test]
+    fn who_writes_is_the_owner_first() {
+        let sql = write("SELECT");
+        let (owner, origin) = (sql.find(AS_OWNER), sql.find(AS_ORIGIN));
+        assert!(owner.is_some() && owner < origin, "{sql}");
+    }
 
     #[test]
     fn what_goes_into_sql_is_quoted() {

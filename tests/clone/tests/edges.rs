@@ -8,6 +8,7 @@ use clone_tests::{
     replica_of, wait_until,
 };
 use test_cluster::Cluster;
+use test_cluster::postgres::Client;
 
 const ROWS: i64 = 200;
 
@@ -229,19 +230,21 @@ fn tables_of_every_kind_are_split() -> Result<()> {
     Ok(())
 }
 
-/// What tells sessions of a change of the catalog does not fire in one that is a replica's.
+/// What tells sessions of a change of the catalog does not fire in one that is a replica's; and who has another role may
+/// not even say that he is none.
 #[test]
 fn a_split_by_an_owner_who_is_a_replica_by_his_settings_is_told_to_kept_sessions() -> Result<()> {
     let Some(mut cluster) = citus(None)? else { return Ok(()) };
     run(
         &cluster,
         &[
+            "CREATE ROLE nobody",
             "CREATE TABLE spread (key bigint PRIMARY KEY, n int)",
             "SELECT create_distributed_table('spread', 'key', shard_count := 12)",
             "INSERT INTO spread SELECT key, 0 FROM generate_series(1, 100) key",
         ],
     )?;
-    let read = |client: &mut test_cluster::postgres::Client| -> i64 {
+    let read = |client: &mut Client| -> i64 {
         let one = |key: i64| -> i64 {
             let sql = format!("SELECT n::bigint FROM spread WHERE key = {key}");
             client.query_one(&sql, &[]).expect("a row").get(0)
@@ -254,15 +257,27 @@ fn a_split_by_an_owner_who_is_a_replica_by_his_settings_is_told_to_kept_sessions
         assert_eq!(read(&mut client), 0);
         kept.push(client);
     }
+    let replica = replica_of(&cluster, SOURCE)?;
+    let id = How::Ours.register(&cluster, &replica)?;
+    for node in cluster.nodes() {
+        for setting in ["session_replication_role = 'replica'", "role = 'nobody'"] {
+            node.execute(&format!(
+                "SET ROLE NONE; SET citus.enable_alter_role_set_propagation = off; ALTER ROLE postgres SET {setting}"
+            ))?;
+        }
+    }
+    let mut owner = cluster.connect(0)?;
+    for sql in ["SET ROLE NONE", &How::Ours.call(id)] {
+        owner.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    let node = cluster.adopt(replica);
     for node in cluster.nodes() {
         node.execute(
-            "SET citus.enable_alter_role_propagation = off; ALTER ROLE postgres SET session_replication_role = 'replica'",
+            "SET ROLE NONE; SET citus.enable_alter_role_set_propagation = off; ALTER ROLE postgres RESET ALL",
         )?;
     }
-    let node = split(&mut cluster, SOURCE)?;
     assert!(cluster.placements("spread")?.iter().any(|placement| placement.node == node));
-    let update = "SET session_replication_role = origin; UPDATE spread SET n = n + 1";
-    cluster.coordinator().execute(update)?;
+    cluster.coordinator().execute("UPDATE spread SET n = n + 1")?;
     for (node, client) in kept.iter_mut().enumerate() {
         assert_eq!(read(client), 100, "node {node} reads at the old place");
         let write = "UPDATE spread SET n = n WHERE key <= 20";
