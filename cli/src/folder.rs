@@ -128,10 +128,16 @@ pub fn sync(path: &Path) -> Result<(), Failure> {
     durable::sync_directory(path).map_err(|error| failed("sync", path, error))
 }
 
+/// What a file of JSON has.
+pub fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
 /// Writes a file of JSON, whole or not at all.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(io::Error::from);
-    text.and_then(|text| durable::write(path, (text + "\n").as_bytes()))
+    json(value)
+        .map_err(io::Error::from)
+        .and_then(|text| durable::write(path, text.as_bytes()))
         .map_err(|error| failed("write", path, error))
 }
 

@@ -8,20 +8,18 @@
 //! DIR/nodes/GROUP/config/               its configuration files, which may lie outside of the data directory
 //! ```
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::folder;
 
 /// Its file's name.
 pub const FILE: &str = "manifest.json";
 /// What `format` says in a physical backup.
 pub const BACKUP: &str = "citus-fence backup";
-/// The field that has the sum of all others.
-const CHECKSUM: &str = "checksum";
 /// The newest version of that format, which is the only one so far.
 pub const VERSION: u32 = 1;
 
@@ -61,49 +59,35 @@ impl Sealed for Backup {
     }
 }
 
-/// A manifest that tells whether it is what was written, by SHA-256 over all of it but that.
+/// A manifest that tells whether it is what was written, by SHA-256 over its file as it is with null in the place of that.
 pub trait Sealed: Serialize + Sized {
     /// Its checksum; none in one that was written by hand.
     fn checksum(&mut self) -> &mut Option<String>;
 
     /// With its checksum.
     fn sealed(mut self) -> Self {
-        let sum = serde_json::to_value(&self).map(sum).unwrap_or_default();
-        *self.checksum() = Some(sum);
+        *self.checksum() = None;
+        let text = folder::json(&self).unwrap_or_default();
+        *self.checksum() = Some(sum(&[&text]));
         self
     }
 }
 
-/// Whether a manifest is what was written. Its text says so, and not what this release reads of it: an older release had
-/// fewer fields, a newer one may have more.
-pub fn is_as_written(text: &[u8]) -> bool {
-    let Ok(manifest) = serde_json::from_slice::<Value>(text) else { return false };
-    match manifest.get(CHECKSUM) {
-        None | Some(Value::Null) => true,
-        Some(said) => *said == sum(manifest.clone()),
-    }
+/// Whether a manifest's file is what was written, by the checksum that was read in it. Its bytes say so, and not what this
+/// release reads of them: an older one had fewer fields, a newer one may have more.
+pub fn is_as_written(file: &[u8], checksum: Option<&str>) -> bool {
+    let Some(checksum) = checksum else { return true };
+    let Ok(file) = std::str::from_utf8(file) else { return false };
+    let field = |value: &str| format!("\"checksum\": {value}");
+    let said = field(&format!("\"{checksum}\""));
+    let Some(at) = file.rfind(&said) else { return false };
+    sum(&[&file[..at], &field("null"), &file[at + said.len()..]]) == checksum
 }
 
-/// Over the fields in order of their names, without white space.
-fn sum(mut manifest: Value) -> String {
-    if let Some(fields) = manifest.as_object_mut() {
-        fields.remove(CHECKSUM);
-    }
-    let text = sorted(manifest).to_string();
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whatever the order in which a library keeps fields.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let fields: BTreeMap<String, Value> =
-                fields.into_iter().map(|(name, value)| (name, sorted(value))).collect();
-            fields.into_iter().collect()
-        }
-        Value::Array(values) => values.into_iter().map(sorted).collect(),
-        other => other,
-    }
+fn sum(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a path leads to something below the directory that it starts from.
@@ -210,33 +194,36 @@ mod tests {
         }
     }
 
-    fn written() -> String {
+    fn written() -> (String, Option<String>) {
         let nodes = vec![Inner { name: "a\u{e4}", identifier: u64::MAX }];
-        let old = Old { version: 1, nodes, checksum: None };
-        serde_json::to_string_pretty(&old.sealed()).expect("JSON")
+        let old = Old { version: 1, nodes, checksum: None }.sealed();
+        (folder::json(&old).expect("JSON"), old.checksum)
     }
 
     #[test]
     fn a_manifest_tells_whether_it_is_what_was_written() {
-        let text = written();
-        assert!(is_as_written(text.as_bytes()));
+        let (text, checksum) = written();
+        let is_whole = |text: &str| is_as_written(text.as_bytes(), checksum.as_deref());
+        assert!(is_whole(&text));
         for (from, to) in [("1,", "2,"), ("a\u{e4}", "b"), ("name", "nam"), ("}", ", \"x\": 1}")] {
             assert!(text.contains(from));
-            assert!(!is_as_written(text.replacen(from, to, 1).as_bytes()), "{from}");
+            assert!(!is_whole(&text.replacen(from, to, 1)), "{from}");
         }
-        let by_hand = text.replace("\"checksum\": ", "\"checksum\": null, \"its\": ");
-        assert!(is_as_written(by_hand.as_bytes()) && !is_as_written(b"{"));
+        assert!(!is_whole(&text.replace(": ", ":")), "who writes it anew, has it written by hand");
+        assert!(is_as_written(text.replace("1,", "2,").as_bytes(), None));
     }
 
-    /// What a release has added has no part in the sum of what an older one wrote, nor has the order of fields.
+    /// What a release adds has no part in the sum of what another one wrote: that one's file decides.
     #[test]
-    fn a_manifest_of_another_release_is_read_by_its_own_fields() {
-        let text = written();
-        let value: BTreeMap<String, Value> = serde_json::from_str(&text).expect("JSON");
-        let turned: Vec<String> =
-            value.iter().rev().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-        assert!(is_as_written(format!("{{{}}}", turned.join(",")).as_bytes()));
-        let sum = "594d8d3d208b7896857e2e85fff9560d5b4ebe901a74305ea770be04faf5424b";
-        assert_eq!(value[CHECKSUM], sum, "another release would call this one's manifests damaged");
+    fn the_checksum_is_that_of_the_file() {
+        let (text, checksum) = written();
+        let of_another = text.replace("  \"version\": 1,", "  \"version\": 1,\n  \"later\": [],");
+        let unsealed = of_another.replace(&format!("\"{}\"", checksum.expect("a sum")), "null");
+        let sum = super::sum(&[&unsealed]);
+        let sealed = unsealed.replace("null", &format!("\"{sum}\""));
+        assert!(is_as_written(sealed.as_bytes(), Some(&sum)), "{sealed}");
+        // By sha256sum, of the same text written by hand.
+        let by_hand = "fae6877e1b31ccacf2b6d1c3ddaecc47ae56676f82736e810d7cd6ccfb5e85b6";
+        assert_eq!(written().1.as_deref(), Some(by_hand));
     }
 }

@@ -22,7 +22,7 @@ use super::args::DumpArgs;
 use super::error::DumpError;
 use super::leavings::Leavings;
 use super::manifest::Node;
-use super::session::{NodeSession, Reach, WORD_TIME};
+use super::session::{NodeSession, Reach};
 use crate::connection::Destination;
 use crate::failure::Failure;
 use crate::rows::{only_row, rows};
@@ -48,13 +48,6 @@ impl Keeper {
     /// Asks under the snapshot.
     pub fn ask(&mut self, name: &'static str, sql: &str) -> Result<remote::Reply, Failure> {
         self.session.ask(name, sql).map_err(|error| self.lost(error))
-    }
-
-    /// Whether it answers.
-    fn answers(&mut self) -> Result<(), Failure> {
-        let reply =
-            self.session.ask_within("see whether the snapshot is there", "SELECT 1", WORD_TIME);
-        reply.map(drop).map_err(|error| self.lost(error))
     }
 
     /// An error of the keeper's session: its snapshot is gone with the transaction.
@@ -227,10 +220,10 @@ impl Snapshots {
     /// The same at once.
     pub fn talk_now(&mut self) -> Result<(), Failure> {
         for keeper in &mut self.keepers {
-            keeper.answers()?;
+            let is_there = keeper.session.is_there("see whether the snapshot is there");
+            is_there.map_err(|error| keeper.lost(error))?;
         }
-        let are_there = "see whether the locks are there";
-        if let Err(error) = self.locker.ask_within(are_there, "SELECT 1", WORD_TIME) {
+        if let Err(error) = self.locker.is_there("see whether the locks are there") {
             // What they would have held off is detected.
             warn!("the locks on the coordinator are lost: {error}");
             if matches!(error, RemoteError::Stopped { .. }) {

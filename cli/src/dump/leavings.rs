@@ -59,6 +59,7 @@ impl Leavings {
         self.looked = Some(Instant::now());
         match self.try_hold(keepers) {
             Ok(()) => Ok(()),
+            Err(lost @ Failure::Dump(DumpError::KeeperLost { .. })) => Err(lost),
             Err(Failure::Remote(error @ RemoteError::Timeout { .. })) => {
                 Err(DumpError::KeeperLost { node: error.node().to_string(), error }.into())
             }
@@ -103,7 +104,7 @@ impl Leavings {
             Some(session) if session.is_alive() => session,
             _ => {
                 let mut session = NodeSession::open(&keeper.reach, &self.halt)?;
-                session.ask("begin", "BEGIN")?;
+                session.ask_within("begin", "BEGIN", WORD_TIME)?;
                 session
             }
         };
@@ -111,11 +112,11 @@ impl Leavings {
         let sql = format!(
             "SAVEPOINT one; LOCK TABLE ONLY {name} IN ACCESS SHARE MODE NOWAIT; RELEASE SAVEPOINT one"
         );
-        match session.ask("keep a shard that was moved", &sql) {
+        match session.ask_within("keep a shard that was moved", &sql, WORD_TIME) {
             Ok(_) => debug!("{name} on {} was moved, and is kept", session.node()),
             Err(error @ RemoteError::Query { .. }) => {
                 debug!("{error}");
-                session.ask("go back", "ROLLBACK TO SAVEPOINT one")?;
+                session.ask_within("go back", "ROLLBACK TO SAVEPOINT one", WORD_TIME)?;
             }
             Err(error) => return Err(error.into()),
         }

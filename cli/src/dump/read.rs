@@ -37,7 +37,7 @@ pub fn list(dir: &Path) -> Result<Dump, DumpError> {
     }
     let dump: Dump = serde_json::from_str(&text)
         .map_err(|error| no_dump(format!("its manifest.json cannot be read: {error}")))?;
-    if !crate::manifest::is_as_written(text.as_bytes()) {
+    if !crate::manifest::is_as_written(text.as_bytes(), dump.checksum.as_deref()) {
         return Err(no_dump(
             "its manifest.json is not what was written: its checksum is another".to_owned(),
         ));

@@ -17,7 +17,7 @@ use crate::rows::only_row;
 /// How long a question may take that looks into catalogs.
 pub const ANSWER_TIME: Duration = Duration::from_secs(120);
 
-/// How long a server may take for a word that needs nothing: one that is silent for longer is frozen, or gone.
+/// How long a server may take for what needs next to nothing: one that is silent for longer is frozen, or gone.
 pub const WORD_TIME: Duration = Duration::from_secs(30);
 
 /// How long a COPY may be silent: a scan of dead rows sends nothing. Whether the host is there the kernel asks.
@@ -165,6 +165,11 @@ impl NodeSession {
     /// Asks, for as long as catalogs may take.
     pub fn ask(&mut self, name: &'static str, sql: &str) -> Result<Reply, RemoteError> {
         self.ask_within(name, sql, ANSWER_TIME)
+    }
+
+    /// Sees that it is there.
+    pub fn is_there(&mut self, name: &'static str) -> Result<(), RemoteError> {
+        self.ask_within(name, "SELECT 1", WORD_TIME).map(drop)
     }
 
     /// Asks, and waits so long for the answer.

@@ -212,7 +212,7 @@ pub fn read(dir: &Path) -> Result<(Backup, Vec<u8>), Fault> {
         return Err(Fault::Newer { path, version: head.version });
     }
     let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
-    if !manifest::is_as_written(&bytes) {
+    if !manifest::is_as_written(&bytes, backup.checksum.as_deref()) {
         return Err(no("it is not what was written: its checksum is another".into()));
     }
     // Paths lead below the directory, whoever has written them.
