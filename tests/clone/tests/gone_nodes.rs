@@ -1,16 +1,13 @@
 //! A node that is gone does not stand in the way of a split's end for ever: one that is no longer in pg_dist_node is not
 //! waited for, and one that is there but dead for ever is left out by an operator.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-
 use clone_tests::fault::is_driven;
 use clone_tests::words::{refusal, words};
 use clone_tests::{
     Bed, Cluster, Engine, Fault, How, OTHER, PATIENCE, Result, SOURCE, Stand, on_each_engine,
     ours_exists_in, replica_of, wait_until,
 };
-use test_cluster::{HOST, StopMode};
+use test_cluster::{HOST, Installation, Program, StopMode, give_tree_to_server_user};
 
 const ROWS: i64 = 200;
 const PREPARED: &str =
@@ -401,16 +398,6 @@ fn a_clone_that_is_lost_as_a_node_leaves_what_its_source_has() {
     });
 }
 
-/// Ends what it has started.
-struct Program(std::process::Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_slot_that_somebody_else_has_taken_up_is_left_to_him() {
     on_each_engine(|engine: Engine| {
@@ -434,11 +421,8 @@ fn a_slot_that_somebody_else_has_taken_up_is_left_to_him() {
         };
         used("f")?;
         let folder = tempfile::tempdir().expect("a folder");
-        // The program may be another user's.
-        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))
-            .expect("permissions");
-        let installation = test_cluster::Installation::current().expect("PostgreSQL");
-        let mut command = installation.command("pg_receivewal").expect("pg_receivewal");
+        give_tree_to_server_user(folder.path())?;
+        let mut command = Installation::current()?.command("pg_receivewal")?;
         let conninfo = cluster.node(SOURCE).connect_params().conninfo();
         command.args(["-n", "-s", "1", "-S", &slot, "-d", &conninfo, "-D"]).arg(folder.path());
         let _program = Program(command.spawn().expect("pg_receivewal"));

@@ -98,7 +98,7 @@ pub use pgbench::PgBench;
 pub use pooler::Pooler;
 pub use ports::PortLease;
 pub use postgres;
-pub use process::{Process, Stopped, peak_memory};
+pub use process::{Process, Program, Stopped, peak_memory};
 pub use proxy::Link;
 pub use psql::{Psql, PsqlCall};
 pub use replica::Replica;

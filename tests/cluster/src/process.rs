@@ -52,6 +52,18 @@ impl Drop for Stopped {
     }
 }
 
+/// A program that goes away with this value, and is not asked first.
+#[derive(Debug)]
+pub struct Program(pub Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // What fails here has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The most memory that a process of this machine has had in use so far, in kB; none once it has ended.
 pub fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

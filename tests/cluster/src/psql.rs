@@ -1,17 +1,18 @@
 //! The real psql, kept open: what somebody at a terminal sees, its times among it.
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use crate::binaries::Installation;
 use crate::error::{IoContext, Result};
+use crate::process::Program;
 use crate::server::Server;
 
 /// A psql that waits for statements. It goes away with its value.
 #[derive(Debug)]
 pub struct Psql {
-    child: Child,
+    _child: Program,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     server: String,
@@ -34,7 +35,12 @@ impl Server {
             return Err(self.error("has a psql without pipes"));
         };
         input.write_all(b"\\timing on\n").at("cannot write to", &program)?;
-        Ok(Psql { child, input, output: BufReader::new(output), server: self.name().to_owned() })
+        Ok(Psql {
+            _child: Program(child),
+            input,
+            output: BufReader::new(output),
+            server: self.name().to_owned(),
+        })
     }
 }
 
@@ -59,7 +65,7 @@ impl Psql {
 
 /// A psql with one call, and with nobody who hears more than warnings.  It goes away with its value.
 #[derive(Debug)]
-pub struct PsqlCall(Child);
+pub struct PsqlCall(Program);
 
 impl Server {
     /// Starts one, after some settings.
@@ -74,7 +80,7 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .at("cannot run", &program)?;
-        Ok(PsqlCall(child))
+        Ok(PsqlCall(Program(child)))
     }
 }
 
@@ -84,22 +90,7 @@ impl PsqlCall {
 
     /// Whether its call succeeded.
     pub fn succeeds(mut self) -> bool {
-        self.0.wait().is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for PsqlCall {
-    fn drop(&mut self) {
-        // What fails here has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Psql {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.0.wait().is_ok_and(|status| status.success())
     }
 }
 
